@@ -1,0 +1,132 @@
+"""From the request to the bundle: the one function that says which container a request means.
+
+The api uses it to build what it sends; root's side uses it again on the request that the client itself sent
+over the session socket, and demands the same result. So a taken-over api can neither swap a spec nor add to
+it. Pure; standard library only.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from common.errors import BadRequest
+from common.oci import DEFAULT_ENV, DEFAULT_HOSTNAME, NAMESPACES, default_spec
+
+Json = dict[str, object]
+
+# Namespaces that a request may name, and what they are when it does not; `mount` is always private.
+DEFAULT_NAMESPACES = {name: "host" if name == "time" else "private" for name in NAMESPACES if name != "mount"}
+TMPFS_OPTIONS = ("nosuid", "nodev", "noexec", "mode=1777")
+MAX_ID = 65535
+
+
+def bundle_of(request: Json, default_image: str, name: str) -> Json:
+    """The bundle (docs/protocol.md, 5) for a request (1).
+
+    default_image  the setting `default_root`: the root where the request names none
+    name           the container's name where the request names none
+
+    Raises BadRequest, KeyError, TypeError or ValueError where the request is not of its schema; the api has
+    validated before.
+    """
+    namespaces = {**DEFAULT_NAMESPACES, **_strings(request.get("namespaces", {}))}
+    private = [n for n in NAMESPACES if n == "mount" or namespaces[n] == "private"]
+    own_uts = "uts" in private
+    hostname = str(request.get("hostname") or DEFAULT_HOSTNAME)
+    terminal = bool(request.get("terminal", False))
+    args = [*_list(request.get("entrypoint") or []), *_list(request["args"])]
+    env = dict(DEFAULT_ENV)
+    if own_uts:
+        env["HOSTNAME"] = hostname
+    if terminal:
+        env["TERM"] = "xterm"
+    env.update(_strings(request.get("env", {})))
+    spec = default_spec(args, [f"{k}={v}" for k, v in env.items()], hostname, private)
+    if not own_uts:
+        del spec["hostname"]
+    spec["root"] = {"path": "rootfs", "readonly": bool(request.get("readonly", False))}
+    mounts = spec["mounts"]
+    assert isinstance(mounts, list)
+    mounts += [_tmpfs(path, options) for path, options in _strings(request.get("tmpfs", {})).items()]
+    user = str(request.get("user") or "0:0")
+    process = spec["process"]
+    assert isinstance(process, dict)
+    process.update(cwd=str(request.get("cwd") or "/"), terminal=terminal)
+    numbers = _numeric_user(user)
+    if numbers is not None:
+        process["user"] = {"uid": numbers[0], "gid": numbers[1]}
+    if terminal and request.get("consoleSize") is not None:
+        process["consoleSize"] = request["consoleSize"]
+    remove = bool(request.get("rm", False))
+    return {
+        "spec": spec,
+        "dkr": {
+            "root": {"kind": "builtin", "name": str(request.get("image") or default_image)},
+            "user": user if numbers is None else None,
+            "name": str(request.get("name") or name),
+            "labels": _strings(request.get("labels", {})),
+            "init": bool(request.get("init", False)),
+            "rm": remove,
+            "preserveFds": request.get("preserveFds", 0),
+            "stopSignal": signal_number(request.get("stopSignal", "SIGTERM")),
+            "stopTimeout": request.get("stopTimeout", 10),
+            "timeout": request.get("timeout"),
+            "onDisconnect": str(request.get("onDisconnect") or ("stop" if remove else "keep")),
+            "seccomp": "default",
+        },
+    }
+
+
+def signal_number(value: object) -> int:
+    """The Linux number of a signal given as 15, "15", "TERM" or "SIGTERM". Raises BadRequest."""
+    word = str(value).strip().upper()
+    try:
+        number = (
+            int(word)
+            if word.isdecimal()
+            else signal.Signals[word if word.startswith("SIG") else f"SIG{word}"].value
+        )
+        if 1 <= number <= 64:
+            return number
+    except (KeyError, ValueError):
+        pass
+    raise BadRequest(
+        f"cannot use {value!r} as a signal: there is none of that name or number",
+        fields=({"path": "stopSignal", "message": "a signal's name or number is wanted"},),
+    )
+
+
+def _numeric_user(user: str) -> tuple[int, int] | None:
+    """(uid, gid) of "UID:GID"; None where any part is a name, or the gid is to be found in the container's
+    passwd.
+    """
+    uid, colon, gid = user.partition(":")
+    if not colon or not (uid.isascii() and gid.isascii() and uid.isdecimal() and gid.isdecimal()):
+        return None
+    if int(uid) > MAX_ID or int(gid) > MAX_ID:
+        raise BadRequest(
+            f"cannot use {user!r} as a user: ids end at {MAX_ID} inside a container",
+            fields=({"path": "user", "message": f"an id beyond {MAX_ID}"},),
+        )
+    return int(uid), int(gid)
+
+
+def _tmpfs(path: str, options: str) -> Json:
+    return {
+        "destination": path,
+        "type": "tmpfs",
+        "source": "tmpfs",
+        "options": [*TMPFS_OPTIONS, *(o for o in options.split(",") if o)],
+    }
+
+
+def _list(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise TypeError("a list of strings is wanted")
+    return value
+
+
+def _strings(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise TypeError("an object of strings is wanted")
+    return value

@@ -1,0 +1,364 @@
+"""The one table of options: it feeds the client's parser, `--help`, man pages and completion.
+
+Imports nothing, because `dkrctl run` loads this file on every start (about 0.2 ms from its .pyc).
+
+Letters and meanings are Docker's wherever Docker has the option; `docker` says where they differ.
+"""
+
+FLAG = "flag"  # --rm, --rm=false
+VALUE = "value"  # one string; given twice, the last wins
+REPEAT = "repeat"  # each one counts
+CHOICE = "choice"  # one of `choices`
+COUNT = "count"  # a whole number
+SECONDS = "seconds"  # 1.5, 90s, 2m, 1h, 1m30s
+
+DEFAULT_SOCKET = "/run/dkr/dkr.sock"
+SOCKET_VARIABLE = "DKR_SOCKET"
+
+
+class Option:
+    """One option of a command.
+
+    long      its name without the dashes; `aliases` are further long names
+    short     its letter, or ""
+    kind      one of the constants above; FLAG takes no value except as `--long=false`
+    metavar   what stands for the value in the help
+    key       where it goes in the request (docs/protocol.md, section 1), "a.b" inside one, "" stays here
+    help      one sentence for `--help`
+    default   in words, or ""
+    group     heading in the help
+    docker    how it differs from Docker's, or "" where it does not
+    """
+
+    __slots__ = (
+        "aliases",
+        "choices",
+        "default",
+        "docker",
+        "group",
+        "help",
+        "key",
+        "kind",
+        "long",
+        "metavar",
+        "short",
+    )
+
+    def __init__(
+        self,
+        long: str,
+        short: str,
+        kind: str,
+        metavar: str,
+        key: str,
+        sentence: str,
+        *,
+        group: str,
+        default: str = "",
+        choices: tuple[str, ...] = (),
+        aliases: tuple[str, ...] = (),
+        docker: str = "",
+    ) -> None:
+        self.long = long
+        self.short = short
+        self.kind = kind
+        self.metavar = metavar
+        self.key = key
+        self.help = sentence
+        self.group = group
+        self.default = default
+        self.choices = choices
+        self.aliases = aliases
+        self.docker = docker
+
+
+class Command:
+    """A verb of `dkrctl`: how it is called, what it does, its options."""
+
+    __slots__ = ("examples", "name", "options", "summary", "usage")
+
+    def __init__(
+        self,
+        name: str,
+        usage: str,
+        summary: str,
+        options: tuple[Option, ...],
+        examples: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.name = name
+        self.usage = usage
+        self.summary = summary
+        self.options = options
+        self.examples = examples
+
+
+_CONTAINER = "Container"
+_PROCESS = "Process"
+_ISOLATION = "Isolation"
+_STDIO = "Terminal and descriptors"
+_ENDING = "Ending"
+_CLIENT = "Client"
+
+_SCOPES = ("private", "host")
+
+
+def _namespace(long: str, kind: str, what: str, default: str = "private", docker: str = "") -> Option:
+    return Option(
+        long,
+        "",
+        CHOICE,
+        "SCOPE",
+        f"namespaces.{kind}",
+        f"{what}: its own (private) or the host's (host, for who may)",
+        group=_ISOLATION,
+        default=default,
+        choices=_SCOPES,
+        aliases=("net",) if long == "network" else (),
+        docker=docker,
+    )
+
+
+_SOCKET = Option(
+    "socket",
+    "",
+    VALUE,
+    "PATH",
+    "",
+    "the daemon's socket; also the variable DKR_SOCKET",
+    group=_CLIENT,
+    default=DEFAULT_SOCKET,
+    docker="Docker's is -H, --host",
+)
+_HELP = Option("help", "", FLAG, "", "", "print this help and exit", group=_CLIENT)
+
+GLOBAL: tuple[Option, ...] = (
+    _SOCKET,
+    Option("help", "h", FLAG, "", "", "print this help and exit", group=_CLIENT),
+    Option("version", "", FLAG, "", "", "print the client's version and exit", group=_CLIENT),
+)
+
+RUN_OPTIONS: tuple[Option, ...] = (
+    Option(
+        "name", "", VALUE, "NAME", "name", "name of the container", group=_CONTAINER, default="a made one"
+    ),
+    Option("rm", "", FLAG, "", "rm", "remove the container when it ends", group=_CONTAINER),
+    Option(
+        "label",
+        "l",
+        REPEAT,
+        "KEY[=VALUE]",
+        "labels",
+        "a label of the container",
+        group=_CONTAINER,
+    ),
+    Option(
+        "cidfile",
+        "",
+        VALUE,
+        "FILE",
+        "",
+        "write the container's id to FILE, which must not exist",
+        group=_CONTAINER,
+    ),
+    Option("read-only", "", FLAG, "", "readonly", "the root cannot be written", group=_CONTAINER),
+    Option(
+        "tmpfs",
+        "",
+        REPEAT,
+        "DIR[:OPTIONS]",
+        "tmpfs",
+        "a filesystem in memory on DIR, with options of mount(8) as in /x:size=1m",
+        group=_CONTAINER,
+    ),
+    Option(
+        "env",
+        "e",
+        REPEAT,
+        "NAME[=VALUE]",
+        "env",
+        "an environment variable; NAME alone takes the caller's value, if there is one",
+        group=_PROCESS,
+    ),
+    Option(
+        "env-file",
+        "",
+        REPEAT,
+        "FILE",
+        "env",
+        "variables from FILE: lines NAME=VALUE or NAME; # begins a comment; --env wins",
+        group=_PROCESS,
+    ),
+    Option("workdir", "w", VALUE, "DIR", "cwd", "working directory", group=_PROCESS, default="/"),
+    Option(
+        "user",
+        "u",
+        VALUE,
+        "USER[:GROUP]",
+        "user",
+        "who runs the command inside, by name or number",
+        group=_PROCESS,
+        default="0:0",
+    ),
+    Option(
+        "entrypoint",
+        "",
+        VALUE,
+        "COMMAND",
+        "entrypoint",
+        "put in front of the arguments, in place of the image's own; empty clears that",
+        group=_PROCESS,
+    ),
+    Option(
+        "init",
+        "",
+        FLAG,
+        "",
+        "init",
+        "process 1 is a small init that forwards signals and reaps; the command is its child",
+        group=_PROCESS,
+    ),
+    Option(
+        "hostname",
+        "h",
+        VALUE,
+        "NAME",
+        "hostname",
+        "host name inside",
+        group=_PROCESS,
+        default="container",
+        docker="Docker's default is the short id",
+    ),
+    _namespace(
+        "network",
+        "network",
+        "network",
+        docker="private is Docker's none; there is no bridge yet",
+    ),
+    _namespace("pid", "pid", "process ids"),
+    _namespace("ipc", "ipc", "System V IPC and POSIX queues", docker="no shareable, none, container:ID"),
+    _namespace("uts", "uts", "host name"),
+    _namespace("cgroupns", "cgroup", "view of the cgroups"),
+    _namespace("userns", "user", "user ids", docker="private is the default here, host is Docker's"),
+    _namespace("timens", "time", "boot and monotonic clocks", default="host", docker="Docker has none"),
+    Option(
+        "interactive",
+        "i",
+        FLAG,
+        "",
+        "",
+        "pass the caller's input; a foreground run always does, --interactive=false gives /dev/null",
+        group=_STDIO,
+        default="true",
+        docker="Docker's default is false",
+    ),
+    Option(
+        "tty",
+        "t",
+        FLAG,
+        "",
+        "terminal",
+        "give the command a terminal of its own; the default if input, output and error output are terminals",
+        group=_STDIO,
+        docker="Docker never does so by itself",
+    ),
+    Option(
+        "no-tty",
+        "T",
+        FLAG,
+        "",
+        "",
+        "no terminal of its own, whatever the caller has",
+        group=_STDIO,
+        docker="Docker has it in compose only",
+    ),
+    Option(
+        "preserve-fds",
+        "",
+        COUNT,
+        "N",
+        "preserveFds",
+        "pass the caller's descriptors 3 to 2+N as well",
+        group=_STDIO,
+        default="0",
+        docker="Podman's",
+    ),
+    Option(
+        "stop-signal",
+        "",
+        VALUE,
+        "SIGNAL",
+        "stopSignal",
+        "the signal that asks the command to end, by name or number",
+        group=_ENDING,
+        default="SIGTERM",
+    ),
+    Option(
+        "stop-timeout",
+        "",
+        SECONDS,
+        "TIME",
+        "stopTimeout",
+        "how long a stop waits before SIGKILL: seconds, or as in 90s, 2m",
+        group=_ENDING,
+        default="10",
+    ),
+    Option(
+        "timeout",
+        "",
+        SECONDS,
+        "TIME",
+        "timeout",
+        "end the run after TIME: seconds, or as in 90s, 2m, 1h",
+        group=_ENDING,
+        docker="Podman's; fractions and units are ours",
+    ),
+    Option(
+        "on-disconnect",
+        "",
+        CHOICE,
+        "WHAT",
+        "onDisconnect",
+        "when this client vanishes: stop, kill or keep the container",
+        group=_ENDING,
+        default="stop with --rm, else keep",
+        choices=("stop", "kill", "keep"),
+        docker="Docker has none",
+    ),
+    Option(
+        "quiet",
+        "q",
+        FLAG,
+        "",
+        "",
+        "no remarks by the client; errors are still told",
+        group=_CLIENT,
+    ),
+    _SOCKET,
+    _HELP,
+)
+
+RUN = Command(
+    "run",
+    "dkrctl run [OPTIONS] [IMAGE] COMMAND [ARG...]",
+    "Run a command in a new container, as if it ran here: its input, output, terminal, signals and exit "
+    "status are the caller's. A first word that begins with / is a command in the default root; any other "
+    "names an image, and the command follows.",
+    RUN_OPTIONS,
+    (
+        ("dkrctl run /bin/sh", "a shell in a fresh container"),
+        ("dkrctl run --rm -e LANG -w /tmp /usr/bin/env", "the caller's LANG, another directory"),
+        ("tar c . | dkrctl run --rm /bin/sha256sum", "pipes work as without it"),
+        ("dkrctl run --rm --timeout 90s busybox sh -c 'sleep 100'", "ended after 90 seconds"),
+        ("dkrctl run --read-only --tmpfs /tmp:size=16m /bin/sh", "only /tmp can be written"),
+    ),
+)
+VERSION_COMMAND = Command(
+    "version",
+    "dkrctl version [--socket PATH]",
+    "Print the versions of the client and, where it answers, of the daemon.",
+    (_SOCKET, _HELP),
+    (("dkrctl version", ""),),
+)
+HELP_COMMAND = Command("help", "dkrctl help [COMMAND]", "Print help on a command.", (_HELP,))
+
+COMMANDS: tuple[Command, ...] = (RUN, VERSION_COMMAND, HELP_COMMAND)

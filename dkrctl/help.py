@@ -1,0 +1,144 @@
+"""`--help`, `help`, `version`, and near matches for what was mistyped: 80 columns, made from the option
+table.
+
+Not on the lean path: loaded only to print these, so it may import what it likes.
+"""
+
+import difflib
+import textwrap
+
+from common.errors import EXIT_ENGINE, DkrError, exit_code
+from common.frames import loads_object
+from common.options import COMMANDS, FLAG, GLOBAL, HELP_COMMAND, VERSION_COMMAND, Command, Option
+from common.version import VERSION
+from dkrctl.http import Connection, problem
+from dkrctl.parse import command_named, parse
+from dkrctl.report import report, say
+from dkrctl.run import socket_path
+
+WIDTH = 80
+_INDENT = 30
+
+
+def near(word: str, known: tuple[str, ...]) -> str | None:
+    """The word of `known` that was probably meant."""
+    found = difflib.get_close_matches(word, known, 1, 0.6)
+    return found[0] if found else None
+
+
+def _option(option: Option) -> str:
+    names = [f"-{option.short}," if option.short else "   ", f"--{option.long}"]
+    left = "  " + " ".join(names)
+    if option.kind != FLAG:
+        left += f" {option.metavar}"
+    extra = [f"--{alias}" for alias in option.aliases]
+    text = option.help
+    if option.choices and option.choices[0] not in text:
+        text += f" ({', '.join(option.choices)})"
+    if extra:
+        text += f"; also {', '.join(extra)}"
+    if option.default:
+        text += f" [{option.default}]"
+    body = textwrap.wrap(text, WIDTH - _INDENT, break_on_hyphens=False)
+    if len(left) > _INDENT - 2:
+        return "\n".join([left, *(" " * _INDENT + line for line in body)])
+    return "\n".join([left.ljust(_INDENT) + body[0], *(" " * _INDENT + line for line in body[1:])])
+
+
+def command_text(command: Command) -> str:
+    """The help of one command."""
+    parts = [f"usage: {command.usage}", textwrap.fill(command.summary, WIDTH, break_on_hyphens=False)]
+    groups: dict[str, list[Option]] = {}
+    for option in command.options:
+        groups.setdefault(option.group, []).append(option)
+    for name, options in groups.items():
+        parts.append("\n".join([f"{name}:", *map(_option, options)]))
+    if command.name == "run":
+        parts.append(
+            textwrap.fill(
+                "exit status: the command's; 128+N where signal N ended it; 125 where dkr could not run it, "
+                "126 where it cannot be executed, 127 where there is no such command.",
+                WIDTH,
+            )
+        )
+    if command.examples:
+        lines = ["examples:"]
+        for line, what in command.examples:
+            lines.append(f"  {line}")
+            if what:
+                lines.append(f"      {what}")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def overview_text() -> str:
+    """The help of `dkrctl` itself."""
+    verbs = [f"  {c.name:<12}{textwrap.shorten(c.summary.partition(':')[0], 66)}" for c in COMMANDS]
+    return (
+        "\n\n".join(
+            [
+                "usage: dkrctl [OPTIONS] COMMAND ...",
+                "Run commands in containers, through the daemon dkrd.",
+                "\n".join(["commands:", *verbs]),
+                "\n".join(["options:", *map(_option, GLOBAL)]),
+                "examples:\n  dkrctl run /bin/sh\n  dkrctl run --rm busybox echo hello\n  dkrctl run --help",
+            ]
+        )
+        + "\n"
+    )
+
+
+def print_command(command: Command) -> int:
+    """Help on one command, to stdout."""
+    say(1, command_text(command))
+    return 0
+
+
+def print_overview() -> int:
+    """Help on dkrctl, to stdout."""
+    say(1, overview_text())
+    return 0
+
+
+def print_version() -> int:
+    """The client's version, to stdout."""
+    say(1, f"dkrctl {VERSION}\n")
+    return 0
+
+
+def missing_command() -> int:
+    """`dkrctl` alone: the help, as an error."""
+    say(2, overview_text())
+    return EXIT_ENGINE
+
+
+def other(command: Command, words: list[str], socket: str | None) -> int:
+    """A command that is not on the lean path."""
+    parsed = parse(command.options, words, f"dkrctl {command.name}")
+    if parsed.flag("help"):
+        return print_command(command)
+    if command.name == VERSION_COMMAND.name:
+        return _versions(socket_path(parsed.last("socket"), socket))
+    if command.name == HELP_COMMAND.name and parsed.rest:
+        return print_command(command_named(parsed.rest[0]))
+    return print_overview()
+
+
+def _versions(path: str) -> int:
+    """Both versions; a daemon that does not answer is told on stderr and is no failure of `version`."""
+    print_version()
+    try:
+        connection = Connection(path)
+        try:
+            answer = connection.ask("GET", "/v1/version")
+            body = connection.body(answer)
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise problem(answer, body)
+        said = loads_object(body)
+    except DkrError as error:
+        report(error)
+        return exit_code(error.code)
+    say(1, f"dkrd   {said.get('version')} (API {said.get('apiVersion')})\n")
+    return 0

@@ -1,0 +1,71 @@
+"""The client's entry: `from dkrctl.lean import entry; entry()`.
+
+`dkrctl run` takes the **lean path**: it may load what the interpreter has loaded anyway, modules written in C
+(`posix`, `_socket`, `_signal`, `_json`, `select`, `fcntl`, `errno`; `termios` with a terminal), and our own
+lean modules, which say so at their top. `os json socket re enum dataclasses argparse typing contextlib
+signal` and the like are loaded to print help or an error, never on the way to a command: they cost 1 to 14 ms
+each, and a run costs the caller about 8 in all, 6.5 of them the bare interpreter (`python3 -IS`).
+tests/unit/test_client_lean.py holds the list.
+
+So the classes here have `__slots__` and no decorator, and flags are numbers. See the cost: `/usr/bin/python3
+-IS -X importtime`.
+"""
+
+import posix
+import sys
+
+from dkrctl.signals import Terminated, die_of, plain_interrupt
+
+TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def main(words: list[str]) -> int:
+    """`dkrctl WORDS...`; the exit status. Raises DkrError and Terminated."""
+    if words[:1] == ["run"]:
+        from dkrctl.run import run
+
+        return run(words[1:], None)
+    from common.options import GLOBAL
+    from dkrctl.parse import command_named, parse
+
+    parsed = parse(GLOBAL, words, "dkrctl")
+    if parsed.rest[:1] == ["run"] and not parsed.flag("help"):
+        from dkrctl.run import run
+
+        return run(parsed.rest[1:], parsed.last("socket"))
+    from dkrctl import help as pages
+
+    if parsed.flag("version"):
+        return pages.print_version()
+    if parsed.flag("help"):
+        return pages.print_overview()
+    if not parsed.rest:
+        return pages.missing_command()
+    return pages.other(command_named(parsed.rest[0]), parsed.rest[1:], parsed.last("socket"))
+
+
+def entry() -> "NoReturn":
+    """Run the command line and end the process at once: taking the interpreter apart would cost 2 ms."""
+    plain_interrupt()
+    # After the signal: until here ctrl-C would show a traceback.
+    from common.errors import EXIT_ENGINE, DkrError, exit_code
+
+    try:
+        status = main(sys.argv[1:])
+    except DkrError as error:
+        from dkrctl.report import report
+
+        report(error)
+        status = exit_code(error.code)
+    except Terminated as ended:
+        status = die_of(ended.number)
+    except Exception:
+        # A defect: show where, and end as an engine that failed, not with a status that the command might
+        # have had.
+        sys.excepthook(*sys.exc_info())
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        status = EXIT_ENGINE
+    posix._exit(status)

@@ -1,0 +1,116 @@
+"""Bytes from one descriptor to another, bounded, without ever waiting: for terminals only.
+
+Loaded where a terminal is involved; imports built-in modules. All else is the container's own descriptor and
+passes nothing here.
+"""
+
+import errno
+import fcntl
+import posix
+import select
+
+CHUNK = 65536  # bytes held at most
+SAFE = select.PIPE_BUF  # bytes that a descriptor which may block takes at once after POLLOUT, pipe(7)
+_IN = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
+_OUT = select.POLLOUT | select.POLLHUP | select.POLLERR | select.POLLNVAL
+_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+def never_wait(descriptor: int) -> None:
+    """Make a descriptor of our own non-blocking (it is shared by all who hold the open file description)."""
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | posix.O_NONBLOCK)
+
+
+class Pump:
+    """Copies `source` to `target`.
+
+    outward   from the command to the caller: its rest is copied after the exit
+    owned     the one of the two that is closed when the copying is over, or -1
+    master    `source` is the master of a pty: EIO means that nobody holds the other side *now*
+
+    After each `step`: `eof` (source ended), `broken` (target takes nothing any more), `resting` (see
+    `master`).
+    """
+
+    __slots__ = ("_data", "broken", "eof", "master", "outward", "owned", "resting", "source", "target")
+
+    def __init__(
+        self, source: int, target: int, *, outward: bool, owned: int = -1, master: bool = False
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.outward = outward
+        self.owned = owned
+        self.master = master
+        self.eof = False
+        self.broken = False
+        self.resting = False
+        self._data = bytearray()
+
+    def done(self) -> bool:
+        """Nothing more will be copied."""
+        return self.broken or (self.eof and not self._data)
+
+    def holding(self) -> bool:
+        """Bytes wait for the target."""
+        return bool(self._data) and not self.broken
+
+    def interest(self, table: dict[int, int]) -> None:
+        """Add to `table` what poll(2) should look for."""
+        if self.done() or self.resting:
+            return
+        if not self.eof and len(self._data) < CHUNK:
+            table[self.source] = table.get(self.source, 0) | select.POLLIN
+        if self._data:
+            table[self.target] = table.get(self.target, 0) | select.POLLOUT
+        elif self.owned == self.target:
+            # POLLERR alone: the reader of the pipe has gone, so what the caller types next is not ours.
+            table.setdefault(self.target, 0)
+
+    def step(self, ready: dict[int, int]) -> None:
+        """Copy what can be copied now; `ready` is what poll(2) found."""
+        if self.done():
+            return
+        target = ready.get(self.target, 0)
+        if self.owned == self.target and target & select.POLLERR:
+            self.broken = True
+        if not self.broken and not self.eof and len(self._data) < CHUNK and ready.get(self.source, 0) & _IN:
+            self._read()
+        if not self.broken and self._data and target & _OUT:
+            self._write(bool(target & _GONE))
+        if self.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Close what it owns."""
+        if self.owned >= 0:
+            posix.close(self.owned)
+            self.owned = -1
+            self.broken = True
+
+    def _read(self) -> None:
+        try:
+            data = posix.read(self.source, CHUNK - len(self._data))
+        except BlockingIOError:
+            return
+        except OSError as err:
+            if self.master and err.errno == errno.EIO:
+                self.resting = True
+                return
+            # A terminal that hung up, or is read in the background while SIGTTIN is ignored: EIO.
+            data = b""
+        self._data += data
+        self.eof = not data
+
+    def _write(self, gone: bool) -> None:
+        waits = not fcntl.fcntl(self.target, fcntl.F_GETFL) & posix.O_NONBLOCK
+        try:
+            sent = posix.write(self.target, self._data[:SAFE] if waits else self._data)
+        except BlockingIOError:
+            self.resting = gone  # else poll(2) would come back at once, for ever
+            return
+        except OSError:
+            self.broken = True
+            self._data.clear()
+            return
+        del self._data[:sent]

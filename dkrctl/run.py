@@ -1,0 +1,217 @@
+"""`dkrctl run`: a command in a new container, as if it ran here.
+
+On the lean path (see lean.py): imports built-in modules and our lean ones.
+"""
+
+import posix
+
+from common.errors import BadRequest, Internal
+from common.options import DEFAULT_SOCKET, RUN, SOCKET_VARIABLE
+from dkrctl import request as requests
+from dkrctl import stdio
+from dkrctl.http import ask_run
+from dkrctl.parse import Parsed, parse
+from dkrctl.session import Attendance, Left, Session
+from dkrctl.signals import Signals
+
+TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
+if TYPE_CHECKING:
+    from dkrctl.terminal import Terminal
+
+
+def socket_path(*given: str | None) -> str:
+    """The daemon's socket: the first that is given, the variable DKR_SOCKET, the default."""
+    for path in given:
+        if path:
+            return path
+    variable = posix.environ.get(SOCKET_VARIABLE.encode())
+    return variable.decode("utf-8", "surrogateescape") if variable else DEFAULT_SOCKET
+
+
+class Cidfile:
+    """The file of `--cidfile`: made before the daemon is asked, filled at the start, removed without one."""
+
+    __slots__ = ("_descriptor", "_path")
+
+    def __init__(self, path: str) -> None:
+        """Raises BadRequest where it exists or cannot be made."""
+        self._path = path
+        try:
+            self._descriptor = posix.open(
+                path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC | posix.O_NOCTTY, 0o644
+            )
+        except FileExistsError as err:
+            raise BadRequest(
+                f"cannot write the id to {ascii(path)[1:-1]}: the file exists",
+                hint="its container may still run; remove the file, or name another",
+            ) from err
+        except OSError as err:
+            cause = (err.strerror or str(err)).lower()
+            raise BadRequest(f"cannot write the id to {ascii(path)[1:-1]}: {cause}", errno=err.errno) from err
+
+    def fill(self, container: str) -> None:
+        """Write the id."""
+        posix.write(self._descriptor, container.encode("ascii", "replace"))
+        posix.close(self._descriptor)
+        self._descriptor = -1
+
+    def withdraw(self) -> None:
+        """Remove the file unless it was filled."""
+        if self._descriptor < 0:
+            return
+        posix.close(self._descriptor)
+        self._descriptor = -1
+        try:
+            posix.unlink(self._path)
+        except FileNotFoundError:
+            return  # somebody tidied up
+
+
+class _Run:
+    """One run: what is decided before the daemon is asked."""
+
+    __slots__ = ("cidfile", "extra", "found", "parsed", "path", "quiet", "request", "terminal")
+
+    def __init__(self, parsed: Parsed, path: str, found: tuple[int, ...]) -> None:
+        self.parsed = parsed
+        self.path = path
+        self.found = found
+        self.quiet = bool(parsed.flag("quiet"))
+        # Before anything else is opened: a descriptor of the client's own must not pass for the caller's.
+        self.extra, listening = self._extra()
+        self.request = requests.build(parsed)
+        if listening:
+            self._announce(listening)
+        if self.extra:
+            self.request["preserveFds"] = len(self.extra)
+        self.terminal = self._terminal()
+        self.cidfile: Cidfile | None = None
+
+    def _extra(self) -> tuple[list[int], dict[str, str]]:
+        count, listening = stdio.handed_on(requests.preserved(self.parsed))
+        if count > requests.MAX_PRESERVED:
+            raise BadRequest(
+                f"cannot pass {count} descriptors: LISTEN_FDS names more than {requests.MAX_PRESERVED}"
+            )
+        return stdio.beyond(count), listening
+
+    def _announce(self, listening: dict[str, str]) -> None:
+        """Tell the command of the sockets it inherits.
+
+        sd_listen_fds(3) compares LISTEN_PID with its own pid: 1, or 2 below an init.
+        """
+        env = self.request.get("env")
+        given = env if isinstance(env, dict) else {}
+        self.request["env"] = {**listening, "LISTEN_PID": "2" if self.request.get("init") else "1", **given}
+
+    def _terminal(self) -> "Terminal | None":
+        """A terminal of the command's own: where asked for, or where the caller has nothing else.
+
+        Not where one of 0-2 is something else: `2>errors` at a prompt must stay a file.
+        """
+        wanted = self.parsed.flag("tty")
+        if self.parsed.flag("no-tty"):
+            if wanted:
+                raise BadRequest("cannot give the command a terminal and none: -t and -T")
+            return None
+        input_given = self.parsed.flag("interactive") is not False
+        if wanted is None:
+            wanted = input_given and self.found == (0, 1, 2) and all(map(posix.isatty, self.found))
+        if not wanted:
+            return None
+        if not input_given:
+            raise BadRequest("cannot give the command a terminal without input: -t and --interactive=false")
+        from dkrctl.terminal import Terminal
+
+        terminal = Terminal()
+        self.request["terminal"] = True
+        size = terminal.size()
+        if size is not None:
+            self.request["consoleSize"] = {"height": size[0], "width": size[1]}
+        return terminal
+
+    def go(self) -> int:
+        """Ask, start, attend; the exit status."""
+        signals = Signals()
+        given = self.parsed.flag("interactive") is not False
+        passing = stdio.Passing() if self.terminal else stdio.prepare(self.found, give_input=given)
+        cidfile = self.parsed.last("cidfile")
+        if cidfile is not None:
+            self.cidfile = Cidfile(cidfile)
+        try:
+            _, descriptor = ask_run(self.path, self.request)
+            session = Session(descriptor)
+            signals.record()
+            if self.terminal is not None:
+                signals.keep_job_control()
+            session.start(
+                self.request, requests.asks(self.request), passing.numbers, passing.descriptors + self.extra
+            )
+            passing.sent()
+            self._let_go(passing.fed)
+            attendance = Attendance(session, signals, passing.pumps, self.terminal)
+            container = attendance.until_started()
+            if self.cidfile is not None and container:
+                self.cidfile.fill(container)
+            exit_data = attendance.until_exit()
+        except Left as left:
+            return left.status
+        finally:
+            if self.terminal is not None:
+                self.terminal.restore()
+            if self.cidfile is not None:
+                self.cidfile.withdraw()
+        return self._status(exit_data)
+
+    def _let_go(self, fed: bool) -> None:
+        """Hold none of what the command has now: a pipe it closes must be closed, as if no client stood
+        beside it.
+
+        stderr stays, for messages; and what the client copies itself.
+        """
+        for descriptor in self.extra:
+            posix.close(descriptor)
+        if self.terminal is not None:
+            return
+        null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+        if not fed:
+            posix.dup2(null, 0, False)
+        if not posix.isatty(1):
+            posix.dup2(null, 1, False)
+        posix.close(null)
+
+    def _status(self, ended: dict[str, object]) -> int:
+        cause, code, signal = ended.get("cause"), ended.get("code"), ended.get("signal")
+        if not self.quiet:
+            self._remark(cause)
+        if isinstance(code, int) and not isinstance(code, bool):
+            return code & 0xFF
+        if isinstance(signal, int) and 0 < signal < 128:
+            return 128 + signal
+        raise Internal(f"cannot tell how the command ended: {cause!a}, without a code or a signal")
+
+    def _remark(self, cause: object) -> None:
+        """Tell of an end that neither the command nor the caller brought about."""
+        if cause not in ("timeout", "oom"):
+            return
+        # Late: an ordinary end says nothing.
+        from dkrctl.report import note
+
+        if cause == "oom":
+            note("the command ran out of memory: the kernel ended it")
+            return
+        limit = self.request.get("timeout")
+        shown = f" of {limit:g} s" if isinstance(limit, float) else ""
+        note(f"the time limit{shown} ended the command")
+
+
+def run(words: list[str], socket: str | None) -> int:
+    """`dkrctl run WORDS...`; `socket` is what was given before the verb. The exit status; raises DkrError."""
+    found = stdio.survey()  # first of all: nothing may be opened before
+    parsed = parse(RUN.options, words, "dkrctl run")
+    if parsed.flag("help"):
+        # Late: what the lean path must not load.
+        from dkrctl.help import print_command
+
+        return print_command(RUN)
+    return _Run(parsed, socket_path(parsed.last("socket"), socket), found).go()

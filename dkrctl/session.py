@@ -1,0 +1,259 @@
+"""The session socket (docs/protocol.md, section 3) and the loop that attends it.
+
+On the lean path (see lean.py): imports built-in modules, errors and frames.
+"""
+
+import _socket
+import select
+import sys
+
+from common.errors import BadRequest, DkrError, LimitReached, ProtocolError, from_wire
+from common.frames import dumps, loads_object
+from dkrctl.http import descriptors_of
+from dkrctl.signals import SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH, Signals
+
+TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
+if TYPE_CHECKING:
+    from dkrctl.pump import Pump
+    from dkrctl.terminal import Terminal
+
+VERSION = 1
+MAX_ANSWER = 256 * 1024  # bytes; a frame from the shim
+_ROOM = _socket.CMSG_SPACE(4)
+_LEAVING = frozenset((SIGHUP, SIGINT, SIGQUIT, SIGTERM))
+_DRAIN = 1000  # ms without output after the exit, before a terminal that did not hang up is left
+_REST = 100  # ms until a pty is looked at again whose other side nobody held
+
+
+class Session:
+    """Our end of the session socket."""
+
+    __slots__ = ("_pending", "_socket")
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over `descriptor`; ProtocolError unless it is a session socket made by root.
+
+        The peer's uid is what tells the shim from the api: the api could have put itself in between, and
+        would get the caller's descriptors.
+        """
+        self._pending: list[int] = []
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, descriptor)
+        option = self._socket.getsockopt
+        try:
+            domain = option(_socket.SOL_SOCKET, _socket.SO_DOMAIN)
+            kind = option(_socket.SOL_SOCKET, _socket.SO_TYPE)
+            ucred = option(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)  # pid, uid, gid; unix(7)
+        except OSError as err:
+            raise ProtocolError("cannot trust the session: it is no socket") from err
+        if domain != _socket.AF_UNIX or kind != _socket.SOCK_SEQPACKET:
+            raise ProtocolError("cannot trust the session: it is not a Unix SEQPACKET socket")
+        if int.from_bytes(ucred[4:8], sys.byteorder) != 0:
+            raise ProtocolError(
+                "cannot trust the session: the session was not made by root",
+                hint="what answers on this socket is not dkrd, or its api was taken over",
+            )
+
+    def fileno(self) -> int:
+        """For poll(2)."""
+        return self._socket.fileno()
+
+    def start(
+        self, request: dict[str, object], asks: list[str], numbers: list[int], descriptors: list[int]
+    ) -> None:
+        """Send the first frame with its descriptors."""
+        frame = dumps(
+            {"type": "start", "version": VERSION, "request": request, "asks": asks, "stdio": numbers}
+        )
+        packed = b"".join(n.to_bytes(4, sys.byteorder) for n in descriptors)
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if packed else []
+        try:
+            self._socket.sendmsg([frame], rights, _socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the shim gave up; what it said is still to be read
+        except OSError as err:
+            raise self._unsent(err, len(frame)) from err
+
+    def _unsent(self, err: OSError, size: int) -> DkrError:
+        # Late: only an error pays.
+        import errno
+
+        if err.errno == errno.EMSGSIZE:
+            return BadRequest(
+                f"cannot start the container: the request has {size} bytes, more than the session takes",
+                hint="fewer or shorter arguments and variables; or a file, passed with --preserve-fds",
+            )
+        if err.errno == errno.ETOOMANYREFS:
+            return LimitReached(
+                "cannot pass the descriptors: too many are under way for this user",
+                hint="try again; the bound is RLIMIT_NOFILE, unix(7)",
+                errno=err.errno,
+            )
+        return ProtocolError(
+            f"cannot pass the descriptors: {(err.strerror or str(err)).lower()}", errno=err.errno
+        )
+
+    def signal(self, number: int) -> None:
+        """Have a signal forwarded; one that already waits for its turn is not doubled, as in the kernel."""
+        if number not in self._pending:
+            self._pending.append(number)
+
+    @property
+    def waiting(self) -> bool:
+        """Frames could not be sent yet."""
+        return bool(self._pending)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        while self._pending:
+            frame = dumps({"type": "signal", "signal": self._pending[0]})
+            try:
+                self._socket.send(frame, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._pending.clear()  # the shim has gone; the reading side finds out what it said last
+                return
+            del self._pending[0]
+
+    def receive(self) -> tuple[dict[str, object], list[int]] | None:
+        """The next frame and its descriptors, or None where the shim has gone."""
+        try:
+            data, ancillary, flags, _ = self._socket.recvmsg(MAX_ANSWER, _ROOM, _socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return None
+        descriptors = descriptors_of(ancillary)
+        if not data:
+            return None
+        try:
+            if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
+                raise ValueError("too large")
+            return loads_object(data), descriptors
+        except ValueError as err:
+            for descriptor in descriptors:
+                _socket.close(descriptor)
+            raise ProtocolError(f"cannot understand the container's guardian: its frame is {err}") from err
+
+    def close(self) -> None:
+        """Leave; the shim sees it."""
+        self._socket.close()
+
+
+class Left(Exception):
+    """The client leaves before the end, because its terminal did: `status` is what it ends with."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Attendance:
+    """One session from the first frame to the exit: frames, signals, and what has to be copied.
+
+    pumps     without a terminal of the command's own: what stdio.prepare() made
+    terminal  with one
+    """
+
+    __slots__ = ("_exit", "_pumps", "_session", "_signals", "_terminal", "started_as")
+
+    def __init__(
+        self, session: Session, signals: Signals, pumps: "list[Pump]", terminal: "Terminal | None"
+    ) -> None:
+        self._session = session
+        self._signals = signals
+        self._pumps = pumps
+        self._terminal = terminal
+        self._exit: dict[str, object] | None = None
+        self.started_as: str | None = None
+
+    def until_started(self) -> str:
+        """Attend until the command runs; the container's id. Raises the DkrError that ended the start."""
+        while self.started_as is None and self._exit is None:
+            self._turn()
+        return self.started_as or ""
+
+    def until_exit(self) -> dict[str, object]:
+        """Attend until the command has ended and all its output is where it belongs; the exit of the last
+        frame.
+
+        Raises Left, and DkrError where the shim is lost.
+        """
+        while self._exit is None or self._draining():
+            if self._turn() or self._exit is None:
+                continue
+            if not any(pump.holding() for pump in self._pumps):
+                break
+        return self._exit
+
+    def _draining(self) -> bool:
+        """After the exit: is output still on its way? Input is over."""
+        left = [pump for pump in self._pumps if pump.outward]
+        for pump in self._pumps:
+            if not pump.outward:
+                pump.finish()
+        self._pumps = left
+        return any(pump.holding() or not (pump.done() or pump.resting) for pump in left)
+
+    def _turn(self) -> bool:
+        """Wait and do what is to be done; False where the wait was in vain."""
+        table: dict[int, int] = {self._signals.fileno(): select.POLLIN}
+        if self._exit is None:
+            table[self._session.fileno()] = select.POLLIN | (select.POLLOUT if self._session.waiting else 0)
+        for pump in self._pumps:
+            pump.interest(table)
+        poller = select.poll()
+        for descriptor, mask in table.items():
+            poller.register(descriptor, mask)
+        ready = dict(poller.poll(self._patience()))
+        for pump in self._pumps:
+            pump.resting = pump.resting and self._exit is not None
+        if self._signals.fileno() in ready:
+            for number in self._signals.take():
+                self._signalled(number)
+        if self._session.waiting:
+            self._session.flush()
+        if ready.get(self._session.fileno(), 0) & ~select.POLLOUT:
+            self._frame()
+        for pump in self._pumps:
+            pump.step(ready)
+        if self._terminal is not None and self._exit is None and self._terminal.lost:
+            raise Left(128 + SIGHUP)
+        return bool(ready)
+
+    def _patience(self) -> int | None:
+        if self._exit is not None:
+            return None if any(pump.holding() for pump in self._pumps) else _DRAIN
+        return _REST if any(pump.resting for pump in self._pumps) else None
+
+    def _signalled(self, number: int) -> None:
+        if self._terminal is not None and number in (SIGWINCH, SIGTSTP, SIGCONT):
+            self._terminal.signalled(number)
+        elif self._exit is None:
+            self._session.signal(number)
+        elif number in _LEAVING:
+            # The command has ended, only output that nobody takes is left.
+            raise Left(128 + number)
+
+    def _frame(self) -> None:
+        got = self._session.receive()
+        if got is None:
+            raise ProtocolError(
+                "cannot tell how the command ended: lost the container's guardian",
+                hint="the container may run on; the daemon finds out how it ends",
+            )
+        frame, descriptors = got
+        kind = frame.get("type")
+        if kind == "started" and self.started_as is None and isinstance(frame.get("id"), str):
+            self.started_as = str(frame["id"])
+            if self._terminal is not None and len(descriptors) == 1:
+                self._pumps = self._terminal.begin(descriptors.pop())
+        for descriptor in descriptors:
+            _socket.close(descriptor)
+        if kind == "exited" and isinstance(frame.get("exit"), dict):
+            value = frame["exit"]
+            self._exit = value if isinstance(value, dict) else {}
+        elif kind == "error":
+            raise from_wire(frame.get("error"))
+        elif kind != "started" or self.started_as is None:
+            raise ProtocolError(f"cannot understand the container's guardian: a frame {kind!a}")
+        elif self._terminal is not None and not self._terminal.begun:
+            raise ProtocolError("cannot take the terminal: the container's guardian sent none")

@@ -1,0 +1,90 @@
+"""The aiohttp application: the routes of the table, and one middleware that turns every error into a
+problem and logs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from common.errors import DkrError, Internal, Unavailable
+from dkrd.api import problems
+from dkrd.api.bodies import MAX_BODY
+from dkrd.api.connections import peer_of
+from dkrd.api.routes import ROUTES, bind
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler
+
+    from dkrd.api.context import Context
+
+log = logging.getLogger("dkr.api")
+
+_numbers = itertools.count(1)
+
+
+def make_app(context: Context) -> web.Application:
+    """The application. Raises TypeError where a handler does not fit its line of the table."""
+    app = web.Application(middlewares=[_outermost], client_max_size=MAX_BODY + 1)
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, bind(route, context))
+    return app
+
+
+@web.middleware
+async def _outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
+    number = next(_numbers)
+    begun = time.perf_counter()
+    try:
+        answer = await _answered(request, handler, number)
+    finally:
+        elapsed = (time.perf_counter() - begun) * 1000
+    if not answer.prepared:
+        answer.headers["Server"] = (
+            "dkr"  # whoever asks learns the release by /v1/version, not what it is made of
+        )
+    if log.isEnabledFor(logging.DEBUG):
+        uid, pid = _who(request)
+        log.debug(
+            "request %d: %s %s %d in %.1f ms, uid %d, pid %d",
+            number,
+            request.method,
+            request.path_qs[:200],
+            answer.status,
+            elapsed,
+            uid,
+            pid,
+        )
+    return answer
+
+
+async def _answered(request: web.Request, handler: Handler, number: int) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as err:
+        return problems.of_http(err, request.method, request.path)
+    except ConnectionError as err:
+        if request.transport is not None:
+            request.transport.abort()
+        return problems.response(Unavailable(f"cannot answer: {err}"))  # nobody is there to read it
+    except DkrError as err:
+        if err.code in ("internal", "protocol"):
+            log.error("request %d: %s %s: %s", number, request.method, request.path[:200], err)
+        return problems.response(err)
+    except Exception:
+        log.exception("request %d: %s %s failed", number, request.method, request.path[:200])
+        return problems.response(
+            Internal(f"cannot answer: an error of the daemon; its log tells of request {number}")
+        )
+
+
+def _who(request: web.Request) -> tuple[int, int]:
+    try:
+        peer = peer_of(request)
+    except ConnectionError:
+        return -1, 0
+    return peer.uid, peer.pid

@@ -1,0 +1,106 @@
+"""From a request's body to a model, and from pydantic's complaints to the faults of a problem."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from common.errors import BadRequest
+from common.models import RunRequest
+
+MAX_BODY = 4 * 1024 * 1024  # bytes
+MAX_KEYS = 64  # of the outermost object: pydantic would collect an error for each unknown one
+MAX_FAULTS = 20  # told at once
+
+
+async def read_json(request: web.Request) -> bytes:
+    """The body of a request. Raises HTTPException where it is no JSON by its headers (415) or too large
+    (413).
+    """
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if request.content_type != "application/json" or encoding != "identity":
+        raise web.HTTPUnsupportedMediaType
+    length = request.content_length
+    if length is not None and length > MAX_BODY:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY, length)
+    return await request.read()
+
+
+_MESSAGES = {
+    "missing": "is missing",
+    "extra_forbidden": "unknown key",
+    "string_type": "a string is wanted",
+    "string_unicode": "is not valid Unicode",
+    "bool_type": "true or false is wanted",
+    "int_type": "an integer is wanted",
+    "int_parsing_size": "is too large a number",
+    "float_type": "a number is wanted",
+    "finite_number": "is not a finite number",
+    "model_type": "an object is wanted",
+    "dict_type": "an object is wanted",
+    "literal_error": "one of {expected} is wanted",
+    "greater_than_equal": "is less than {ge}",
+    "less_than_equal": "is more than {le}",
+}
+
+
+def _path(location: tuple[int | str, ...], below: str) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{str(part)[:80]}"
+    return (path + below[:120]).lstrip(".") if path else below[:120].lstrip(".")
+
+
+def faults(error: ValidationError) -> tuple[dict[str, str], ...]:
+    """The first faults of a request as `{"path": "env.A", "message": "holds a NUL"}`, at most MAX_FAULTS."""
+    found = []
+    for entry in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
+        context = entry.get("ctx", {})
+        message = _MESSAGES.get(entry["type"])
+        text = message.format(**context) if message else entry["msg"]
+        found.append({"path": _path(entry["loc"], str(context.get("path", ""))), "message": text})
+    return tuple(found)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def run_request(body: bytes) -> RunRequest:
+    """The request of an HTTP body. Raises BadRequest with `fields`."""
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as err:
+        raise _refused(({"path": "", "message": f"is not JSON: {err}"},)) from None
+    if not isinstance(value, dict):
+        raise _refused(({"path": "", "message": "an object is wanted"},))
+    if len(value) > MAX_KEYS:
+        raise _refused(({"path": "", "message": f"has {len(value)} keys; at most {MAX_KEYS} are possible"},))
+    try:
+        return RunRequest.model_validate(value, by_alias=True, by_name=False)
+    except ValidationError as err:
+        raise _refused(faults(err)) from None
+
+
+def _refused(fields: tuple[dict[str, str], ...]) -> BadRequest:
+    first = fields[0]
+    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    where = f"{first['path']}: " if first["path"] else ""
+    return BadRequest(
+        _printable(f"cannot read the request: {where}{first['message']}{more}"),
+        hint=_near(fields),
+        fields=tuple({k: _printable(v) for k, v in field.items()} for field in fields),
+    )
+
+
+def _near(fields: tuple[dict[str, str], ...]) -> str | None:
+    """For the first unknown key, the known one that it may have meant."""
+    for field in fields:
+        if field["message"] == _MESSAGES["extra_forbidden"]:
+            import difflib  # 3 ms, for a mistake only
+
+            known = [info.alias or name for name, info in RunRequest.model_fields.items()]
+            near = difflib.get_close_matches(field["path"], known, 1)
+            return f"did you mean {near[0]}?" if near else None
+    return None

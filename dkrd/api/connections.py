@@ -1,0 +1,108 @@
+"""One connection of a client: aiohttp's protocol, plus who is there and answers of ours where HTTP itself
+is broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from common import frames
+from common.errors import BadRequest, Internal, LimitReached
+from dkrd.api import problems
+
+if TYPE_CHECKING:
+    import socket
+
+    from dkrd.api.peers import Peer, Peers
+
+log = logging.getLogger("dkr.api")
+
+IDLE_SECONDS = 75.0  # an idle connection is closed after this
+
+
+class Connection(web.RequestHandler):
+    """Reads SO_PEERCRED once, when the connection is made."""
+
+    __slots__ = ("_peers", "peer")
+
+    def __init__(self, server: web.Server, peers: Peers, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=IDLE_SECONDS,
+            tcp_keepalive=False,
+            access_log=None,  # type: ignore[arg-type]  # documented: None turns it off
+            auto_decompress=False,  # a small body must not become a large one
+        )
+        self._peers = peers
+        self.peer: Peer | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        sock: socket.socket = transport.get_extra_info("socket")
+        try:
+            self.peer = self._peers.enter(sock)
+        except LimitReached as err:
+            log.warning("%s", err)
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.write(_refusal(err))
+            transport.close()
+            return
+        except OSError:
+            transport.close()
+            return
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self.peer is not None:
+            self._peers.leave(self.peer)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer where no handler was reached (what came is no HTTP) or where the application itself
+        failed.
+        """
+        if status == 400:
+            cause = " ".join((message or "").split())[:200].rstrip(".").lower()
+            answer = problems.response(BadRequest(f"cannot read the request: it is not HTTP: {cause}"))
+        else:
+            log.error("a request failed outside of its handler", exc_info=exc)
+            answer = problems.response(Internal("cannot answer: an error of the daemon, which its log tells"))
+        answer.headers["Server"] = "dkr"
+        answer.force_close()
+        return answer
+
+
+def _refusal(error: LimitReached) -> bytes:
+    body = frames.dumps(problems.problem(error))
+    head = (
+        f"HTTP/1.1 {problems.STATUSES[error.code]} Too Many Requests\r\n"
+        f"Content-Type: {problems.CONTENT_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body
+
+
+def peer_of(request: web.Request) -> Peer:
+    """Who asks. Raises ConnectionResetError where nobody is there any more."""
+    protocol: Any = request.protocol
+    if not isinstance(protocol, Connection) or protocol.peer is None:
+        raise ConnectionResetError("the client is gone")
+    return protocol.peer
+
+
+def open_transport(request: web.Request) -> asyncio.Transport:
+    """The transport of the connection. Raises ConnectionResetError where it is closed or closing."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client is gone")
+    return transport

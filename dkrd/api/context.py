@@ -1,0 +1,22 @@
+"""What every handler of the API works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dkrd.api.channel import Channel
+    from dkrd.settings import Settings
+    from dkrd.state.names import Names
+    from dkrd.state.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One for the life of the process."""
+
+    settings: Settings
+    channel: Channel
+    names: Names
+    index: Worker

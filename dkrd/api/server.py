@@ -1,0 +1,225 @@
+"""The life of the api process: hello, index, serving, the end.
+
+Started by the launcher as user dkr-api without a capability; descriptor 3 is the listening socket, 4 the
+channel to the launcher. It ends when the channel does: the launcher starts another one, and no container
+notices. Nothing here needs an orderly end, so there is none: what must survive is on disk or with the
+shims.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+from dataclasses import dataclass
+from typing import NoReturn
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from common.errors import DkrError, Internal, ProtocolError, Unavailable
+from common.models import ContainerState
+from dkrd.api import log as api_log
+from dkrd.api.app import make_app
+from dkrd.api.channel import Channel, receive
+from dkrd.api.connections import Connection
+from dkrd.api.containers import forget
+from dkrd.api.context import Context
+from dkrd.api.peers import Peers
+from dkrd.settings import Settings
+from dkrd.state.index import Index, Lock, open_index
+from dkrd.state.names import Names
+from dkrd.state.worker import Worker
+
+log = logging.getLogger("dkr.api")
+
+LISTENER, CHANNEL = 3, 4
+BACKLOG = 4096  # as the launcher has it: listen(2) again would lower it
+HELLO_SECONDS = 30.0
+COMPLETE_BELOW = 1000  # containers; many more than this do not fit into one message
+FLUSH_SECONDS = 1.0  # for the index's last writes
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the launcher says first: the settings, and what stands."""
+
+    settings: Settings
+    containers: tuple[ContainerState, ...]
+    complete: bool  # these are all: the rest of a very long list follows as `state` messages
+
+
+def main() -> NoReturn:
+    """Serve until the channel ends. Exit status 0 then and on SIGTERM, 1 for an error, which is logged."""
+    status = 1
+    api_log.configure("info", "text")
+    try:
+        status = _serve()
+    except DkrError as err:
+        log.error("%s%s", err, f" ({err.hint})" if err.hint else "")
+    except Exception:
+        log.exception("the api failed")
+    # No interpreter teardown: connections, threads and pools have nothing to say any more.
+    os._exit(status)
+
+
+def _serve() -> int:
+    os.umask(0o077)
+    _name_process("dkr-api")
+    _raise_descriptor_limit()
+    listener, channel = _inherited()
+    hello = read_hello(channel)
+    api_log.configure(hello.settings.log_level, hello.settings.log_format)
+    directory = os.path.join(hello.settings.state_dir, "api")
+    lock = Lock(directory)  # held by the descriptor until the process ends
+    index = open_index(directory)
+    names = _reconcile(index, hello)
+    status = asyncio.run(_Server(hello.settings, names).run(listener, channel, index))
+    del lock
+    return status
+
+
+def _name_process(name: str) -> None:
+    with open("/proc/self/comm", "w", encoding="ascii") as comm:
+        comm.write(name)
+
+
+def _raise_descriptor_limit() -> None:
+    """A connection is a descriptor: take what the launcher allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _inherited() -> tuple[socket.socket, socket.socket]:
+    """The two sockets that the launcher passes. Raises Unavailable where they are not there."""
+    try:
+        listener, channel = socket.socket(fileno=LISTENER), socket.socket(fileno=CHANNEL)
+        listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as err:
+        raise Unavailable(
+            f"cannot use the inherited sockets: {err.strerror}",
+            hint="this process is started by dkrd, not by hand",
+        ) from err
+    if not listening or channel.type != socket.SOCK_SEQPACKET:
+        raise Unavailable("cannot use the inherited sockets: they are of another kind")
+    for fd in (LISTENER, CHANNEL):
+        fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+    listener.setblocking(False)
+    return listener, channel
+
+
+def read_hello(channel: socket.socket) -> Hello:
+    """The launcher's first message. Raises ProtocolError where it is another, Unavailable where none comes."""
+    channel.settimeout(HELLO_SECONDS)
+    try:
+        message = receive(channel)
+    except TimeoutError:
+        raise Unavailable(f"cannot start: the launcher said nothing for {HELLO_SECONDS:g} s") from None
+    if message is None:
+        raise Unavailable("cannot start: the launcher has ended")
+    if message.get("type") != "hello" or message.get("version") != 1:
+        got = f"{message.get('type')!r} version {message.get('version')!r}"
+        raise ProtocolError(f"cannot start: hello version 1 is expected first, not {got}")
+    settings, containers = message.get("settings"), message.get("containers")
+    if not isinstance(settings, dict) or not isinstance(containers, list):
+        raise ProtocolError("cannot start: hello has no settings or no containers")
+    states = (parse_state(entry) for entry in containers)
+    standing = tuple(state for state in states if state is not None)
+    return Hello(Settings.from_wire(settings), standing, len(standing) == len(containers) < COMPLETE_BELOW)
+
+
+def parse_state(value: object) -> ContainerState | None:
+    """A shim's report. One that does not fit is logged and left out: it must not keep the others from being
+    served.
+    """
+    try:
+        return ContainerState.model_validate(value, by_alias=True, by_name=False)
+    except ValidationError as err:
+        where = ".".join(str(part) for part in err.errors()[0]["loc"])
+        log.error("a container's state cannot be read: %s: %s", where, err.errors()[0]["msg"])
+        return None
+
+
+def _reconcile(index: Index, hello: Hello) -> Names:
+    index.begin()
+    stopped, removed = index.reconcile(hello.containers, hello.complete)
+    index.commit()
+    if stopped or removed:
+        log.info("containers that ended unseen: %d marked stopped, %d removed", stopped, removed)
+    names = Names()
+    for container, uid, name in index.names():
+        names.bind(uid, name, container)
+    return names
+
+
+class _Server:
+    """The serving part, on the event loop."""
+
+    def __init__(self, settings: Settings, names: Names) -> None:
+        self._settings = settings
+        self._names = names
+        self._context: Context | None = None
+        self._ended: asyncio.Future[int]
+
+    async def run(self, listener: socket.socket, channel: socket.socket, index: Index) -> int:
+        """Serve; the exit status."""
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        worker = Worker(index, self._damaged)
+        link = Channel(loop, channel, self._report, self._channel_ended)
+        context = self._context = Context(self._settings, link, self._names, worker)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, 0)
+        runner = web.AppRunner(make_app(context), access_log=None)
+        await runner.setup()
+        web_server = runner.server
+        if web_server is None:
+            raise Internal("cannot serve: aiohttp made no server")
+        peers = Peers(self._settings)
+        await loop.create_server(
+            lambda: Connection(web_server, peers, loop), sock=listener, backlog=BACKLOG, start_serving=True
+        )
+        # What was made until now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+        link.post({"type": "ready"})
+        log.info("serving")
+        status = await self._ended
+        link.end(None)
+        worker.stop(FLUSH_SECONDS)
+        os._exit(status)
+
+    def _end(self, status: int) -> None:
+        if not self._ended.done():
+            self._ended.set_result(status)
+
+    def _channel_ended(self, error: DkrError | None) -> None:
+        if error is not None:
+            log.error("%s", error)
+        self._end(0 if error is None else 1)
+
+    def _damaged(self, error: Exception) -> None:
+        """The database broke under us. The next api moves it aside, makes a new one and fills it from
+        `hello`.
+        """
+        log.error("the index is damaged, the api ends to have it made anew: %s", error)
+        self._end(1)
+
+    def _report(self, message: dict[str, object]) -> None:
+        """`state` or `gone` from the launcher."""
+        context = self._context
+        if context is None:
+            return
+        if message.get("type") == "gone":
+            forget(context, str(message.get("id")))
+            return
+        state = parse_state(message.get("state"))
+        if state is not None:
+            context.names.bind(state.uid, state.name, state.id)
+            context.index.post(lambda index: index.report(state))

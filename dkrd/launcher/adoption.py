@@ -1,0 +1,124 @@
+"""What stands when the launcher starts: shims that lived on, containers whose shims died, remains."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+
+from common import frames
+from dkrd.launcher import pidfd, wire
+from dkrd.launcher.containers import Container, Containers, is_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_STATE_MAX = 64 * 1024  # bytes of a state.json
+
+
+def adopt(containers: Containers, run_dir: str, state_dir: str, *, settled: bool) -> int:
+    """Guard over every container found that `containers` does not know yet; how many those were.
+
+    settled  whether a build that began before this launcher must be over by now. Until then a directory
+             that no
+             socket and no state speak for may belong to a shim that has just begun, and is left alone.
+    """
+    found = 0
+    live = set(_ids(f"{run_dir}/containers"))
+    for container_id in live:
+        if container_id in containers:
+            continue
+        container = _inspect(f"{run_dir}/containers/{container_id}", container_id)
+        if container is not None:
+            containers.adopt(container)
+            found += 1
+        elif settled:
+            containers.collect_remains(container_id)
+    if settled:
+        for container_id in _ids(f"{state_dir}/containers"):
+            kept = os.path.lexists(f"{state_dir}/containers/{container_id}/state.json")
+            if container_id not in live and container_id not in containers and not kept:
+                containers.collect_remains(container_id)
+    return found
+
+
+def stopped_states(state_dir: str) -> Iterator[dict[str, object]]:
+    """The states of the containers that have stopped and are kept."""
+    for container_id in _ids(f"{state_dir}/containers"):
+        state = _read_state(f"{state_dir}/containers/{container_id}", container_id)
+        if state is not None:
+            yield state
+
+
+def _ids(directory: str) -> list[str]:
+    return [name for name in os.listdir(directory) if is_id(name)]
+
+
+def _inspect(directory: str, container_id: str) -> Container | None:
+    """What the container is, or None where nothing speaks for it."""
+    state = _read_state(directory, container_id)
+    link = _connect(directory)
+    shim = -1
+    if state is not None:
+        shim = pidfd.open_verified(state.get("shimPid"), state.get("shimStartTime"))
+    if shim < 0 and link is not None:
+        shim = _peer(link)
+    if shim < 0 and link is not None:
+        link.close()  # it ended this moment
+        link = None
+    if state is None and shim < 0:
+        return None
+    init = -1
+    if state is not None and state.get("status") != "stopped":
+        init = pidfd.open_verified(state.get("pid"), state.get("pidStartTime"))
+    uid = state.get("uid") if state is not None else None
+    owner = uid if isinstance(uid, int) else -1
+    return Container(container_id, owner, shim, init=init, state=state, link=link)
+
+
+def _read_state(directory: str, container_id: str) -> dict[str, object] | None:
+    """The state.json of `directory`, or None where it is missing or is not that container's."""
+    try:
+        fd = os.open(f"{directory}/state.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        state = frames.loads_object(os.read(fd, _STATE_MAX))
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(fd)
+    return state if state.get("id") == container_id else None
+
+
+def _connect(directory: str) -> socket.socket | None:
+    """A connection to the shim of `directory`, or None where none listens."""
+    try:
+        place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    flags = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    sock = socket.socket(socket.AF_UNIX, flags)
+    try:
+        # Through the descriptor: the directory's own path may be longer than a socket's may be.
+        sock.connect(f"/proc/self/fd/{place}/shim.sock")
+        wire.widen(sock)
+    except OSError:
+        sock.close()
+        return None
+    finally:
+        os.close(place)
+    return sock
+
+
+def _peer(link: socket.socket) -> int:
+    """A pidfd of the process that listens at the other end (root's directory: it is a shim), or -1."""
+    pid, uid, _ = struct.unpack("iII", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        return os.pidfd_open(pid) if uid == 0 else -1
+    except OSError:
+        return -1

@@ -1,0 +1,72 @@
+"""The program dkrd. The installed script calls `main` with the interpreter of the api's environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from common.errors import DkrError
+from dkrd.launcher import interpreter, options, probe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from dkrd.settings import Settings
+
+
+def main(api_python: str) -> NoReturn:
+    """Be dkrd: read the command line, seal the interpreter, serve. `api_python` executes the api."""
+    try:
+        settings, print_config = options.parse(sys.argv[1:])
+        if print_config:
+            sys.stdout.write(settings.to_toml())
+            sys.exit(0)
+        probe.require_root()
+        interpreter.seal("dkrd")
+        status = _serve(settings, (api_python, "-I", "-m", "dkrd.api"))
+    except DkrError as err:
+        sys.stderr.write(f"dkrd: {err.message}\n" + (f"  hint: {err.hint}\n" if err.hint else ""))
+        status = 1
+    sys.exit(status)
+
+
+def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
+    """Gather what the launcher is made of and run it. Imports here: what is above runs twice
+    (interpreter.seal).
+    """
+    from dkrd.launcher import listener, runner
+    from dkrd.launcher.jobs import host_root, seccomp
+    from dkrd.launcher.notify import Notifier
+    from dkrd.launcher.requests import Work
+    from dkrd.launcher.server import Launcher
+    from dkrd.log import Log
+    from dkrd.shim import cleanup, container, host_binds
+    from dkrd.shim import main as shim
+
+    def prime() -> None:
+        host_binds.present()
+        container.layout()
+
+    passed = listener.inherited(os.environ)
+    # Whatever whoever started us has left open is nobody's business from here on.
+    runner.keep_only(range(3, 3 + passed))
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+    os.umask(0o022)
+    work = Work(
+        shim=shim.run,
+        remove=cleanup.remove,
+        collect=cleanup.collect,
+        seccomp=seccomp.compile_default,
+        layer=host_root.ensure,
+        prime=prime,
+    )
+    log = Log(settings.log_level, settings.log_format)
+    notifier = Notifier(os.environ)
+
+    def reread() -> Settings:
+        return options.parse(sys.argv[1:])[0]
+
+    return Launcher(settings, api_argv, work, log, notifier, reread, passed).run()

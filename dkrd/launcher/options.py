@@ -1,0 +1,58 @@
+"""The command line of dkrd."""
+
+from __future__ import annotations
+
+import argparse
+
+from common.version import VERSION
+from dkrd import settings
+from dkrd.settings import LOG_FORMATS, LOG_LEVELS, Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_EPILOG = """\
+Options win over the file; keys that have no option are told by --print-config.
+
+examples:
+  dkrd                                   as systemd starts it
+  dkrd --print-config                    the effective settings, as a file
+  dkrd --state-dir /srv/dkr --run-dir /run/dkr2 --log-level debug
+"""
+
+
+def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
+    """The effective settings, and whether --print-config asked to print them.
+
+    Raises BadRequest for settings that do not fit, SystemExit as argparse does.
+    """
+    given = _parser().parse_args(list(arguments))
+    names = ("state_dir", "run_dir", "socket", "socket_group", "socket_mode", "log_level", "log_format")
+    return settings.load(given.config, {name: getattr(given, name) for name in names}), given.print_config
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dkrd",
+        description="The container daemon: starts containers for the clients of its socket.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--config",
+        metavar="FILE",
+        help=f"the settings (default {settings.DEFAULT_FILE}, which may be missing)",
+    )
+    add("--state-dir", metavar="DIR", help="what survives a reboot (default /var/lib/dkr)")
+    add("--run-dir", metavar="DIR", help="what does not: sockets, live state (default /run/dkr)")
+    add("--socket", metavar="PATH", help="the listening socket (default RUN_DIR/dkr.sock)")
+    add("--socket-group", metavar="GROUP", help="group that may connect (default dkr)")
+    add("--socket-mode", metavar="MODE", help="permission bits of the socket (default 0660)")
+    add("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default info)")
+    add("--log-format", metavar="FORMAT", help=f"{' or '.join(LOG_FORMATS)} (default text)")
+    add("--print-config", action="store_true", help="print the effective settings as TOML and end")
+    add("--version", action="version", version=f"dkrd {VERSION}")
+    return parser

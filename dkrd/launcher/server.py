@@ -1,0 +1,268 @@
+"""The launcher as a whole: from its start to its end.
+
+systemd ─ socket ─► launcher ─┬─ fork, drop, exec ─► api        started again whenever it ends
+                              ├─ fork ─► shim, shim, shim, …    live on when the launcher ends
+                              └─ fork ─► job: compile, build the skeleton, collect, remove
+"""
+
+from __future__ import annotations
+
+import gc
+import grp
+import pwd
+import signal
+import time
+from dataclasses import fields, replace
+from itertools import chain
+
+from common import frames
+from common.errors import DkrError, HostUnfit, ProtocolError
+from dkrd import ids
+from dkrd.launcher import adoption, directories, listener, probe, runner, wire
+from dkrd.launcher.api_process import ApiProcess, Identity, Message
+from dkrd.launcher.containers import Containers
+from dkrd.launcher.loop import Loop
+from dkrd.launcher.requests import Host, Requests
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dkrd.launcher.notify import Notifier
+    from dkrd.launcher.requests import Work
+    from dkrd.log import Log
+    from dkrd.settings import Settings
+
+_JOB_SECONDS = 60.0  # of a job at the start; a warm cache takes milliseconds
+_HELLO_MAX = 3 * 1024 * 1024  # bytes of states in `hello`; what does not fit follows as messages of its own
+_END_SECONDS = 10.0  # of the orderly end, api and jobs together
+_LIVE = ("log_level", "log_format", "containers_per_user", "start_seconds")  # settings that SIGHUP changes
+_SYSUSERS_HINT = "run `make install`, or systemd-sysusers with the package's sysusers.d file"
+
+
+class Launcher:
+    """The daemon's root process.
+
+    passed  how many listening sockets systemd passed (descriptors from 3 on)
+    reread  the settings as file and command line have them now
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        api_argv: tuple[str, ...],
+        work: Work,
+        log: Log,
+        notifier: Notifier,
+        reread: Callable[[], Settings],
+        passed: int = 0,
+    ) -> None:
+        self._settings = settings
+        self._work = work
+        self._log = log
+        self._notifier = notifier
+        self._reread = reread
+        self._passed = passed
+        self._argv = api_argv
+        self._ending = False
+        self._pong_due = False
+        self._loop = Loop()
+        self._runner = runner.Runner(self._loop)
+
+    def run(self) -> int:
+        """Start, serve until SIGTERM or SIGINT, end in order; the exit status. Raises DkrError at the
+        start.
+        """
+        self._start()
+        try:
+            self._loop.run()
+        finally:
+            self._listener.close()
+        if self._api.gave_up is not None:
+            raise self._api.gave_up
+        self._log.info("ended; containers live on", containers=len(self._containers.states()))
+        return 0
+
+    # --- start
+
+    def _start(self) -> None:
+        settings = self._settings
+        begun = time.monotonic()
+        api_uid, api_gid = _api_user(settings.api_user)
+        directories.prepare(settings, api_uid, api_gid)
+        # Kept open, never looked at again: closing them would end the locks.
+        self._locks = [
+            directories.lock(path) for path in dict.fromkeys((settings.state_dir, settings.run_dir))
+        ]
+        pool = ids.Pool(settings.ids_first, settings.ids_last, settings.ids_directory)
+        ids.check(pool)
+        self._work.prime()
+        found = runner.run_now(self._loop, "probe", lambda: probe.machine(settings), _JOB_SECONDS)
+        self._log.info("machine", **(found if isinstance(found, dict) else {}))
+        seccomp = runner.run_now(self._loop, "seccomp", lambda: self._work.seccomp(settings), _JOB_SECONDS)
+        layer = runner.run_now(self._loop, "layer", lambda: self._work.layer(settings), _JOB_SECONDS)
+        self._listener = listener.open_listener(settings, self._passed)
+        self._containers = Containers(self._loop, self._log, self._runner, settings.run_dir)
+        self._requests = Requests(self._loop, self._log, self._runner, self._containers, self._work)
+        self._requests.host = Host(
+            settings=settings,
+            pool=pool,
+            subids=ids.read_subids(),
+            listener=self._listener.identity,
+            api_uid=api_uid,
+            admin_gid=_gid(settings.admin_group),
+            seccomp=str(seccomp),
+            host_layer=str(layer),
+        )
+        self._start_serving(Identity(self._argv, api_uid, api_gid), pool)
+        self._log.info(
+            "started", socket=self._listener.path, milliseconds=round((time.monotonic() - begun) * 1000)
+        )
+
+    def _start_serving(self, identity: Identity, pool: ids.Pool) -> None:
+        settings = self._settings
+        self._api = ApiProcess(self._loop, self._log, identity, self._listener.socket.fileno())
+        self._api.on_start = self._hello
+        self._api.on_message = self._message
+        self._api.on_end = self._api_ended
+        collect = self._work.collect
+        self._containers.connect(
+            lambda container_id, how: collect(self._settings, pool, container_id, how), self._api.send
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.on_signal(number, self._end)
+        self._loop.on_signal(signal.SIGHUP, self._reload)
+        # What exists now is shared by all children; without this the first collection in each would copy it.
+        gc.collect()
+        gc.freeze()
+        adopted = adoption.adopt(self._containers, settings.run_dir, settings.state_dir, settled=False)
+        if adopted:
+            self._log.info("adopted", containers=adopted)
+        # Once more when every build of before must be over: a shim forked just before the last launcher died.
+        self._loop.later(settings.start_seconds + 1, self._settle)
+        try:
+            self._api.start()
+        except HostUnfit:
+            self._listener.close()
+            raise
+        if self._notifier.watchdog_seconds:
+            self._loop.later(self._notifier.watchdog_seconds / 2, self._watch)
+
+    def _settle(self) -> None:
+        settings = self._settings
+        adoption.adopt(self._containers, settings.run_dir, settings.state_dir, settled=True)
+
+    # --- api
+
+    def _hello(self) -> None:
+        """The first message to each api: the settings and what stands, as much as fits; the rest follows."""
+        self._pong_due = False
+        first: list[dict[str, object]] = []
+        late: list[dict[str, object]] = []
+        size = 0
+        for state in chain(self._containers.states(), adoption.stopped_states(self._settings.state_dir)):
+            size += len(frames.dumps(state)) + 1
+            (first if size <= _HELLO_MAX else late).append(state)
+        self._api.send(
+            {"type": "hello", "version": 1, "settings": self._settings.to_wire(), "containers": first}
+        )
+        for state in late:
+            self._api.send({"type": "state", "state": state})
+
+    def _message(self, message: Message) -> None:
+        kind = message.body.get("type")
+        if kind in ("start", "remove"):
+            self._requests.handle(message, self._api.send)
+            return
+        plain = set(message.body) == {"type"} and not message.rest and not message.descriptors
+        if not plain or kind not in ("ready", "ping", "pong"):
+            wire.close_all(message.descriptors)
+            raise ProtocolError("it sent a message that is not in the protocol")
+        if kind == "ready":
+            self._ready()
+        elif kind == "ping":
+            self._api.send({"type": "pong"})
+        else:
+            self._alive()
+
+    def _ready(self) -> None:
+        self._api.ready()
+        self._notifier.send("READY=1", f"STATUS=Serving {self._listener.path}")
+        self._log.info("ready", socket=self._listener.path)
+        self._alive()
+
+    def _alive(self) -> None:
+        self._pong_due = False
+        self._notifier.send("WATCHDOG=1")
+
+    def _watch(self) -> None:
+        """Twice a watchdog period: the api must have answered the last ping, else a new one gets its
+        chance.
+        """
+        if self._ending:
+            return
+        if self._pong_due:
+            self._api.kill("it answers no ping")
+        else:
+            self._pong_due = True
+            self._api.send({"type": "ping"})
+        self._loop.later(self._notifier.watchdog_seconds / 2, self._watch)
+
+    # --- settings anew, and the end
+
+    def _reload(self) -> None:
+        """SIGHUP: take what can change while containers run, and name what waits for a restart."""
+        self._notifier.reloading()
+        try:
+            new = self._reread()
+        except DkrError as err:
+            self._log.error(f"settings stay as they are: {err.message}", hint=err.hint)
+        else:
+            changed = [f.name for f in fields(new) if getattr(new, f.name) != getattr(self._settings, f.name)]
+            values = {name: getattr(new, name) for name in _LIVE}
+            self._settings = replace(self._settings, **values)
+            self._log.configure(new.log_level, new.log_format)
+            self._requests.host = replace(
+                self._requests.host,
+                settings=self._settings,
+                subids=ids.read_subids(),
+                admin_gid=_gid(self._settings.admin_group),
+            )
+            self._log.info("settings read again", changed=[name for name in changed if name in _LIVE])
+            waiting = [name for name in changed if name not in _LIVE]
+            if waiting:
+                self._log.warning("these settings need a restart of dkrd", settings=waiting)
+        self._notifier.send("READY=1")
+
+    def _end(self) -> None:
+        """SIGTERM, SIGINT: the api ends, running jobs finish; containers are not touched."""
+        if self._ending:
+            return
+        self._ending = True
+        self._notifier.send("STOPPING=1", "STATUS=Ending; containers live on")
+        self._loop.later(_END_SECONDS, self._loop.stop)
+        self._api.stop()
+
+    def _api_ended(self) -> None:
+        self._runner.when_idle(self._loop.stop)
+
+
+def _api_user(name: str) -> tuple[int, int]:
+    """uid and gid of the user that the api runs as; HostUnfit where it does not exist or is root."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise HostUnfit(f"cannot run the api as {name}: there is no such user", hint=_SYSUSERS_HINT) from None
+    if entry.pw_uid == 0 or entry.pw_gid == 0:
+        raise HostUnfit(
+            f"cannot run the api as {name}: it has root's uid or gid",
+            hint="choose another api_user in dkrd.toml",
+        )
+    return entry.pw_uid, entry.pw_gid
+
+
+def _gid(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None

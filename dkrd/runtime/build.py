@@ -1,0 +1,381 @@
+"""The build of one container, in the order that makes its walls hold; called by its guardian, which stays
+its parent.
+
+    guardian (host root)          helper (host root)                      init (container's root)
+    unshare(NEWNS): M
+    clone3(NEWUSER|NEWPID|…) ───────────────────────────────────────────► v1 cgroups; waits
+    id maps, "maps" ────────────────────────────────────────────────────► becomes root inside
+    fork in init's pid namespace ► setns(net, ipc); loopback; mounts in M;
+    setns back to the host          pivot_root; _exit
+    "root" ─────────────────────────────────────────────────────────────► unshare(NEWNS): locked; … execve
+
+M is owned by the host's user namespace: what the helper mounts there, masks and read-only paths above all,
+the container's root can neither unmount nor remount once init has unshared it (mount_namespaces(7), "locked
+mounts").
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from common.errors import DkrError, Internal, StartFailed
+from dkrd.runtime import cgroups, failure, init, syscalls
+from dkrd.runtime.operations import Operation, Stage
+from dkrd.runtime.steps import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dkrd.runtime.spec import Spec
+
+IDS = 65536  # ids a container
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+
+_CLONE_FLAGS = {
+    "user": syscalls.CLONE_NEWUSER,
+    "pid": syscalls.CLONE_NEWPID,
+    "ipc": syscalls.CLONE_NEWIPC,
+    "uts": syscalls.CLONE_NEWUTS,
+    "network": syscalls.CLONE_NEWNET,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A container to be built.
+
+    directory  the container's own on the host; holds upper/, work/, l/ and m/
+    plan       from mounts.plan()
+    base       host id of the container's id 0; 0 with the host's user namespace
+    deadline   on the monotonic clock, seconds
+    """
+
+    spec: Spec
+    plan: tuple[Operation, ...]
+    directory: str
+    base: int
+    cgroup: cgroups.Cgroup
+    deadline: float
+    user: str | None
+    reaper: bool
+    stdio: dict[int, int]
+    preserved: tuple[int, ...]
+    program: bytes
+    last_cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A running container: its init as pid (the host's) and pidfd, and the pty's master or -1."""
+
+    pid: int
+    pidfd: int
+    master: int
+
+
+def build(task: Task, recorder: Recorder) -> Built:
+    """Build and start the container of `task`; returns when execve has succeeded.
+
+    Raises DkrError; then nothing of the build is left but what the caller made.
+    """
+    if len(os.listdir("/proc/self/task")) != 1:
+        raise Internal("cannot start the container: its guardian has a second thread")
+    with contextlib.ExitStack() as stack:
+        try:
+            return _build(task, recorder, stack)
+        except DkrError:
+            raise
+        except OSError as err:
+            raise failure.describe(err, recorder.current) from err
+
+
+def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    stack.callback(ours.close)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    stack.callback(os.close, read)
+    with _mount_namespace(recorder), _time_namespace(task.spec):
+        flags = 0
+        for name, flag in _CLONE_FLAGS.items():
+            flags |= flag if name in task.spec.namespaces else 0
+        recorder.begin("clone", f"clone3({flags:#x})")
+        try:
+            with _signals_blocked():
+                pid = syscalls.clone3(flags, task.cgroup.leaf)
+                if pid == 0:
+                    ours.close()
+                    init.run(_init_task(task, theirs, write))
+        finally:
+            os.close(write)
+            theirs.close()
+        pidfd = os.pidfd_open(pid)
+        kill = stack.enter_context(_killed_on_failure(pid, pidfd))
+        userns = _map_ids(pid, task, recorder, stack)
+        ours.send(init.MAPS)
+        recorder.begin("helper", "setns(pidfd, CLONE_NEWPID); fork()")
+        helper, errors = _fork_in(pidfd, task, lambda: _mount_all(task, pidfd, userns))
+    recorder.begin("root", "wait for the helper")
+    _join(helper, errors, task.deadline)
+    ours.send(init.ROOT)
+    master = -1
+    if task.spec.process.terminal:
+        recorder.begin("terminal", "recvmsg(master)")
+        master = _receive_master(ours, read, task.deadline, stack)
+    recorder.begin("execve", "wait for init")
+    _raise_if_any(_read_to_end(read, task.deadline))
+    recorder.finish()
+    kill.pop_all()
+    return Built(pid, pidfd, master)
+
+
+def _init_task(task: Task, sync: socket.socket, error: int) -> init.InitTask:
+    return init.InitTask(
+        spec=task.spec,
+        user=task.user,
+        reaper=task.reaper,
+        stdio=task.stdio,
+        preserved=task.preserved,
+        program=task.program,
+        last_cap=task.last_cap,
+        tasks=task.cgroup.tasks,
+        sync=sync,
+        error=error,
+    )
+
+
+@contextlib.contextmanager
+def _mount_namespace(recorder: Recorder) -> Iterator[None]:
+    """A private mount namespace M for the block; afterwards the host's again. M lives on in whoever was
+    cloned meanwhile.
+    """
+    host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        recorder.begin("mount namespace", "unshare(CLONE_NEWNS); mount_setattr(/, MS_PRIVATE, recursive)")
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        try:
+            syscalls.mount_setattr(syscalls.AT_FDCWD, "/", propagation=syscalls.MS_PRIVATE, recursive=True)
+            yield
+        finally:
+            syscalls.setns(host, syscalls.CLONE_NEWNS)
+    finally:
+        os.close(host)
+
+
+@contextlib.contextmanager
+def _time_namespace(spec: Spec) -> Iterator[None]:
+    """Children of the block are born in a time namespace of their own, where the spec wants one;
+    time_namespaces(7).
+    """
+    if "time" not in spec.namespaces:
+        yield
+        return
+    host = os.open("/proc/self/ns/time", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWTIME)
+        try:
+            yield
+        finally:
+            syscalls.setns(host, syscalls.CLONE_NEWTIME)
+    finally:
+        os.close(host)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A child of the block must not run our handlers: they would write to a wake-up descriptor that it
+    shares with us.
+    """
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+@contextlib.contextmanager
+def _killed_on_failure(pid: int, pidfd: int) -> Iterator[contextlib.ExitStack]:
+    """Kill and reap init when the block's owner fails; `pop_all()` on the yielded stack calls that off."""
+
+    def undo() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(pidfd)
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(undo)
+        yield stack
+
+
+def _map_ids(pid: int, task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> int:
+    """Write init's id maps; the descriptor of its user namespace, or -1 where that is the host's."""
+    if "user" not in task.spec.namespaces:
+        return -1
+    recorder.begin("id maps", f'write("0 {task.base} {IDS}", uid_map, gid_map)')
+    line = f"0 {task.base} {IDS}\n".encode()
+    for name in ("uid_map", "gid_map"):
+        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, line)
+        finally:
+            os.close(fd)
+    userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, userns)
+    return userns
+
+
+def _fork_in(pidfd: int, task: Task, work: Callable[[], None]) -> tuple[int, int]:
+    """Fork a child of host root into init's pid namespace (proc(5) shows the mounter's) to do `work`: its
+    pid, its error pipe.
+    """
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    try:
+        if "pid" in task.spec.namespaces:
+            syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
+        try:
+            with _signals_blocked():
+                pid = os.fork()
+                if pid == 0:
+                    os.close(read)
+                    _work(work, write)
+        finally:
+            syscalls.setns(own, syscalls.CLONE_NEWPID)
+    except OSError:
+        os.close(read)
+        raise
+    finally:
+        os.close(own)
+        os.close(write)
+    return pid, read
+
+
+def _work(work: Callable[[], None], error: int) -> NoReturn:
+    try:
+        work()
+    except BaseException as err:
+        failure.send(error, err, "mount")
+        os._exit(1)
+    os._exit(0)
+
+
+def _mount_all(task: Task, pidfd: int, userns: int) -> None:
+    """The helper: host root in M, with init's pid, net and ipc namespaces."""
+    spec = task.spec
+    recorder = Recorder("helper")
+    try:
+        join = 0
+        for name in ("network", "ipc"):
+            join |= _CLONE_FLAGS[name] if name in spec.namespaces else 0
+        if join:
+            recorder.begin("join", f"setns(pidfd, {join:#x})")
+            syscalls.setns(pidfd, join)
+        if "network" in spec.namespaces:
+            recorder.begin("network", "ioctl(SIOCSIFFLAGS, lo, IFF_UP)")
+            _loopback(task.base)
+        os.umask(0)
+        os.chdir(task.directory)
+        stage = Stage(base=task.base, userns=userns)
+        for operation in task.plan:
+            recorder.begin(operation.step, operation.describe())
+            operation.execute(stage)
+        recorder.finish()
+    except Exception as err:
+        raise failure.describe(err, recorder.current) from err
+
+
+def _loopback(base: int) -> None:
+    """The loopback interface up, low ports and ping open to everybody inside: no other interface is here to
+    guard.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(sock, SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
+    # /proc/sys/net shows the reader's network namespace. Ids written by host root are the host's.
+    for name, value in (
+        ("ip_unprivileged_port_start", "0"),
+        ("ping_group_range", f"{base} {base + IDS - 1}"),
+    ):
+        fd = os.open(f"/proc/sys/net/ipv4/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+
+
+def _join(pid: int, errors: int, deadline: float) -> None:
+    """Wait for the helper: its error pipe to the end first (a full pipe would hold it), then its exit."""
+    try:
+        data = _read_to_end(errors, deadline)
+    except DkrError:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(errors)
+        _, status = os.waitpid(pid, 0)
+    _raise_if_any(data)
+    if status:
+        raise Internal(
+            f"cannot start the container: the mounting helper ended with status {status}", step="mount"
+        )
+
+
+def _read_to_end(fd: int, deadline: float) -> bytes:
+    """Everything up to the end of file; StartFailed at the deadline."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    data = b""
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            raise StartFailed(
+                "cannot start the container: its build did not end in time",
+                step="deadline",
+                hint="the setting limits.start_seconds",
+            )
+        chunk = os.read(fd, failure.MAX_RECORD)
+        if not chunk:
+            return data
+        data += chunk
+
+
+def _raise_if_any(data: bytes) -> None:
+    if data:
+        raise failure.decode(data)
+
+
+def _receive_master(sync: socket.socket, errors: int, deadline: float, stack: contextlib.ExitStack) -> int:
+    """The pty's master from init; its error, where that came instead."""
+    left = max(0.0, deadline - time.monotonic())
+    ready, _, _ = select.select([sync], [], [], left)
+    if ready:
+        message, ancillary, _, _ = sync.recvmsg(16, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fd = array.array("i", data)[0]
+                stack.enter_context(_closed_on_failure(fd))
+                return int(fd)
+        if message:
+            raise Internal("cannot start the container: init sent no terminal")
+    _raise_if_any(_read_to_end(errors, deadline))
+    raise Internal("cannot start the container: init ended without a terminal")
+
+
+@contextlib.contextmanager
+def _closed_on_failure(fd: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        os.close(fd)
+        raise

@@ -1,0 +1,195 @@
+"""A container's cgroup on v2, v1 and the hybrid of both, behind one interface; cgroups(7).
+
+v2      one directory PARENT/ID below the v2 root, with the leaf `c` for the container: its init is born
+        there (CLONE_INTO_CGROUP)
+v1      PARENT/ID in each hierarchy that carries a controller of CONTROLLERS; its init moves itself there
+        first of all
+hybrid  both: v1 for the controllers, and the v2 tree for what only it has (cgroup.kill, being born in it)
+
+A process born in its cgroup costs nothing. On v1 a process moved by another (cgroup.procs, or tasks with a
+pid) takes a lock of the whole system and now and then waits for an RCU grace period, some 20 ms; a single
+thread that moves itself ("0" to tasks) does not (cgroup_procs_write_start() in kernel/cgroup/cgroup.c). So
+init is handed descriptors of the `tasks` files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import dataclass
+
+from common.errors import HostUnfit
+
+CONTROLLERS = frozenset(("cpu", "cpuacct", "memory", "pids", "freezer"))
+LEAF = "c"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the hierarchies are mounted on this host.
+
+    unified  mount point of the v2 tree, or None
+    legacy   mount points of the v1 hierarchies that matter
+    """
+
+    unified: str | None
+    legacy: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """`v1`, `v2`, `hybrid`, or `none`."""
+        if self.unified is None:
+            return "v1" if self.legacy else "none"
+        return "hybrid" if self.legacy else "v2"
+
+
+def read_layout(mountinfo: str = "/proc/self/mountinfo") -> Layout:
+    """The layout told by proc(5) mountinfo; the first mount of each hierarchy counts."""
+    unified: str | None = None
+    legacy: list[str] = []
+    seen: set[str] = set()
+    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            head, _, tail = line.partition(" - ")
+            kind, _, options = tail.split(" ", 2)
+            if kind not in ("cgroup", "cgroup2") or head.split(" ")[3] != "/":
+                continue
+            mount_point = head.split(" ")[4]
+            if kind == "cgroup2":
+                unified = unified or mount_point
+            else:
+                controllers = CONTROLLERS.intersection(options.strip().split(",")) - seen
+                if controllers:
+                    seen |= controllers
+                    legacy.append(mount_point)
+    # On a host with v2 only, v1 has no say.
+    return Layout(unified, tuple(legacy))
+
+
+@dataclass(slots=True)
+class Cgroup:
+    """One container's directories and the descriptors by which its init gets there.
+
+    paths   absolute, the v2 leaf first where there is one
+    leaf    descriptor of the v2 leaf, for CLONE_INTO_CGROUP; -1 on v1
+    tasks   descriptors of the v1 `tasks` files, writable
+    """
+
+    paths: tuple[str, ...]
+    leaf: int = -1
+    tasks: tuple[int, ...] = ()
+
+    def close(self) -> None:
+        """Close the descriptors; the directories stay."""
+        for fd in (self.leaf, *self.tasks):
+            if fd >= 0:
+                os.close(fd)
+        self.leaf, self.tasks = -1, ()
+
+
+def enter(tasks: tuple[int, ...]) -> None:
+    """Move the calling thread, the only one of its process, into the v1 cgroups behind `tasks`."""
+    for fd in tasks:
+        os.write(fd, b"0")
+
+
+def create(layout: Layout, parent: str, name: str) -> Cgroup:
+    """Make PARENT/NAME in every hierarchy. Undoes what it made where it fails. Raises HostUnfit or OSError."""
+    if layout.kind == "none":
+        raise HostUnfit(
+            "cannot make a cgroup: no cgroup filesystem is mounted",
+            hint="mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+        )
+    cgroup = Cgroup(())
+    try:
+        if layout.unified is not None:
+            above = _make(cgroup, f"{layout.unified}/{parent}/{name}")
+            leaf = f"{above}/{LEAF}"
+            os.mkdir(leaf, 0o755)
+            cgroup.paths = (leaf,)
+            cgroup.leaf = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for mount_point in layout.legacy:
+            path = _make(cgroup, f"{mount_point}/{parent}/{name}")
+            cgroup.tasks += (os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC),)
+    except OSError:
+        cgroup.close()
+        remove(cgroup.paths, deadline=0)
+        raise
+    return cgroup
+
+
+def _make(cgroup: Cgroup, path: str) -> str:
+    """mkdir, and note it for the undo; the parent only where it is missing, which is once in a machine's
+    life.
+    """
+    try:
+        os.mkdir(path, 0o755)
+    except FileNotFoundError:
+        os.makedirs(path, 0o755)
+    cgroup.paths += (path,)
+    return path
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def kill(paths: tuple[str, ...]) -> None:
+    """SIGKILL every process of the cgroup: cgroup.kill on v2 (Linux 5.14), else frozen first so that none
+    can fork away.
+    """
+    for path in paths:
+        try:
+            _write(f"{path}/cgroup.kill", "1")
+        except FileNotFoundError:
+            continue
+        return
+    freezer = next((p for p in paths if os.path.exists(f"{p}/freezer.state")), None)
+    if freezer is None:
+        return
+    _write(f"{freezer}/freezer.state", "FROZEN")
+    try:
+        with open(f"{freezer}/cgroup.procs", encoding="ascii") as file:
+            for line in file:
+                # The frozen cannot end, so the number cannot have been taken by another meanwhile.
+                os.kill(int(line), 9)
+    finally:
+        _write(f"{freezer}/freezer.state", "THAWED")
+
+
+def remove(paths: tuple[str, ...], deadline: float = 2.0) -> tuple[str, ...]:
+    """rmdir each path (and the directory of a v2 leaf); returns those that are still busy after `deadline`
+    seconds.
+
+    rmdir says EBUSY while a task that has ended is not yet reaped; there is no event for that on v1, hence
+    the short waits.
+    """
+    ends = time.monotonic() + deadline
+    left: list[str] = []
+    for path in paths:
+        targets = (path, os.path.dirname(path)) if path.endswith(f"/{LEAF}") else (path,)
+        for target in targets:
+            if not _rmdir(target, ends):
+                left.append(target)
+    return tuple(left)
+
+
+def _rmdir(path: str, ends: float) -> bool:
+    while True:
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            return True
+        except OSError as err:
+            if err.errno != errno.EBUSY:
+                raise
+            if time.monotonic() >= ends:
+                return False
+            time.sleep(0.002)
+        else:
+            return True

@@ -1,0 +1,237 @@
+"""Container's init from its birth to execve: what happens in the child that clone3 made.
+
+This is PID 1 of the container. It is born in its user, pid, net, ipc and uts namespaces but in the mount
+namespace M that host root is still filling. It waits until M is ready, locks it by unsharing it, takes on
+the spec's process (terminal, user, filter, capabilities) and becomes the command. Nothing is imported here:
+after the pivot the library's files are gone.
+
+    shim                                     init
+     ├─ maps written, cgroup placed ── "maps" ─►  become root inside
+     ├─ helper has mounted and pivoted ─ "root" ─►  unshare(NEWCGROUP), unshare(NEWNS), hostname
+     │  ◄───────────────── pty master (if any) ──┤
+     └─ end of file on the error pipe  ◄──────────  execve
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import signal
+import socket
+import struct
+import termios
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from common.errors import Internal
+from dkrd.runtime import capabilities, cgroups, command, failure, reaper, syscalls, users
+from dkrd.runtime.steps import Recorder
+
+if TYPE_CHECKING:
+    from dkrd.runtime.spec import Spec
+
+TIOCSPTLCK = 0x40045431
+TIOCGPTPEER = 0x5441
+MAPS, ROOT = b"maps", b"root"
+CATCHABLE = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
+
+
+@dataclass(frozen=True, slots=True)
+class InitTask:
+    """What init needs, all of it known before the clone.
+
+    user        "NAME[:GROUP]" to look up inside, or None for the spec's numbers
+    reaper      PID 1 stays ours (--init)
+    stdio       {0..2: descriptor}; a missing number stays closed. Unused with a terminal
+    preserved   descriptors that become 3, 4, ... in this order
+    program     the compiled seccomp filter
+    last_cap    the kernel's highest capability
+    tasks       descriptors of the v1 cgroups' tasks files
+    sync        SEQPACKET to the shim
+    error       write end of the error pipe
+    """
+
+    spec: Spec
+    user: str | None
+    reaper: bool
+    stdio: dict[int, int]
+    preserved: tuple[int, ...]
+    program: bytes
+    last_cap: int
+    tasks: tuple[int, ...]
+    sync: socket.socket
+    error: int
+
+
+def run(task: InitTask) -> NoReturn:
+    """Be init. Ends in execve, or in os._exit after the error's record."""
+    recorder = Recorder("init")
+    error = task.error
+    try:
+        # High, so that no preserved descriptor lands on it.
+        error = fcntl.fcntl(task.error, fcntl.F_DUPFD_CLOEXEC, 3 + len(task.preserved) + 3)
+        os.close(task.error)
+        _run(task, error, recorder)
+    except BaseException as err:
+        failure.send(error, err, recorder.current or "init")
+    os._exit(125)
+
+
+def _run(task: InitTask, error: int, recorder: Recorder) -> NoReturn:
+    spec = task.spec
+    # While still uid 0 of the host, whose files these are.
+    recorder.begin("cgroup", "write(tasks, 0)")
+    cgroups.enter(task.tasks)
+    recorder.begin("identity", "setgroups([]); setresgid(0, 0, 0); setresuid(0, 0, 0)")
+    _await(task.sync, MAPS)
+    if "user" in spec.namespaces:
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    syscalls.join_session_keyring()
+    _await(task.sync, ROOT)
+    if "cgroup" in spec.namespaces:
+        recorder.begin("cgroup namespace", "unshare(CLONE_NEWCGROUP)")
+        syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+    recorder.begin("lock", "unshare(CLONE_NEWNS)")
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    if spec.hostname is not None:
+        recorder.begin("hostname", f'sethostname("{spec.hostname}")')
+        socket.sethostname(spec.hostname)
+    os.setsid()
+    os.umask(0o022)
+    recorder.begin("user", f"user {task.user or spec.process.uid}")
+    user = users.resolve(task.user, spec.process.uid, spec.process.gid, spec.process.additional_gids)
+    if spec.process.terminal:
+        recorder.begin("terminal", 'open("/dev/ptmx"); ioctl(TIOCGPTPEER)')
+        peer = _terminal(task, user.uid)
+        descriptors = {0: peer, 1: peer, 2: peer}
+    else:
+        descriptors = dict(task.stdio)
+    task.sync.close()
+    recorder.begin("filter", "seccomp(SECCOMP_SET_MODE_FILTER)")
+    # Before the capabilities go: without no_new_privs loading wants CAP_SYS_ADMIN (here: in the container's
+    # user namespace).
+    syscalls.seccomp_filter(task.program)
+    recorder.begin("descriptors", "dup2(...); close_range(...)")
+    _descriptors(descriptors, task.preserved, error)
+    if task.reaper:
+        _with_reaper(task, user, recorder)
+    _become(task, user, recorder)
+
+
+def _await(sync: socket.socket, word: bytes) -> None:
+    """Wait for the shim's next word. The shim's end gone means the start was given up."""
+    got = sync.recv(16)
+    if got != word:
+        if not got:
+            os._exit(125)
+        raise Internal(f"cannot start the container: expected {word!r} from the shim, got {got!r}")
+
+
+def _terminal(task: InitTask, owner: int) -> int:
+    """A pty of the container's own devpts: the master goes to the shim, the peer is returned.
+
+    Opened here and not by host root: the peer's owner must be an id of the container. TIOCGPTPEER
+    (ioctl_tty(2)) finds the peer without a path, so nothing that the root holds in /dev/pts can be mistaken
+    for it.
+    """
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+    process = task.spec.process
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", process.rows, process.columns, 0, 0))
+    peer = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    os.fchown(peer, owner, -1)
+    tree = syscalls.open_tree(peer, "", syscalls.AT_EMPTY_PATH | syscalls.OPEN_TREE_CLONE)
+    console = syscalls.openat2(
+        syscalls.AT_FDCWD, "/dev/console", os.O_PATH | os.O_NOFOLLOW, syscalls.RESOLVE_NO_SYMLINKS
+    )
+    syscalls.move_mount(tree, console)
+    os.close(tree)
+    os.close(console)
+    task.sync.sendmsg([b"master"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))])
+    os.close(master)
+    return peer
+
+
+def _descriptors(stdio: dict[int, int], preserved: tuple[int, ...], error: int) -> None:
+    """Put the descriptors at their numbers and close all others but the error pipe.
+
+    Closed now and not by execve: a working directory of /proc/self/fd/N must find nothing of the host
+    (CVE-2024-21626).
+    """
+    targets = {**stdio, **{3 + i: fd for i, fd in enumerate(preserved)}}
+    above = 3 + len(preserved)
+    # First out of the way of every target, then into place.
+    moved = {target: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for target, fd in targets.items()}
+    for number in range(3):
+        if number not in moved:
+            os.close(number)
+    for target, fd in moved.items():
+        os.dup2(fd, target, inheritable=True)
+    if error > above:
+        syscalls.close_range(above, error - 1)
+    syscalls.close_range(error + 1)
+
+
+def _with_reaper(task: InitTask, user: users.User, recorder: Recorder) -> None:
+    """Return in a child that is to become the command; PID 1 stays behind as the reaper and never returns."""
+    recorder.begin("init", "fork()")
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        return
+    try:
+        process = task.spec.process
+        capabilities.drop_bounding(capabilities.mask(process.capabilities.bounding), task.last_cap)
+        kill = 1 << capabilities.NUMBERS["CAP_KILL"]
+        capabilities.set_all(kill, kill, 0)
+        syscalls.set_name("dkr-init")
+        # PID 1 keeps nothing of the caller's open: an end of file must not wait for it.
+        null = os.open("/dev/null", os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        syscalls.close_range(3)
+        reaper.run(child)
+    finally:
+        os._exit(125)
+
+
+def _become(task: InitTask, user: users.User, recorder: Recorder) -> NoReturn:
+    """Terminal, groups, capabilities, user, directory, signals; then the command."""
+    process = task.spec.process
+    if process.terminal:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    recorder.begin("capabilities", "prctl(PR_CAPBSET_DROP); setresuid(); capset()")
+    sets = process.capabilities
+    capabilities.drop_bounding(capabilities.mask(sets.bounding), task.last_cap)
+    os.setgroups(list(user.groups))
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
+    capabilities.set_all(
+        capabilities.mask(sets.effective),
+        capabilities.mask(sets.permitted),
+        capabilities.mask(sets.inheritable),
+    )
+    if process.no_new_privileges:
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    recorder.begin("chdir", f'chdir("{process.cwd}")')
+    command.change_directory(process.cwd)
+    recorder.begin("execve", f"execve({process.args[0]!r})")
+    env: dict[str, str] = {}
+    for entry in process.env:
+        name, _, value = entry.partition("=")
+        env[name] = value
+    env.setdefault("HOME", user.home)
+    default_signals()
+    command.execute(process.args, env)
+
+
+def default_signals() -> None:
+    """Every signal's action back to its default and none blocked, as a new program expects; Python ignores
+    SIGPIPE and SIGXFSZ.
+    """
+    for number in CATCHABLE:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,0 +1,355 @@
+"""What can be done to a container's mount namespace: frozen operations that describe themselves, and
+nothing that decides.
+
+The plan (mounts.py) is a tuple of these. They run in the build helper: host root, inside the container's
+mount namespace M, its pid, net and ipc namespaces, in the container's directory. M belongs to the host's
+user namespace until init unshares it, so what is mounted here cannot be undone from inside.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+
+from common.errors import HostUnfit, StartFailed
+from dkrd.runtime import paths, syscalls
+
+NULL_DEVICE = os.makedev(1, 3)
+LAYERS = "l"  # where the layers are attached for a moment, in the container's directory
+ROOT = "m"  # where the root is attached until the pivot
+
+
+@dataclass(slots=True)
+class Stage:
+    """What the operations share.
+
+    base    host id of the container's id 0
+    userns  descriptor of the container's user namespace, or -1 where it is the host's
+    root    descriptor of the root's mount, once it stands
+    kernel  st_dev of the proc and sysfs mounts: nobody mounts on these or below
+    """
+
+    base: int
+    userns: int
+    root: int = -1
+    kernel: set[int] = field(default_factory=set)
+    masks: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AttachLayers:
+    """The directory of all layers, read-only and idmapped once, so that overlay finds it by a relative name.
+
+    One mount for all layers: one a layer stalls a busy host on the mount table's lock (containerd#12092).
+    """
+
+    directory: str
+    step = "layers"
+
+    def describe(self) -> str:
+        return f'open_tree("{self.directory}", OPEN_TREE_CLONE); mount_setattr(RDONLY|IDMAP); move_mount("{LAYERS}")'
+
+    def execute(self, stage: Stage) -> None:
+        tree = syscalls.open_tree(syscalls.AT_FDCWD, self.directory, syscalls.OPEN_TREE_CLONE)
+        attributes = syscalls.MOUNT_ATTR_RDONLY
+        if stage.userns >= 0:
+            syscalls.mount_setattr(
+                tree, attr_set=attributes | syscalls.MOUNT_ATTR_IDMAP, userns_fd=stage.userns
+            )
+        else:
+            syscalls.mount_setattr(tree, attr_set=attributes)
+        syscalls.move_mount(tree, syscalls.AT_FDCWD, LAYERS)
+        os.close(tree)
+
+
+@dataclass(frozen=True, slots=True)
+class MountOverlay:
+    """The root: `layers` (topmost first) below upper/. Relative names, so that mountinfo inside shows no
+    path of the host.
+    """
+
+    layers: tuple[str, ...]
+    step = "overlay"
+
+    def options(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("source", "overlay"),
+            ("lowerdir", ":".join(f"{LAYERS}/{name}" for name in self.layers)),
+            ("upperdir", "upper"),
+            ("workdir", "work"),
+            # Always explicit: a kernel's configuration may have other defaults, and each of these has been
+            # a way to read what the layer's owner could not (metacopy, redirect_dir) or a reason for ESTALE
+            # (index, xino).
+            ("metacopy", "off"),
+            ("redirect_dir", "nofollow"),
+            ("index", "off"),
+            ("xino", "off"),
+        )
+
+    def describe(self) -> str:
+        return f'fsopen("overlay"; {", ".join(f"{k}={v}" for k, v in self.options())}); fsmount(NODEV); move_mount("{ROOT}")'
+
+    def execute(self, stage: Stage) -> None:
+        fs = syscalls.fsopen("overlay")
+        for key, value in self.options():
+            syscalls.fsconfig_string(fs, key, value)
+        syscalls.fsconfig_create(fs)
+        stage.root = syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NODEV)
+        os.close(fs)
+        syscalls.move_mount(stage.root, syscalls.AT_FDCWD, ROOT)
+
+
+@dataclass(frozen=True, slots=True)
+class DetachLayers:
+    """The overlay holds its own private clones: the idmapped mount must not be reachable from inside."""
+
+    step = "layers"
+
+    def describe(self) -> str:
+        return f'umount2("{LAYERS}", MNT_DETACH)'
+
+    def execute(self, stage: Stage) -> None:
+        syscalls.umount2(LAYERS, syscalls.MNT_DETACH)
+
+
+@dataclass(frozen=True, slots=True)
+class BindHost:
+    """A path that the daemon itself names (never a caller), with what is mounted below it: read-only, not
+    idmapped.
+    """
+
+    source: str
+    destination: str
+    step = "bind"
+
+    def describe(self) -> str:
+        return f'open_tree("{self.source}", CLONE|RECURSIVE); mount_setattr(RDONLY|NOSUID|NODEV); move_mount("{self.destination}")'
+
+    def execute(self, stage: Stage) -> None:
+        tree = syscalls.open_tree(
+            syscalls.AT_FDCWD, self.source, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
+        )
+        syscalls.mount_setattr(
+            tree,
+            attr_set=syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV,
+            propagation=syscalls.MS_PRIVATE,
+            recursive=True,
+        )
+        target = paths.open_inside(stage.root, self.destination, links=False)
+        syscalls.move_mount(tree, target)
+        os.close(target)
+        os.close(tree)
+
+
+@dataclass(frozen=True, slots=True)
+class MountFilesystem:
+    """A fresh filesystem. `settings` are its own options (a value of None is a flag); ids in them are ids
+    of the host.
+    """
+
+    type: str
+    destination: str
+    source: str
+    settings: tuple[tuple[str, str | None], ...]
+    attributes: int
+    step = "mount"
+
+    def describe(self) -> str:
+        options = ",".join(k if v is None else f"{k}={v}" for k, v in self.settings)
+        return f'fsopen("{self.type}"; {options}); fsmount({self.attributes:#x}); move_mount("{self.destination}")'
+
+    def execute(self, stage: Stage) -> None:
+        ours = self.destination.split("/")[1] in ("proc", "sys", "dev")
+        target = paths.make_directory(stage.root, self.destination, stage.base, links=not ours)
+        if os.fstat(target).st_dev in stage.kernel:
+            raise StartFailed(
+                f"cannot mount {self.type} on {self.destination}: it leads into /proc or /sys",
+                hint="choose another destination",
+            )
+        fs = syscalls.fsopen(self.type)
+        syscalls.fsconfig_string(fs, "source", self.source)
+        for key, value in self.settings:
+            if value is None:
+                syscalls.fsconfig_flag(fs, key)
+            else:
+                syscalls.fsconfig_string(fs, key, value)
+        syscalls.fsconfig_create(fs)
+        mount = syscalls.fsmount(fs, self.attributes)
+        syscalls.move_mount(mount, target)
+        if self.type in ("proc", "sysfs"):
+            stage.kernel.add(os.fstat(mount).st_dev)
+        for fd in (target, fs, mount):
+            os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class MakeDevices:
+    """The default device nodes and links of /dev (OCI config-linux.md, default devices), owned by the
+    container's root.
+    """
+
+    console: bool
+    nodes = (
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+    )
+    links = (
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+        ("core", "/proc/kcore"),
+    )
+    step = "devices"
+
+    def describe(self) -> str:
+        return "mknod(" + ", ".join(f"/dev/{name} {major}:{minor}" for name, major, minor in self.nodes) + ")"
+
+    def execute(self, stage: Stage) -> None:
+        dev = paths.open_inside(stage.root, "/dev", links=False)
+        for name, major, minor in self.nodes:
+            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=dev)
+            os.chown(name, stage.base, stage.base, dir_fd=dev, follow_symlinks=False)
+        for name, target in self.links:
+            os.symlink(target, name, dir_fd=dev)
+        if self.console:
+            os.mknod("console", stat.S_IFREG | 0o600, dir_fd=dev)
+            os.chown("console", stage.base, stage.base, dir_fd=dev, follow_symlinks=False)
+        os.close(dev)
+
+
+@dataclass(frozen=True, slots=True)
+class MakeReadonly:
+    """`path` bound over itself read-only; the clone keeps nosuid, nodev and noexec. Nothing where it does
+    not exist.
+    """
+
+    path: str
+    step = "readonly"
+
+    def describe(self) -> str:
+        return f'open_tree("{self.path}", CLONE|RECURSIVE); mount_setattr(RDONLY); move_mount("{self.path}")'
+
+    def execute(self, stage: Stage) -> None:
+        try:
+            target = paths.open_inside(stage.root, self.path, links=False)
+        except FileNotFoundError:
+            return
+        tree = syscalls.open_tree(
+            target, "", syscalls.AT_EMPTY_PATH | syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
+        )
+        syscalls.mount_setattr(tree, attr_set=syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+        syscalls.move_mount(tree, target)
+        os.close(target)
+        os.close(tree)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPath:
+    """`path` covered: a directory by an empty read-only tmpfs that all masks share, a file by the host's
+    /dev/null.
+
+    The null device is the host's, checked to be 1:3: one taken from the root could have been swapped
+    (CVE-2025-31133).
+    """
+
+    path: str
+    step = "mask"
+
+    def describe(self) -> str:
+        return f'open_tree(empty tmpfs or /dev/null, CLONE); move_mount("{self.path}")'
+
+    def execute(self, stage: Stage) -> None:
+        try:
+            target = paths.open_inside(stage.root, self.path, links=False)
+        except FileNotFoundError:
+            return
+        kind = "directory" if stat.S_ISDIR(os.fstat(target).st_mode) else "file"
+        source = stage.masks.get(kind)
+        if source is None:
+            source = stage.masks[kind] = _empty_directory() if kind == "directory" else _null_device()
+        tree = syscalls.open_tree(source, "", syscalls.AT_EMPTY_PATH | syscalls.OPEN_TREE_CLONE)
+        syscalls.move_mount(tree, target)
+        os.close(target)
+        os.close(tree)
+
+
+def _empty_directory() -> int:
+    fs = syscalls.fsopen("tmpfs")
+    for key, value in (("source", "mask"), ("size", "4k"), ("nr_inodes", "1"), ("mode", "555")):
+        syscalls.fsconfig_string(fs, key, value)
+    syscalls.fsconfig_create(fs)
+    mount = syscalls.fsmount(
+        fs,
+        syscalls.MOUNT_ATTR_RDONLY
+        | syscalls.MOUNT_ATTR_NOSUID
+        | syscalls.MOUNT_ATTR_NODEV
+        | syscalls.MOUNT_ATTR_NOEXEC,
+    )
+    os.close(fs)
+    return mount
+
+
+def _null_device() -> int:
+    null = os.open("/dev/null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    status = os.fstat(null)
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != NULL_DEVICE:
+        raise HostUnfit(
+            "cannot mask paths: the host's /dev/null is no null device (1:3)",
+            hint="repair /dev/null: rm -f /dev/null; mknod -m 666 /dev/null c 1 3",
+        )
+    tree = syscalls.open_tree(null, "", syscalls.AT_EMPTY_PATH | syscalls.OPEN_TREE_CLONE)
+    syscalls.mount_setattr(tree, attr_set=syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID)
+    os.close(null)
+    return tree
+
+
+@dataclass(frozen=True, slots=True)
+class RootReadonly:
+    """root.readonly: only the root's own mount; what is mounted in it stays as it is."""
+
+    step = "readonly"
+
+    def describe(self) -> str:
+        return 'mount_setattr("/", RDONLY)'
+
+    def execute(self, stage: Stage) -> None:
+        syscalls.mount_setattr(stage.root, attr_set=syscalls.MOUNT_ATTR_RDONLY)
+
+
+@dataclass(frozen=True, slots=True)
+class PivotRoot:
+    """The root becomes /, and the host's tree leaves the namespace; pivot_root(2), the note on
+    pivot_root(".", ".").
+    """
+
+    step = "pivot"
+
+    def describe(self) -> str:
+        return 'fchdir(root); pivot_root(".", "."); umount2(".", MNT_DETACH)'
+
+    def execute(self, stage: Stage) -> None:
+        os.fchdir(stage.root)
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", syscalls.MNT_DETACH)
+        os.chdir("/")
+
+
+Operation = (
+    AttachLayers
+    | MountOverlay
+    | DetachLayers
+    | BindHost
+    | MountFilesystem
+    | MakeDevices
+    | MakeReadonly
+    | MaskPath
+    | RootReadonly
+    | PivotRoot
+)

@@ -1,0 +1,151 @@
+"""The end of a container on the host: everything of it goes, in an order that can be cut off anywhere and
+begun again.
+
+    cgroups ─► the container's directory ─► its id range ─► its run directory
+
+The id range is freed after the directory whose files carry its ids; the run directory, by which a restarted
+launcher finds what is left to do, goes last. Used by the guardian itself, and by the launcher's jobs for
+containers whose guardian is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from common import frames
+from common.errors import Conflict, NotFound
+from dkrd import ids
+from dkrd.runtime import cgroups
+from dkrd.shim.state import now, write_file
+
+if TYPE_CHECKING:
+    from dkrd.policy import Credentials
+    from dkrd.settings import Settings
+
+MAX_DOCUMENT = 8 * 1024 * 1024  # bytes
+_HEX = frozenset("0123456789abcdef")
+
+
+def check_id(container: str) -> str:
+    """`container` if it is a full id, the only form that ever becomes part of a path. Raises NotFound."""
+    if len(container) != 64 or not _HEX.issuperset(container):
+        raise NotFound(f"cannot find the container {container[:80]!r}: that is no container id")
+    return container
+
+
+def remove_cgroups(paths: tuple[str, ...]) -> None:
+    """Remove the cgroups, killing what a container without a pid namespace of its own has left in them."""
+    if cgroups.remove(paths, deadline=0.05):
+        cgroups.kill(paths)
+        cgroups.remove(paths)
+
+
+def remove_run_directory(directory: str) -> None:
+    for name in ("shim.sock", "state.json", "state.json.new"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{directory}/{name}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(directory)
+
+
+def remove_all(
+    settings: Settings, pool: ids.Pool, container: str, claim: ids.Claim | None, paths: tuple[str, ...]
+) -> None:
+    """Remove what is left of a container that has ended. `claim` is its id range, locked by us, or None."""
+    remove_cgroups(paths)
+    # The tree's content was the container's: rmtree works by descriptors and follows no link.
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(f"{settings.state_dir}/containers/{container}")
+    if claim is not None:
+        ids.release(pool, claim)
+    remove_run_directory(f"{settings.run_dir}/containers/{container}")
+
+
+def keep_stopped(
+    settings: Settings, container: str, state: dict[str, object], paths: tuple[str, ...]
+) -> None:
+    """A container that has ended and is kept: its state moves beside its files; cgroup and run directory
+    go.
+    """
+    remove_cgroups(paths)
+    write_file(f"{settings.state_dir}/containers/{container}/state.json", frames.dumps(state))
+    remove_run_directory(f"{settings.run_dir}/containers/{container}")
+
+
+def _document(path: str) -> dict[str, object]:
+    """A JSON object of root's own; empty where it is missing or torn."""
+    try:
+        with open(path, "rb") as file:
+            return frames.loads_object(file.read(MAX_DOCUMENT))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def read_state(settings: Settings, container: str) -> dict[str, object]:
+    """The last state written for `container`, live or kept; empty where there is none."""
+    for directory in (settings.run_dir, settings.state_dir):
+        state = _document(f"{directory}/containers/{container}/state.json")
+        if state:
+            return state
+    return {}
+
+
+def _paths(state: dict[str, object]) -> tuple[str, ...]:
+    paths = state.get("cgroup")
+    return tuple(p for p in paths if isinstance(p, str)) if isinstance(paths, list) else ()
+
+
+def _adopt(pool: ids.Pool, settings: Settings, container: str) -> ids.Claim | None:
+    slot = _document(f"{settings.state_dir}/containers/{container}/grant.json").get("slot")
+    if not isinstance(slot, int):
+        return None
+    try:
+        return ids.adopt(pool, slot)
+    except NotFound:
+        return None
+
+
+def collect(
+    settings: Settings, pool: ids.Pool, container: str, exit_: dict[str, object]
+) -> dict[str, object] | None:
+    """Finish a container whose guardian died, after its init has ended with `exit_`: remove it, or keep it
+    as stopped.
+
+    Returns the state of one that is kept, None for one that is gone. Raises DkrError, OSError.
+    """
+    check_id(container)
+    state = read_state(settings, container)
+    kept = not state.get("rm", True) and state.get("status") in ("running", "stopped")
+    if not kept or not os.path.isdir(f"{settings.state_dir}/containers/{container}"):
+        remove_all(settings, pool, container, _adopt(pool, settings, container), _paths(state))
+        return None
+    if state.get("status") != "stopped":
+        state.update(status="stopped", finished=now(), exit=exit_, pid=0)
+    keep_stopped(settings, container, state, _paths(state))
+    return state
+
+
+def remove(
+    settings: Settings, pool: ids.Pool, container: str, credentials: Credentials, admin_gid: int | None
+) -> None:
+    """`rm` of a stopped container on behalf of `credentials`; another's container is not found. Raises
+    DkrError.
+    """
+    check_id(container)
+    grant = _document(f"{settings.state_dir}/containers/{container}/grant.json")
+    owner = ids.owner_of(credentials.uid, pool, ids.read_subids())
+    admin = owner == 0 or (admin_gid is not None and admin_gid in (credentials.gid, *credentials.groups))
+    if not grant or owner is None or (grant.get("uid") != owner and not admin):
+        raise NotFound(f"cannot remove {container[:12]}: there is no such container")
+    if os.path.isdir(f"{settings.run_dir}/containers/{container}"):
+        raise Conflict(f"cannot remove {container[:12]}: it is running", hint="stop it first")
+    try:
+        claim = _adopt(pool, settings, container)
+    except Conflict as err:
+        raise Conflict(
+            f"cannot remove {container[:12]}: its guardian is still at work", hint="try again"
+        ) from err
+    remove_all(settings, pool, container, claim, _paths(read_state(settings, container)))

@@ -1,0 +1,76 @@
+"""The bundle as root's side reads it: the OCI spec and what dkr adds to it, each a closed schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common import frames
+from common.errors import BadRequest
+from dkrd.runtime import spec
+from dkrd.runtime.document import Reader, refuse
+
+MAX_PRESERVED = 250  # with stdio's three the most that one message carries (SCM_MAX_FD, unix(7))
+DISCONNECT = ("stop", "kill", "keep")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One container as it is to be.
+
+    spec           the OCI runtime spec
+    root           name of the built-in root
+    user           "NAME[:GROUP]" to look up inside, or None
+    stop_timeout   seconds between the stop signal and SIGKILL
+    timeout        seconds the run may last, or None
+    on_disconnect  what happens when the client vanishes
+    document       the bundle as it came, for config.json and for policy
+    """
+
+    spec: spec.Spec
+    root: str
+    user: str | None
+    name: str
+    init: bool
+    rm: bool
+    preserve_fds: int
+    stop_signal: int
+    stop_timeout: float
+    timeout: float | None
+    on_disconnect: str
+    document: dict[str, object]
+
+
+def parse(data: bytes) -> Config:
+    """The config of the bundle's bytes. Raises BadRequest with the path of what does not fit."""
+    try:
+        document = frames.loads_object(data)
+    except ValueError as err:
+        raise BadRequest(f"cannot read the bundle: {err}") from None
+    reader = Reader(document, "")
+    parsed = spec.parse(reader.take("spec"))
+    dkr = reader.child("dkr")
+    reader.done()
+    root = dkr.child("root")
+    root.one_of("kind", ("builtin",))
+    name = root.text("name")
+    root.done()
+    dkr.one_of("seccomp", ("default",))
+    dkr.pairs("labels")
+    config = Config(
+        spec=parsed,
+        root=name,
+        user=dkr.optional_text("user"),
+        name=dkr.text("name"),
+        init=dkr.flag("init", False),
+        rm=dkr.flag("rm", False),
+        preserve_fds=dkr.integer("preserveFds", 0, MAX_PRESERVED),
+        stop_signal=dkr.integer("stopSignal", 1, 64),
+        stop_timeout=dkr.seconds("stopTimeout"),
+        timeout=dkr.optional_seconds("timeout"),
+        on_disconnect=dkr.one_of("onDisconnect", DISCONNECT),
+        document=document,
+    )
+    dkr.done()
+    if not 0 < len(config.name) <= 128 or "/" in config.name:
+        refuse("dkr.name", "between 1 and 128 characters without / are wanted")
+    return config

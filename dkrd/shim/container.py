@@ -1,0 +1,158 @@
+"""One container's things on the host: made here in an order that can be undone, given to the runtime to
+build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common import frames
+from common.errors import NotFound
+from dkrd import ids
+from dkrd.runtime import build, capabilities, cgroups, mounts, seccomp_bpf
+from dkrd.runtime.operations import LAYERS, ROOT
+from dkrd.shim import host_binds
+from dkrd.shim.state import write_file
+
+if TYPE_CHECKING:
+    from dkrd.runtime.steps import Recorder
+    from dkrd.shim.config import Config
+    from dkrd.shim.session import First
+    from dkrd.shim.task import ShimTask
+
+_layout: cgroups.Layout | None = None
+
+
+def layout() -> cgroups.Layout:
+    """The host's cgroup layout, read once; the launcher asks before it forks so that no shim needs to."""
+    global _layout
+    if _layout is None:
+        _layout = cgroups.read_layout()
+    return _layout
+
+
+@dataclass(slots=True)
+class Container:
+    """What stands on the host for one container.
+
+    directory  state_dir/containers/<id>
+    claim      its id range, or None with the host's user namespace
+    """
+
+    id: str
+    directory: str
+    claim: ids.Claim | None
+    cgroup: cgroups.Cgroup
+
+    @property
+    def base(self) -> int:
+        """Host id of the container's id 0."""
+        return self.claim.first if self.claim else 0
+
+
+def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str]) -> Container:
+    """Make the container's directory, id range, files and cgroup. What was made is undone where a step
+    fails.
+    """
+    settings = task.settings
+    directory = f"{settings.state_dir}/containers/{task.id}"
+    with contextlib.ExitStack() as undo:
+        os.mkdir(directory, 0o700)
+        undo.callback(_remove_tree, directory)
+        claim = None
+        if "user" in config.spec.namespaces:
+            claim = ids.claim(task.pool, owner, task.id, settings.state_dir, task.slot_hint)
+            undo.callback(ids.release, task.pool, claim)
+        base = claim.first if claim else 0
+        for name in ("upper", "work", LAYERS, ROOT):
+            os.mkdir(f"{directory}/{name}", 0o755)
+        os.chown(f"{directory}/upper", base, base)
+        _write_etc(f"{directory}/upper", config, base)
+        write_file(f"{directory}/config.json", frames.dumps(config.document))
+        grant = {"version": 1, "uid": owner, "asks": sorted(asks), "slot": claim.slot if claim else None}
+        write_file(f"{directory}/grant.json", frames.dumps(grant))
+        cgroup = cgroups.create(layout(), settings.cgroup_parent, task.id)
+        undo.pop_all()
+    return Container(task.id, directory, claim, cgroup)
+
+
+def _remove_tree(path: str) -> None:
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_etc(upper: str, config: Config, base: int) -> None:
+    """hostname, hosts and resolv.conf, as every engine gives them; laid in the upper layer before anybody
+    runs inside.
+    """
+    hostname = config.spec.hostname or os.uname().nodename
+    own_network = "network" in config.spec.namespaces
+    hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+    files = {
+        "hostname": f"{hostname}\n",
+        "hosts": hosts if own_network else _host_file("/etc/hosts"),
+        "resolv.conf": "# this container has a loopback interface only\n"
+        if own_network
+        else _host_file("/etc/resolv.conf"),
+    }
+    etc = f"{upper}/etc"
+    os.mkdir(etc, 0o755)
+    os.chown(etc, base, base)
+    for name, text in files.items():
+        fd = os.open(f"{etc}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(fd, text.encode("utf-8", "surrogateescape"))
+            os.fchmod(fd, 0o644)
+            os.fchown(fd, base, base)
+        finally:
+            os.close(fd)
+
+
+def _host_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(65536)
+    except OSError:
+        return ""
+
+
+def root_of(task: ShimTask, config: Config) -> mounts.Root:
+    """Where the root comes from: decided here, by name, from what the daemon laid down itself."""
+    layers = f"{task.settings.state_dir}/layers"
+    if config.root == "host":
+        binds = tuple((bind.source, bind.destination) for bind in host_binds.present_binds())
+        return mounts.Root(layers, (task.host_layer,), binds)
+    raise NotFound(
+        f"cannot find the image {config.root!r}: only the built-in root host is known",
+        hint="a command in the default root begins with /: dkrctl run /bin/sh",
+    )
+
+
+def start(
+    task: ShimTask, config: Config, container: Container, first: First, recorder: Recorder
+) -> build.Built:
+    """Build the container and execute its command. Raises DkrError."""
+    recorder.begin("plan", "mounts")
+    plan = mounts.plan(config.spec, root_of(task, config), container.base)
+    return build.build(
+        build.Task(
+            spec=config.spec,
+            plan=plan,
+            directory=container.directory,
+            base=container.base,
+            cgroup=container.cgroup,
+            deadline=time.monotonic() + task.settings.start_seconds,
+            user=config.user,
+            reaper=config.init,
+            stdio=first.stdio,
+            preserved=first.preserved,
+            program=seccomp_bpf.read_program(task.seccomp),
+            last_cap=capabilities.last_cap(),
+        ),
+        recorder,
+    )

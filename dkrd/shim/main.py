@@ -1,0 +1,226 @@
+"""A shim's life: prove who asks, judge, build, watch, clean up. Forked by the launcher, one for each
+container.
+
+Imports nothing after the fork: the launcher has loaded this module. It outlives the launcher and the api,
+which are not needed for anything here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from common.errors import DkrError, NotPermitted
+from dkrd import evidence, ids, policy
+from dkrd.runtime import failure
+from dkrd.runtime.steps import Recorder
+from dkrd.shim import cleanup
+from dkrd.shim import config as configs
+from dkrd.shim import container as containers
+from dkrd.shim import session as sessions
+from dkrd.shim.guard import Exit, Guard
+from dkrd.shim.state import State, now, start_time
+
+if TYPE_CHECKING:
+    from dkrd.runtime.build import Built
+    from dkrd.shim.task import ShimTask
+
+
+def run(task: ShimTask) -> None:
+    """Be the guardian of one container from its request to its end; returns when nothing of it is left to
+    do.
+    """
+    connection = socket.socket(fileno=task.connection)
+    try:
+        config = configs.parse(task.bundle)
+        asking = _prove(task, connection)
+        session = sessions.Session(sessions.offer(connection, task.id))
+    except (DkrError, OSError) as err:
+        error = failure.describe(err, "session")
+        task.log.audit("refused", id=task.id, code=error.code, rule=error.rule, message=error.message)
+        sessions.refuse(connection, error)
+        return
+    finally:
+        connection.close()
+    recorder = Recorder("shim")
+    try:
+        first = session.first()
+        who = _judge(task, config, asking, first)
+        container, state, listener = _prepare(task, config, who, first)
+    except (DkrError, OSError) as err:
+        _refuse(task, session, failure.describe(err, "prepare"), asking.uid)
+        return
+    claims = _Ending(task, config, container, state)
+    try:
+        built = containers.start(task, config, container, first, recorder)
+    except (DkrError, OSError) as err:
+        claims.failed()
+        _refuse(task, session, failure.describe(err, recorder.current), who.uid)
+        return
+    finally:
+        container.cgroup.close()
+        for fd in (*first.stdio.values(), *first.preserved):
+            os.close(fd)
+    _started(task, config, who, session, state, built)
+    claims.ended(Guard(config, container, built, session, state, listener).watch(), session)
+
+
+def _prove(task: ShimTask, connection: socket.socket) -> policy.Credentials:
+    credentials = evidence.prove(connection, task.listener)
+    if credentials.uid == task.api_uid:
+        raise NotPermitted("cannot act for the api itself: it is nobody at this socket", rule="evidence-api")
+    return credentials
+
+
+def _judge(
+    task: ShimTask, config: configs.Config, asking: policy.Credentials, first: sessions.First
+) -> policy.Caller:
+    who = policy.caller(
+        asking,
+        first.credentials,
+        ids.owner_of(asking.uid, task.pool, task.subids),
+        ids.owner_of(first.credentials.uid, task.pool, task.subids),
+        task.admin_gid,
+    )
+    policy.judge(who, config.spec, config.document, first.request, first.asks, task.settings.default_root)
+    if bool(first.stdio) and config.spec.process.terminal:
+        raise NotPermitted("cannot take stdio and make a terminal: it is one or the other", rule="terminal")
+    return who
+
+
+def _refuse(task: ShimTask, session: sessions.Session, error: DkrError, uid: int) -> None:
+    task.log.audit(
+        "not started",
+        id=task.id,
+        uid=uid,
+        code=error.code,
+        rule=error.rule,
+        step=error.step,
+        message=error.message,
+    )
+    session.send({"type": "error", "error": error.to_wire()})
+    session.close()
+
+
+def _prepare(
+    task: ShimTask, config: configs.Config, who: policy.Caller, first: sessions.First
+) -> tuple[containers.Container, State, socket.socket]:
+    """The run directory with its socket and first state, then the container's own things."""
+    directory = f"{task.settings.run_dir}/containers/{task.id}"
+    os.mkdir(directory, 0o700)
+    with contextlib.ExitStack() as undo:
+        undo.callback(cleanup.remove_run_directory, directory)
+        listener = _listen(directory)
+        undo.callback(listener.close)
+        container = containers.make(task, config, who.uid, first.asks)
+        state = State(directory, socket.socket(fileno=task.reports))
+        undo.pop_all()
+    state.update(
+        version=1,
+        id=task.id,
+        name=config.name,
+        uid=who.uid,
+        status="creating",
+        pid=0,
+        pidStartTime=0,
+        shimPid=os.getpid(),
+        shimStartTime=start_time(os.getpid()),
+        slot=container.claim.slot if container.claim else None,
+        cgroup=list(container.cgroup.paths),
+        rm=config.rm,
+        created=now(),
+        started=None,
+        finished=None,
+        exit=None,
+    )
+    return container, state, listener
+
+
+def _listen(directory: str) -> socket.socket:
+    """The socket at which a launcher finds us again; through /proc/self/fd, because a socket's path ends at
+    107 bytes.
+    """
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(f"/proc/self/fd/{fd}/shim.sock")
+        os.chmod(f"{directory}/shim.sock", 0o600)
+        listener.listen(8)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.close(fd)
+    return listener
+
+
+def _started(
+    task: ShimTask,
+    config: configs.Config,
+    who: policy.Caller,
+    session: sessions.Session,
+    state: State,
+    built: Built,
+) -> None:
+    session.send({"type": "started", "id": task.id, "pid": built.pid}, built.master)
+    state.update(
+        built.pidfd, status="running", pid=built.pid, pidStartTime=start_time(built.pid), started=now()
+    )
+    task.log.audit(
+        "started",
+        id=task.id,
+        uid=who.uid,
+        name=config.name,
+        pid=built.pid,
+        command=config.spec.process.args[0],
+    )
+
+
+class _Ending:
+    """What is to be done when the container has ended, or has not come to be."""
+
+    def __init__(
+        self, task: ShimTask, config: configs.Config, container: containers.Container, state: State
+    ) -> None:
+        self._task, self._config, self._container, self._state = task, config, container, state
+
+    def failed(self) -> None:
+        """A start that failed leaves nothing, with or without --rm: there is nothing to look at."""
+        self._remove()
+
+    def ended(self, ending: Exit, session: sessions.Session) -> None:
+        """Write the exit down, tell the client, then clean up: the client does not wait for that."""
+        self._state.update(status="stopped", finished=now(), exit=ending.to_wire(), pid=0)
+        session.send({"type": "exited", "exit": ending.to_wire()})
+        session.close()
+        task = self._task
+        task.log.audit(
+            "ended",
+            id=task.id,
+            uid=self._state.values["uid"],
+            code=ending.code,
+            signal=ending.signal,
+            cause=ending.cause,
+        )
+        if self._config.rm:
+            self._remove()
+        else:
+            cleanup.keep_stopped(task.settings, task.id, self._state.values, self._container.cgroup.paths)
+            if self._container.claim is not None:
+                os.close(self._container.claim.fd)
+
+    def _remove(self) -> None:
+        task = self._task
+        try:
+            cleanup.remove_all(
+                task.settings, task.pool, task.id, self._container.claim, self._container.cgroup.paths
+            )
+        except (DkrError, OSError) as err:
+            # The run directory still stands: the next launcher finds and finishes it.
+            task.log.error("cannot clean up", id=task.id, cause=str(err))
+            sys.exit(1)
+        self._state.report({"type": "gone", "id": task.id})

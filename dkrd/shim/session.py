@@ -1,0 +1,206 @@
+"""The session socket: how the client and the guardian of its container speak, out of the api's reach.
+
+The guardian makes the pair and sends one end over the client's connection. The client sees that root made
+it (SO_PEERCRED), the guardian sees who sends (SO_PASSCRED), and the api, which may still hold the
+connection, sees none of what passes.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import select
+import socket
+import stat
+import struct
+import time
+from dataclasses import dataclass
+
+from common import frames
+from common.errors import BadRequest, DkrError, ProtocolError
+from dkrd.policy import Credentials
+
+FIRST_FRAME_SECONDS = 10.0
+SO_SNDBUFFORCE = 32
+_CREDENTIALS = struct.Struct("iII")
+_ANCILLARY = socket.CMSG_SPACE(4 * frames.MAX_DESCRIPTORS) + socket.CMSG_SPACE(_CREDENTIALS.size)
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The client's first frame: what it asks, as whom, with which descriptors.
+
+    stdio      {0..2: descriptor}
+    preserved  descriptors for 3, 4, ...
+    """
+
+    request: dict[str, object]
+    asks: frozenset[str]
+    stdio: dict[int, int]
+    preserved: tuple[int, ...]
+    credentials: Credentials
+
+
+def offer(connection: socket.socket, container: str) -> socket.socket:
+    """Make the session socket, send the client's end over `connection`, return ours. Raises OSError,
+    ProtocolError.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    for end in (ours, theirs):
+        # A frame holds a whole command line; the sender's buffer is the bound (socket(7)).
+        end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, frames.MAX_FRAME)
+    data = frames.record({"type": "session", "id": container})
+    rights = array.array("i", [theirs.fileno()])
+    try:
+        sent = connection.sendmsg(
+            [data],
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)],
+            socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,
+        )
+    finally:
+        theirs.close()
+    if sent != len(data):
+        raise ProtocolError("cannot hand over the session socket: the client's connection is full")
+    return ours
+
+
+def refuse(connection: socket.socket, error: DkrError) -> None:
+    """Tell the client over the connection itself that there is no session; a client that is gone is no
+    error.
+    """
+    try:
+        connection.send(
+            frames.record({"type": "error", "error": error.to_wire()}),
+            socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,
+        )
+    except OSError:
+        return  # nobody listens any more, and nobody else would want to know
+
+
+class Session:
+    """Our end of the session socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.open = True
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def first(self) -> First:
+        """The first frame. Raises ProtocolError, BadRequest; on an error no descriptor of it stays open."""
+        ends = time.monotonic() + FIRST_FRAME_SECONDS
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        if not poll.poll(max(0.0, ends - time.monotonic()) * 1000):
+            raise ProtocolError(
+                f"cannot go on: the client sent no first frame within {FIRST_FRAME_SECONDS:.0f} s"
+            )
+        message, descriptors, credentials = self._receive()
+        try:
+            return _first(message, descriptors, credentials)
+        except BaseException:
+            for fd in descriptors:
+                os.close(fd)
+            raise
+
+    def _receive(self) -> tuple[dict[str, object] | None, list[int], Credentials | None]:
+        data, ancillary, flags, _ = self._sock.recvmsg(frames.MAX_FRAME, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        descriptors: list[int] = []
+        credentials = None
+        for level, kind, payload in ancillary:
+            if level != socket.SOL_SOCKET:
+                continue
+            if kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
+                descriptors += numbers
+            elif kind == socket.SCM_CREDENTIALS:
+                pid, uid, gid = _CREDENTIALS.unpack(payload)
+                credentials = Credentials(uid, gid, (), pid)
+        try:
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise ProtocolError("cannot read a frame: it, or its descriptors, came cut off")
+            if not data:
+                return None, descriptors, credentials
+            return frames.loads_object(data), descriptors, credentials
+        except (ValueError, DkrError) as err:
+            for fd in descriptors:
+                os.close(fd)
+            raise err if isinstance(err, DkrError) else ProtocolError(f"cannot read a frame: {err}") from None
+
+    def next(self) -> dict[str, object] | None:
+        """The next frame, or None when the client is gone. Descriptors are closed: no later frame brings
+        any.
+        """
+        try:
+            message, descriptors, _ = self._receive()
+        except ConnectionError:
+            message, descriptors = None, []
+        for fd in descriptors:
+            os.close(fd)
+        if message is None:
+            self.close()
+        return message
+
+    def send(self, frame: dict[str, object], descriptor: int = -1) -> None:
+        """Send a frame; one that the client no longer takes is dropped, and the session closed."""
+        if not self.open:
+            return
+        rights = array.array("i", [descriptor])
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptor >= 0 else []
+        try:
+            self._sock.sendmsg([frames.dumps(frame)], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            # Gone, or it has not read for megabytes of frames: either way it is no client any more.
+            self.close()
+
+    def close(self) -> None:
+        if self.open:
+            self.open = False
+            self._sock.close()
+
+
+def _first(
+    message: dict[str, object] | None, descriptors: list[int], credentials: Credentials | None
+) -> First:
+    if message is None:
+        raise ProtocolError("cannot go on: the client went away before its first frame")
+    if credentials is None:
+        raise ProtocolError("cannot go on: the kernel named no sender of the first frame")
+    known = {"type", "version", "request", "asks", "stdio"}
+    if set(message) != known or message["type"] != "start" or message["version"] != 1:
+        raise ProtocolError(
+            "cannot read the first frame: it is not a version 1 start",
+            hint="use a dkrctl of the daemon's release",
+        )
+    request, asks, stdio = message["request"], message["asks"], message["stdio"]
+    if not isinstance(request, dict) or not isinstance(asks, list) or not isinstance(stdio, list):
+        raise ProtocolError("cannot read the first frame: request, asks or stdio is of another type")
+    if not all(isinstance(a, str) for a in asks):
+        raise ProtocolError("cannot read the first frame: asks are strings")
+    if stdio != sorted(set(stdio)) or not set(stdio) <= {0, 1, 2}:
+        raise ProtocolError("cannot read the first frame: stdio is a sorted choice of 0, 1, 2")
+    preserved = request.get("preserveFds", 0)
+    wanted = len(stdio) + (preserved if isinstance(preserved, int) else 0)
+    if len(descriptors) != wanted:
+        raise ProtocolError(
+            f"cannot read the first frame: {wanted} descriptors were promised, {len(descriptors)} came"
+        )
+    named = dict(zip(stdio, descriptors, strict=False))
+    for number, fd in named.items():
+        _check_stdio(number, fd)
+    return First(request, frozenset(asks), named, tuple(descriptors[len(stdio) :]), credentials)
+
+
+def _check_stdio(number: int, fd: int) -> None:
+    """A directory, or a descriptor that only names a file, would be a way out of the root (escapes by
+    passed descriptors).
+    """
+    if stat.S_ISDIR(os.fstat(fd).st_mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+        raise BadRequest(
+            f"cannot use descriptor {number} as stdio: it is a directory or was opened with O_PATH",
+            fields=({"path": "stdio", "message": f"descriptor {number} is no stream"},),
+        )

@@ -1,0 +1,85 @@
+"""state.json: what a container is, written by its guardian alone, by rename; and the reports to the launcher.
+
+Whoever reads it checks it against the kernel first: a pid is believed together with its start time.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+
+from common import frames
+
+VERSION = 1
+
+
+def now() -> str:
+    """The time as RFC 3339 with nanoseconds, UTC."""
+    ns = time.time_ns()
+    whole = time.gmtime(ns // 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', whole)}.{ns % 1_000_000_000:09d}Z"
+
+
+def start_time(pid: int) -> int:
+    """Field 22 of proc(5) /proc/PID/stat, clock ticks since boot. Raises OSError where there is no such
+    process.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        text = file.read()
+    # The command's name, field 2, may hold anything; it ends at the last parenthesis.
+    return int(text[text.rindex(b")") + 2 :].split()[19])
+
+
+def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Put `data` at `path` by rename: readers see the old file or the new one, never half of one."""
+    temporary = f"{path}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+
+
+@dataclass(slots=True)
+class State:
+    """The document of docs/protocol.md (6), and where it goes.
+
+    directory  run_dir/containers/<id>
+    reports    sending end of the launcher's reports, or -1
+    """
+
+    directory: str
+    reports: socket.socket
+    values: dict[str, object] = field(default_factory=dict)
+    followers: list[socket.socket] = field(default_factory=list)
+
+    def update(self, pidfd: int = -1, **changes: object) -> None:
+        """Change values, write the file and report it; `pidfd` of init goes along when the container runs."""
+        self.values.update(changes)
+        write_file(f"{self.directory}/state.json", frames.dumps(self.values))
+        self.report({"type": "state", "state": self.values}, pidfd)
+
+    def report(self, message: dict[str, object], pidfd: int = -1) -> None:
+        """Send `message` to the launcher that forked us, and to one that has adopted us."""
+        data = frames.dumps(message)
+        for sock in (self.reports, *self.followers):
+            send(sock, data, pidfd)
+
+
+def send(sock: socket.socket, data: bytes, descriptor: int = -1) -> bool:
+    """Send without waiting; False where the other side is gone or does not read. The file says the same, so
+    nothing is lost.
+    """
+    rights = array.array("i", [descriptor])
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptor >= 0 else []
+    try:
+        sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:
+        return False
+    return True

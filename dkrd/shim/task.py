@@ -1,0 +1,46 @@
+"""What the launcher hands to a shim at the fork."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dkrd.ids import Pool, SubordinateRange
+    from dkrd.log import Log
+    from dkrd.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ShimTask:
+    """One container to be.
+
+    id          64 hex digits, drawn by the launcher
+    connection  descriptor of the client's connection, the evidence
+    bundle      the bundle's bytes as the api sent them, not yet parsed
+    listener    (st_dev, st_ino) of our listening socket's file
+    reports     descriptor of the sending end of the launcher's reports
+    pool        where id ranges are claimed
+    slot_hint   slot at which to begin looking for a free range
+    subids      /etc/subuid's ranges: a peer uid inside one counts as its owner
+    api_uid     uid that the api runs as: nobody at this socket
+    admin_gid   gid of the group whose members may do anything; None where it does not exist
+    seccomp     path of the compiled default filter
+    host_layer  name of the layer that holds the `host` root's skeleton, below state_dir/layers
+    log         where audit lines and warnings go
+    """
+
+    id: str
+    connection: int
+    bundle: bytes
+    settings: Settings
+    listener: tuple[int, int]
+    reports: int
+    pool: Pool
+    slot_hint: int
+    subids: tuple[SubordinateRange, ...]
+    api_uid: int
+    admin_gid: int | None
+    seccomp: str
+    host_layer: str
+    log: Log

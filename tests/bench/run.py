@@ -1,0 +1,89 @@
+"""`make bench`: dkr beside other ways to start a container. As root; minutes; nothing is left on the machine.
+
+What each figure means, and what it does not: docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
+
+from tests.bench import contenders, measures, report
+from tests.daemon import Daemon, test_prefix
+
+NAMES = ("start", "rate", "pipe", "memory")
+# More than any measurement starts; the limit is not what is measured.
+LIMITS = {"containers_per_user": 1000}
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Measures dkr beside other runtimes.")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if none is given"
+    )
+    parser.add_argument("--rounds", type=int, default=40, help="of `start`; `pipe` does an eighth")
+    parser.add_argument("--mebibytes", type=int, default=2048, help="of `pipe`")
+    parser.add_argument("--peers-only", action="store_true", help="without dkr: how the others do here")
+    parsed = parser.parse_args()
+    if unknown := set(parsed.names) - set(NAMES):
+        parser.error(f"no measurement is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    return parsed
+
+
+def measure(options: argparse.Namespace, stack: ExitStack) -> list[report.Result]:
+    """Run the measurements asked for, each shown when it is done."""
+    directory = Path(tempfile.mkdtemp(prefix="dkr-bench-", dir="/var/lib"))
+    stack.callback(shutil.rmtree, directory)
+    everyone, runners = contenders.peers(directory)
+    for runner in runners:
+        stack.callback(runner.close)
+    daemon = None
+    if not options.peers_only:
+        daemon = Daemon.create(test_prefix(), limits=LIMITS)
+        stack.callback(daemon.close)
+        daemon.start()
+        everyone.insert(0, contenders.dkr(daemon.prefix, daemon.environment(), runners[0]))
+    results = []
+    for name in options.names or NAMES:
+        if name == "start":
+            result = measures.start(everyone, options.rounds)
+        elif name == "rate":
+            result = measures.rate(everyone)
+        elif name == "pipe":
+            result = measures.pipe(everyone, max(1, options.rounds // 8), options.mebibytes << 20)
+        elif daemon is not None:
+            result = measures.memory(daemon)
+        else:
+            continue
+        report.show(result)
+        results.append(result)
+    return results
+
+
+def main() -> int:
+    """Measure, show, and say which targets were met; a missed one is no failure, an error is."""
+    options = arguments()
+    if os.geteuid() != 0:
+        print("make bench: root is needed, the others start containers as root", file=sys.stderr)
+        return 1
+    with ExitStack() as stack:
+        results = measure(options, stack)
+    targets = [target for result in results for target in result.targets]
+    if targets:
+        print("\ntargets")
+        for target in targets:
+            print(f"  {target}")
+    print(f"\nraw samples: {report.OUTPUT}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

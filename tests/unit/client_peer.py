@@ -1,0 +1,269 @@
+"""A small real peer for the client's tests: plays api and shim for a plain fork and exec of the command, no container.
+
+`python client_peer.py SOCKET`: serves one connection after the other, each in a child, until it is killed. Each first
+frame, each signal and what else the tests look at is told on stdout, a JSON object a line. What the peer does is chosen
+by the request's label `peer`; see `Shim` and `api`.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import struct
+import sys
+import termios
+from types import FrameType
+
+ID = "c0ffee" + "0" * 58
+
+
+def log(what: dict[str, object]) -> None:
+    """One line for the tests."""
+    os.write(1, json.dumps(what).encode() + b"\n")
+
+
+def read_request(client: socket.socket) -> tuple[bytes, bytes]:
+    """Head and body of an HTTP request."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        got = client.recv(65536)
+        if not got:
+            return b"", b""
+        data += got
+    head, _, body = data.partition(b"\r\n\r\n")
+    size = 0
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            size = int(value)
+    while len(body) < size:
+        body += client.recv(65536)
+    return head, body
+
+
+def answer(client: socket.socket, status: str, body: dict[str, object]) -> None:
+    """An ordinary response."""
+    data = json.dumps(body).encode()
+    kind = "application/problem+json" if status[0] != "2" else "application/json"
+    client.sendall(
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+    )
+
+
+def record(value: dict[str, object]) -> bytes:
+    """The hand-over record."""
+    data = json.dumps(value).encode()
+    return len(data).to_bytes(4, "big") + data
+
+
+def api(client: socket.socket) -> None:
+    """One connection."""
+    head, body = read_request(client)
+    if head.startswith(b"GET /v1/version "):
+        answer(client, "200 OK", {"version": "9.9.9", "apiVersion": "1"})
+        return
+    if not head:
+        return
+    request = json.loads(body)
+    log({"head": head.decode(), "request": request})
+    what = request.get("labels", {}).get("peer", "")
+    if what == "refuse":
+        answer(
+            client,
+            "400 Bad Request",
+            {
+                "code": "bad-request",
+                "title": "bad request",
+                "detail": "cannot take the request: it is odd",
+                "hint": "make it even",
+                "fields": [{"path": "env.A", "message": "odd \x1b[31m"}],
+            },
+        )
+        return
+    if what == "mute":
+        signal.pause()
+    if what == "hang-up":
+        return
+    client.sendall(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: dkr-session/1\r\n\r\n"
+    )
+    if what == "record-error":
+        client.sendall(
+            record({"type": "error", "error": {"code": "limit-reached", "message": "cannot run: too many"}})
+        )
+        return
+    if what == "not-root":
+        os.seteuid(12345)  # SO_PEERCRED is taken when the pair is made
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    os.seteuid(0)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    socket.send_fds(client, [record({"type": "session", "id": ID})], [theirs.fileno()])
+    theirs.close()
+    client.close()
+    Shim(ours, what).run()
+
+
+class Shim:
+    """One session; `what` is how it behaves."""
+
+    def __init__(self, session: socket.socket, what: str) -> None:
+        self.session = session
+        self.what = what
+        self.child = 0
+
+    def send(self, frame: dict[str, object], descriptors: list[int] | None = None) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            if descriptors:
+                socket.send_fds(self.session, [json.dumps(frame).encode()], descriptors)
+            else:
+                self.session.send(json.dumps(frame).encode())
+
+    def run(self) -> None:
+        data, ancillary, _, _ = self.session.recvmsg(1 << 20, 4096, socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            log({"vanished": True})
+            return
+        descriptors: list[int] = []
+        credentials: tuple[int, ...] = ()
+        for _, kind, value in ancillary:
+            if kind == socket.SCM_RIGHTS:
+                descriptors += list(struct.unpack(f"{len(value) // 4}i", value))
+            else:
+                credentials = struct.unpack("iII", value)
+        frame = json.loads(data)
+        flags = [fcntl.fcntl(d, fcntl.F_GETFL) & os.O_ACCMODE for d in descriptors]
+        terminals = [os.isatty(d) for d in descriptors]
+        log(
+            {"start": frame, "access": flags, "tty": terminals, "credentials": list(credentials)},
+        )
+        if self.what == "error-frame":
+            error = {"code": "command-not-found", "message": 'cannot run "x": no such file', "step": "execve"}
+            self.send({"type": "error", "error": error})
+            return
+        if self.what == "garbage":
+            self.session.send(b"{")
+            return
+        self.start(frame, descriptors)
+        if self.what == "lost":
+            os.kill(self.child, signal.SIGKILL)
+            return
+        self.attend()
+
+    def start(self, frame: dict[str, object], descriptors: list[int]) -> None:
+        request = frame["request"]
+        assert isinstance(request, dict)
+        stdio = frame["stdio"]
+        assert isinstance(stdio, list)
+        master = slave = -1
+        if request.get("terminal"):
+            master, slave = pty.openpty()
+            stdio, descriptors = [0, 1, 2], [slave, slave, slave, *descriptors]
+        if self.what == "slow":
+            # Until a signal came: it must arrive before the start and not be lost.
+            data = self.session.recv(65536)
+            log({"early": json.loads(data)})
+        self.child = os.fork()
+        if self.child == 0:
+            command_child(request, [int(n) for n in stdio], descriptors, slave)
+        for descriptor in {*descriptors, slave} - {-1}:
+            os.close(descriptor)
+        started: dict[str, object] = {"type": "started", "id": ID, "pid": self.child}
+        if self.what == "no-master":
+            os.close(master)
+            master = -1
+        self.send(started, [master] if master >= 0 else None)
+        if master >= 0:
+            os.close(master)
+
+    def attend(self) -> None:
+        pidfd = os.pidfd_open(self.child)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        poller.register(self.session, select.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if self.session.fileno() in ready:
+                data = self.session.recv(65536)
+                if not data:
+                    log({"vanished": True})
+                    os.kill(self.child, signal.SIGKILL)
+                    return
+                frame = json.loads(data)
+                log({"frame": frame})
+                if frame["type"] == "signal":
+                    os.kill(self.child, frame["signal"])
+            elif pidfd in ready:
+                break
+        _, status = os.waitpid(self.child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        cause = self.what if self.what in ("timeout", "oom") else "exited" if code >= 0 else "signalled"
+        self.send(
+            {
+                "type": "exited",
+                "exit": {
+                    "code": code if code >= 0 else None,
+                    "signal": -code if code < 0 else None,
+                    "cause": cause,
+                },
+            }
+        )
+
+
+def command_child(request: dict[str, object], stdio: list[int], descriptors: list[int], slave: int) -> None:
+    """Become the command."""
+    os.setsid()
+    if slave >= 0:
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    high = [fcntl.fcntl(d, fcntl.F_DUPFD, 500) for d in descriptors]
+    os.closerange(0, 500)
+    for number, descriptor in zip([*stdio, *range(3, 3 + len(high) - len(stdio))], high, strict=True):
+        os.dup2(descriptor, number)
+    os.closerange(500, 1100)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    args = request["args"]
+    env = request.get("env", {})
+    assert isinstance(args, list)
+    assert isinstance(env, dict)
+    try:
+        os.execve(args[0], args, {"PATH": "/usr/bin:/bin", **env})
+    finally:
+        os._exit(127)
+
+
+def reap(_number: int, _frame: FrameType | None) -> None:
+    """Collect the children that served a connection."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def main(where: str) -> None:
+    """Serve."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(where)
+    listener.listen(16)
+    signal.signal(signal.SIGCHLD, reap)
+    log({"ready": True})
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError as err:
+            if err.errno == errno.EINTR:
+                continue
+            raise
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listener.close()
+            api(client)
+            os._exit(0)
+        client.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,262 @@
+"""Stand-ins around the real launcher: an api and a shim, each small enough to be made to do what a test needs.
+
+    python launcher_stand_ins.py launcher FILE     the real Launcher with the settings of FILE
+    python launcher_stand_ins.py api               the stand-in api: descriptors 3 and 4, standard library only
+
+The api stand-in takes one JSON command a connection and answers with JSON; see `_Api`.
+"""
+
+import array
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+
+# --- the api: runs as another user with the system's Python, so nothing of the project is imported in it
+
+
+class _Api:
+    def __init__(self) -> None:
+        self.listener = socket.socket(fileno=3)
+        self.channel = socket.socket(fileno=4)
+        self.seq = 0
+        self.messages: list[dict[str, object]] = []
+        self.deaf = False
+
+    def serve(self) -> None:
+        first = self.receive()
+        self.send({"type": "ready"})
+        self.messages.append(first)
+        while True:
+            for fd in select.select([self.listener, self.channel], [], [])[0]:
+                if fd is self.channel:
+                    self.messages.append(self.receive())
+                else:
+                    self.command(self.listener.accept()[0])
+
+    def receive(self) -> dict[str, object]:
+        while True:
+            data = self.channel.recv(1 << 22)
+            if not data:
+                sys.exit(0)
+            message: dict[str, object] = json.loads(data)
+            if message["type"] != "ping":
+                return message
+            if not self.deaf:
+                self.send({"type": "pong"})
+
+    def send(self, message: dict[str, object], rest: bytes = b"", *descriptors: int) -> None:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+        self.channel.sendmsg([json.dumps(message).encode() + rest], [rights] if descriptors else [])
+
+    def ask(self, message: dict[str, object], rest: bytes, *descriptors: int) -> dict[str, object]:
+        self.seq += 1
+        self.send({**message, "seq": self.seq}, rest, *descriptors)
+        while True:
+            answer = self.receive()
+            if answer.get("seq") == self.seq:
+                return answer
+            self.messages.append(answer)
+
+    def command(self, connection: socket.socket) -> None:
+        with connection:
+            command = json.loads(connection.recv(65536))
+            answer = getattr(self, "do_" + command.pop("do"))(connection, **command)
+            if answer is not None:
+                connection.sendall(json.dumps(answer).encode())
+
+    def do_who(self, connection: socket.socket) -> dict[str, object]:
+        with open("/proc/self/status") as stream:
+            status = dict(line.rstrip("\n").split(":\t", 1) for line in stream)
+        names = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd != "5"}
+        return {
+            "pid": os.getpid(),
+            "uids": status["Uid"].split(),
+            "groups": status["Groups"].split(),
+            "caps": [status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
+            "nnp": status["NoNewPrivs"],
+            "fds": sorted(int(fd) for fd, name in names.items() if not name.startswith("/proc/")),
+            "environ": dict(os.environ),
+            "cwd": os.getcwd(),
+            "parentSession": os.getsid(0) == os.getsid(os.getppid()),
+        }
+
+    def do_start(self, connection: socket.socket, bundle: dict[str, object]) -> None:
+        """Hand the connection over; what the client reads next is the launcher's or the shim's."""
+        self.ask({"type": "start"}, b"\n" + json.dumps(bundle).encode(), connection.fileno())
+
+    def do_remove(self, connection: socket.socket, id: str) -> dict[str, object]:
+        return self.ask({"type": "remove", "id": id}, b"", connection.fileno())
+
+    def do_forge(self, connection: socket.socket, what: str) -> dict[str, object]:
+        left, right = socket.socketpair()
+        own = socket.socket(socket.AF_UNIX)
+        own.connect(self.listener.getsockname())
+        accepted = self.listener.accept()[0]
+        made = {
+            "listener": self.listener,
+            "channel": self.channel,
+            "pair": left,
+            "connecting": own,
+            "self": accepted,
+            "file": open("/dev/null"),
+        }[what]
+        answer = self.ask({"type": "start"}, b"\n{}", made.fileno())
+        for sock in (left, right, own, accepted):
+            sock.close()
+        return answer
+
+    def do_raw(self, connection: socket.socket, data: str, descriptors: int = 0) -> None:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * descriptors))
+        self.channel.sendmsg([data.encode()], [rights] if descriptors else [])
+
+    def do_told(self, connection: socket.socket, type: str, id: str | None = None) -> object:
+        """All messages of a type, waiting for the first."""
+        while True:
+            found = [m for m in self.messages if m["type"] == type and (id is None or id in json.dumps(m))]
+            if found:
+                return found
+            self.messages.append(self.receive())
+
+    def do_deaf(self, connection: socket.socket) -> dict[str, object]:
+        self.deaf = True
+        return {}
+
+    def do_pid(self, connection: socket.socket) -> dict[str, object]:
+        return {"pid": os.getpid()}
+
+
+# --- the shim
+
+
+def _shim(task: object) -> None:
+    from common import frames
+    from dkrd.shim.task import ShimTask
+
+    assert isinstance(task, ShimTask)
+    bundle = json.loads(task.bundle)
+    with socket.socket(fileno=task.connection) as connection:
+        facts = {"id": task.id, "fds": sorted(map(int, os.listdir("/proc/self/fd"))), "pid": os.getpid()}
+        facts["session"] = os.getsid(0) == os.getpid()
+        facts["name"] = open("/proc/self/comm").read().strip()
+        facts["seccomp"], facts["layer"] = task.seccomp, task.host_layer
+        connection.sendall(frames.record({"type": "session", **facts}))
+    if bundle.get("do") == "run":
+        _guard(task)
+
+
+def _guard(task: object) -> None:
+    """A container without walls: a directory, a socket, a process that ends by SIGUSR1 with status 7."""
+    from dkrd.shim import state
+    from dkrd.shim.task import ShimTask
+
+    assert isinstance(task, ShimTask)
+    run = f"{task.settings.run_dir}/containers/{task.id}"
+    keep = f"{task.settings.state_dir}/containers/{task.id}"
+    os.mkdir(keep)
+    os.mkdir(run)
+    place = os.open(run, os.O_PATH)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(f"/proc/self/fd/{place}/shim.sock")
+    listener.listen()
+    init = os.fork()
+    if init == 0:
+        listener.close()
+        os.close(task.reports)
+        signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(7))
+        while True:
+            signal.pause()
+    told = state.State(run, socket.socket(fileno=task.reports))
+    pidfd = os.pidfd_open(init)
+    told.update(
+        pidfd,
+        version=1,
+        id=task.id,
+        uid=struct.unpack("I", struct.pack("I", os.getuid()))[0],
+        status="running",
+        pid=init,
+        pidStartTime=state.start_time(init),
+        shimPid=os.getpid(),
+        shimStartTime=state.start_time(os.getpid()),
+    )
+    while True:
+        ready = select.select([listener, pidfd], [], [])[0]
+        if listener in ready:
+            follower = listener.accept()[0]
+            message = json.dumps({"type": "state", "state": told.values}).encode()
+            state.send(follower, message, pidfd)
+            told.followers.append(follower)
+        if pidfd in ready:
+            break
+    code = os.waitstatus_to_exitcode(os.waitpid(init, 0)[1])
+    told.update(status="stopped", exit={"code": code, "signal": None, "cause": "exited"})
+    _remove(run, keep)
+    told.report({"type": "gone", "id": task.id})
+
+
+def _remove(run: str, keep: str) -> None:
+    for directory in (run, keep):
+        if os.path.isdir(directory):
+            for name in os.listdir(directory):
+                os.unlink(f"{directory}/{name}")
+            os.rmdir(directory)
+
+
+def _collect(settings: object, pool: object, container: str, how: dict[str, object]) -> object:
+    from dkrd.settings import Settings
+
+    assert isinstance(settings, Settings)
+    run, keep = (f"{place}/containers/{container}" for place in (settings.run_dir, settings.state_dir))
+    with open(f"{settings.state_dir}/collected", "a") as stream:
+        stream.write(json.dumps({"id": container, "exit": how}) + "\n")
+    _remove(run, keep)
+    return None
+
+
+def _removal(settings: object, pool: object, container: str, credentials: object, admin: object) -> None:
+    from common.errors import NotFound
+
+    if not container.startswith("00"):
+        raise NotFound(f"cannot remove {container[:12]}: there is no such container")
+
+
+# --- the launcher, as dkrd.launcher.main puts it together
+
+
+def _launcher(file: str) -> int:
+    from common.errors import DkrError
+    from dkrd import settings
+    from dkrd.launcher import listener
+    from dkrd.launcher.notify import Notifier
+    from dkrd.launcher.requests import Work
+    from dkrd.launcher.server import Launcher
+    from dkrd.log import Log
+
+    given = settings.load(file)
+    here = os.path.dirname(file)
+    work = Work(
+        shim=_shim,
+        remove=_removal,
+        collect=_collect,
+        seccomp=lambda settings: f"{settings.state_dir}/seccomp/x.bpf",
+        layer=lambda settings: "host-layer",
+        prime=lambda: None,
+    )
+    argv = tuple(json.load(open(f"{here}/argv.json")))
+    passed = listener.inherited(os.environ)
+    try:
+        log = Log(given.log_level, given.log_format)
+        notifier = Notifier(os.environ)
+        return Launcher(given, argv, work, log, notifier, lambda: settings.load(file), passed).run()
+    except DkrError as err:
+        sys.stderr.write(f"dkrd: {err.message}\n  hint: {err.hint}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "api":
+        _Api().serve()
+    sys.exit(_launcher(sys.argv[2]))

@@ -1,0 +1,82 @@
+"""What `dkrctl run` may load: the start of every container pays for it."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.client_harness import PYTHON, ROOT, Peer, root_made_socket, terminal
+
+pytestmark = pytest.mark.skipif(not root_made_socket(), reason="a session must be made by root")
+
+OURS = {
+    *("common", "common.errors", "common.frames", "common.options"),
+    *("dkrctl", "dkrctl.lean", "dkrctl.signals", "dkrctl.run", "dkrctl.parse", "dkrctl.request"),
+    *("dkrctl.http", "dkrctl.session", "dkrctl.stdio"),
+}
+C = {"_json", "_signal", "_socket", "errno", "fcntl", "posix", "select", "termios"}
+TERMINAL = {"dkrctl.pump", "dkrctl.terminal"}
+
+# Written in place of the exit: the client ends by _exit, which runs no hook of Python's.
+SCRIPT = """#!{python} -IS
+import posix, sys
+before = set(sys.modules)
+sys.path.insert(0, "{root}")
+def end(status):
+    out = posix.open("{out}", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, 0o600)
+    posix.write(out, "\\n".join(sorted(set(sys.modules) - before)).encode())
+    leave(status)
+leave, posix._exit = posix._exit, end
+from dkrctl.lean import entry; entry()
+"""
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Peer]:
+    with Peer(tmp_path) as peer:
+        peer.script.write_text(SCRIPT.format(python=PYTHON, root=ROOT, out=tmp_path / "modules"))
+        yield peer
+
+
+def loaded(peer: Peer) -> set[str]:
+    return set((peer.directory / "modules").read_text().split())
+
+
+def test_a_run_loads_what_is_listed(peer: Peer) -> None:
+    done = peer.run("--rm", "-e", "A=b", "--tmpfs", "/t", "/bin/echo", "hi")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hi\n", b"")
+    assert loaded(peer) <= OURS | C
+    assert loaded(peer) >= OURS  # else the list names what nobody needs
+
+
+def test_what_is_written_in_c_is_so() -> None:
+    code = f"import sys\nfor name in {sorted(C)}: print(getattr(__import__(name), '__file__', '-.so'))"
+    done = subprocess.run([PYTHON, "-IS", "-c", code], capture_output=True, check=True, text=True)
+    assert all(line.endswith(".so") for line in done.stdout.split())
+
+
+def test_a_run_with_a_terminal_loads_little_more(peer: Peer) -> None:
+    with terminal() as tty:
+        client = tty.client(peer.command("/bin/echo", "hi"))
+        tty.until(b"hi")
+        assert client.wait() == 0
+        tty.rest()
+    assert loaded(peer) <= OURS | C | TERMINAL
+    assert loaded(peer) >= TERMINAL
+
+
+def test_help_may_load_more(peer: Peer) -> None:
+    done = peer.run("--help")
+    assert done.returncode == 0
+    assert b"usage: dkrctl run" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.decode().splitlines())
+    assert "dkrctl.help" in loaded(peer)
+
+
+def test_nothing_of_the_environment_is_believed(peer: Peer) -> None:
+    env = {**os.environ, "PYTHONPATH": str(peer.directory), "PYTHONSTARTUP": "/nonexistent"}
+    (peer.directory / "posix.py").write_text("raise SystemExit(3)")
+    (peer.directory / "_json.py").write_text("raise SystemExit(3)")
+    assert peer.run("/bin/true", env=env).returncode == 0
