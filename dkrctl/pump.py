@@ -28,11 +28,22 @@ class Pump:
     owned     the one of the two that is closed when the copying is over, or -1
     master    `source` is the master of a pty: EIO means that nobody holds the other side *now*
 
-    After each `step`: `eof` (source ended), `broken` (target takes nothing any more), `resting` (see
-    `master`).
+    After each `step`: `eof` (source ended), `broken` (target takes nothing any more), `resting` (a master's other side
+    is nobody's), `blocked` (the same, seen in writing to it). The last two are worth another look a little later.
     """
 
-    __slots__ = ("_data", "broken", "eof", "master", "outward", "owned", "resting", "source", "target")
+    __slots__ = (
+        "_data",
+        "blocked",
+        "broken",
+        "eof",
+        "master",
+        "outward",
+        "owned",
+        "resting",
+        "source",
+        "target",
+    )
 
     def __init__(
         self, source: int, target: int, *, outward: bool, owned: int = -1, master: bool = False
@@ -45,6 +56,7 @@ class Pump:
         self.eof = False
         self.broken = False
         self.resting = False
+        self.blocked = False
         self._data = bytearray()
 
     def done(self) -> bool:
@@ -57,11 +69,11 @@ class Pump:
 
     def interest(self, table: dict[int, int]) -> None:
         """Add to `table` what poll(2) should look for."""
-        if self.done() or self.resting:
+        if self.done():
             return
-        if not self.eof and len(self._data) < CHUNK:
+        if not self.eof and not self.resting and len(self._data) < CHUNK:
             table[self.source] = table.get(self.source, 0) | select.POLLIN
-        if self._data:
+        if self._data and not self.blocked:
             table[self.target] = table.get(self.target, 0) | select.POLLOUT
         elif self.owned == self.target:
             # POLLERR alone: the reader of the pipe has gone, so what the caller types next is not ours.
@@ -107,7 +119,7 @@ class Pump:
         try:
             sent = posix.write(self.target, self._data[:SAFE] if waits else self._data)
         except BlockingIOError:
-            self.resting = gone  # else poll(2) would come back at once, for ever
+            self.blocked = gone  # else poll(2) would come back at once, for ever
             return
         except OSError:
             self.broken = True

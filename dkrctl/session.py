@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MAX_ANSWER = 256 * 1024  # bytes; a frame from the shim
+_USUAL = 128 * 1024  # bytes that a message may have in any case
 _ROOM = _socket.CMSG_SPACE(4)
 _LEAVING = frozenset((SIGHUP, SIGINT, SIGQUIT, SIGTERM))
 _DRAIN = 1000  # ms without output after the exit, before a terminal that did not hang up is left
@@ -66,6 +67,9 @@ class Session:
         )
         packed = b"".join(n.to_bytes(4, sys.byteorder) for n in descriptors)
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if packed else []
+        if len(frame) > _USUAL:
+            # A message must fit the buffer whole; up to wmem_max this is everybody's to set, socket(7).
+            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 2 * len(frame))
         try:
             self._socket.sendmsg([frame], rights, _socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
@@ -205,6 +209,7 @@ class Attendance:
             poller.register(descriptor, mask)
         ready = dict(poller.poll(self._patience()))
         for pump in self._pumps:
+            pump.blocked = False
             pump.resting = pump.resting and self._exit is not None
         if self._signals.fileno() in ready:
             for number in self._signals.take():
@@ -222,7 +227,7 @@ class Attendance:
     def _patience(self) -> int | None:
         if self._exit is not None:
             return None if any(pump.holding() for pump in self._pumps) else _DRAIN
-        return _REST if any(pump.resting for pump in self._pumps) else None
+        return _REST if any(pump.resting or pump.blocked for pump in self._pumps) else None
 
     def _signalled(self, number: int) -> None:
         if self._terminal is not None and number in (SIGWINCH, SIGTSTP, SIGCONT):

@@ -45,19 +45,19 @@ class Log:
         """The same log for another process, named in its lines."""
         return Log(self._level, self._form, process, self._fd)
 
-    def debug(self, message: str, **facts: object) -> None:
+    def debug(self, message: str, /, **facts: object) -> None:
         self._write("debug", message, facts)
 
-    def info(self, message: str, **facts: object) -> None:
+    def info(self, message: str, /, **facts: object) -> None:
         self._write("info", message, facts)
 
-    def warning(self, message: str, **facts: object) -> None:
+    def warning(self, message: str, /, **facts: object) -> None:
         self._write("warning", message, facts)
 
-    def error(self, message: str, **facts: object) -> None:
+    def error(self, message: str, /, **facts: object) -> None:
         self._write("error", message, facts)
 
-    def audit(self, message: str, **facts: object) -> None:
+    def audit(self, message: str, /, **facts: object) -> None:
         """Tell of a privileged act: who asked (uid), for what, and what came of it."""
         self._write("audit", message, facts)
 

@@ -23,7 +23,9 @@ echo "hostname:   $(cat /proc/sys/kernel/hostname)"
 echo "user:       $(id)"
 echo "on host as: $(awk "{ print \$2 }" /proc/self/uid_map) (first id of the range)"
 echo "process $$:  $(tr "\0" " " </proc/$$/cmdline | cut -c1-40 | head -n 1)"
-echo "processes:  $(cd /proc && echo [0-9]*)"
+cd /proc
+set -- [0-9]*
+echo "processes:  $*"
 echo "network:    $(awk -F: "NR > 2 { print \$1 }" /proc/net/dev | tr -d " " | tr "\n" " ")"
 echo "mounts:"
 awk "{ print \"  \" \$2, \$3 }" /proc/mounts

@@ -25,13 +25,16 @@ END_DEADLINE = 20.0  # seconds until an ended daemon is gone
 
 
 def daemon_pid() -> int | None:
-    """The process that listens on the socket; None where nobody does. From systemd's socket units it is 1."""
+    """The process that serves the socket: the launcher, or 1 where systemd holds the socket; None where nobody answers."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(SOCKET)
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    # The kernel tells who called listen(2) last (unix(7)); that may be the api, a child of the launcher.
+    while pid > 1 and Path(f"/proc/{pid}/comm").read_text().strip() != "dkrd":
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return int(pid)
 
 
@@ -45,7 +48,7 @@ def started(pid: int) -> float:
 
 def runs_as_service(pid: int) -> bool:
     """Whether systemd started it: then systemd is who restarts it."""
-    return pid == 1 or "/dkrd.service" in Path(f"/proc/{pid}/cgroup").read_text()
+    return pid <= 1 or "/dkrd.service" in Path(f"/proc/{pid}/cgroup").read_text()
 
 
 def end(pid: int) -> None:

@@ -239,7 +239,7 @@ class Daemon:
         self,
         *args: str,
         user: host.User | None = None,
-        input: str | bytes | None = None,  # noqa: A002  # subprocess.run calls it so
+        input: str | bytes | None = None,
         text: bool = True,
         timeout: float = DKRCTL_SECONDS,
         check: bool = False,

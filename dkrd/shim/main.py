@@ -40,7 +40,7 @@ def run(task: ShimTask) -> None:
         session = sessions.Session(sessions.offer(connection, task.id))
     except (DkrError, OSError) as err:
         error = failure.describe(err, "session")
-        task.log.audit("refused", id=task.id, code=error.code, rule=error.rule, message=error.message)
+        task.log.audit("refused", id=task.id, code=error.code, rule=error.rule, cause=error.message)
         sessions.refuse(connection, error)
         return
     finally:
@@ -99,7 +99,7 @@ def _refuse(task: ShimTask, session: sessions.Session, error: DkrError, uid: int
         code=error.code,
         rule=error.rule,
         step=error.step,
-        message=error.message,
+        cause=error.message,
     )
     session.send({"type": "error", "error": error.to_wire()})
     session.close()

@@ -115,9 +115,12 @@ class Api:
     pid: int = 0
     channel: socket.socket = field(default_factory=socket.socket)
     log: str = ""
+    open: list[socket.socket] = field(default_factory=list)  # closed with the api, if the test has not
 
     def client(self) -> Client:
-        return Client(self.settings.socket)
+        client = Client(self.settings.socket)
+        self.open.append(client.sock)
+        return client
 
     def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
         client = self.client()
@@ -130,6 +133,7 @@ class Api:
 
     def spawn(self) -> None:
         """Start the process; nothing is said to it yet."""
+        self.channel.close()
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self.channel, theirs):
             with contextlib.suppress(OSError):
@@ -176,7 +180,9 @@ class Api:
         assert len(fds) == 1
         seq = message["seq"]
         assert isinstance(seq, int)
-        return Start(seq, frames.loads(bundle), socket.socket(fileno=fds[0]))
+        connection = socket.socket(fileno=fds[0])
+        self.open.append(connection)
+        return Start(seq, frames.loads(bundle), connection)
 
     def _receive(self) -> tuple[bytes, list[int]]:
         data, ancillary, flags, _ = self.channel.recvmsg(frames.MAX_FRAME, socket.CMSG_SPACE(64))
@@ -208,6 +214,9 @@ class Api:
             os.kill(self.pid, 9)
             self.wait()
         self.channel.close()
+        for sock in self.open:
+            sock.close()
+        self.open.clear()
 
     def settle(self) -> None:
         """Return when every report sent so far was taken: ping and pong share the channel with them."""

@@ -188,7 +188,10 @@ class Shim:
         while True:
             ready = dict(poller.poll())
             if self.session.fileno() in ready:
-                data = self.session.recv(65536)
+                try:
+                    data = self.session.recv(65536)
+                except ConnectionResetError:  # it left frames unread
+                    data = b""
                 if not data:
                     log({"vanished": True})
                     os.kill(self.child, signal.SIGKILL)

@@ -71,14 +71,16 @@ class _Api:
     def do_who(self, connection: socket.socket) -> dict[str, object]:
         with open("/proc/self/status") as stream:
             status = dict(line.rstrip("\n").split(":\t", 1) for line in stream)
-        names = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd != "5"}
+        # The connection asking and the directory being listed are beyond what the launcher gave.
+        extra = {str(connection.fileno()), str(connection.fileno() + 1)}
+        descriptors = sorted(int(fd) for fd in set(os.listdir("/proc/self/fd")) - extra)
         return {
             "pid": os.getpid(),
             "uids": status["Uid"].split(),
             "groups": status["Groups"].split(),
             "caps": [status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
             "nnp": status["NoNewPrivs"],
-            "fds": sorted(int(fd) for fd, name in names.items() if not name.startswith("/proc/")),
+            "fds": descriptors,
             "environ": dict(os.environ),
             "cwd": os.getcwd(),
             "parentSession": os.getsid(0) == os.getsid(os.getppid()),
@@ -162,13 +164,14 @@ def _guard(task: object) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(f"/proc/self/fd/{place}/shim.sock")
     listener.listen()
+    # Blocked before the fork: a signal that comes before the child waits for it is not lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     init = os.fork()
     if init == 0:
         listener.close()
         os.close(task.reports)
-        signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(7))
-        while True:
-            signal.pause()
+        signal.sigwait({signal.SIGUSR1})
+        os._exit(7)
     told = state.State(run, socket.socket(fileno=task.reports))
     pidfd = os.pidfd_open(init)
     told.update(

@@ -1,6 +1,7 @@
 """`dkrctl run` without a terminal: descriptors, environment, signals, exit status, errors."""
 
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -65,6 +66,18 @@ def test_a_closed_descriptor_stays_closed(peer: Peer, redirection: str, expected
 def test_closed_descriptors_and_preserved_ones(peer: Peer) -> None:
     done = shell(peer, "exec 9>&1; $RUN --preserve-fds 1 /bin/sh -c 'echo hi >&3' 3>&9 <&- >&- 2>&-")
     assert (done.returncode, done.stdout) == (0, b"hi\n")
+
+
+def test_a_closed_descriptor_is_not_filled_by_the_clients_own(peer: Peer) -> None:
+    reader, writer = os.pipe()
+    command = shlex.join(peer.command("--preserve-fds", "1", "/bin/sh", "-c", "read line <&3"))
+    client = subprocess.Popen(["/bin/sh", "-c", f"exec {command} 3<&0 <&- >&- 2>&-"], stdin=reader)
+    assert peer.told("start")["start"]["stdio"] == []
+    there = [os.readlink(f"/proc/{client.pid}/fd/{n}") for n in (0, 1, 2)]
+    os.close(writer)
+    os.close(reader)
+    client.wait()
+    assert there == ["/dev/null"] * 3
 
 
 def test_a_preserved_descriptor_that_is_not_open_is_named(peer: Peer) -> None:
@@ -206,6 +219,17 @@ def test_the_first_frame_is_the_request(peer: Peer) -> None:
     }
     assert sorted(frame["asks"]) == ["network:host", "pid:host"]
     assert told["credentials"][1:] == [os.geteuid(), os.getegid()]
+
+
+def test_a_long_request(peer: Peer) -> None:
+    words = ["x" * 100_000] * 3
+    assert peer.run("/bin/echo", *words).stdout.split() == [word.encode() for word in words]
+
+
+def test_a_request_too_long_for_the_session(peer: Peer) -> None:
+    done = peer.run("/bin/echo", *["x" * 100_000] * 15)
+    assert done.returncode == 125
+    assert b"more than the session takes" in done.stderr
 
 
 # How it ends

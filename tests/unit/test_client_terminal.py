@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import shlex
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Iterator
@@ -141,14 +143,35 @@ def test_a_lost_guardian_gives_the_terminal_back(peer: Peer, tty: Tty) -> None:
     assert termios.tcgetattr(tty.slave) == before
 
 
+def test_stopped_by_job_control(peer: Peer, tty: Tty) -> None:
+    command = shlex.join(sh(peer, "echo ready; read line; echo line: $line"))
+    shell = tty.client(["/bin/bash", "--norc", "-c", f"set -m; {command}; echo status $?; fg; echo end $?"])
+    tty.until(b"ready")
+    assert tty.raw()
+    os.kill(peer.told("start")["credentials"][0], signal.SIGTSTP)
+    tty.until(b"status 148")
+    tty.type(b"x\r")
+    tty.until(b"line: x")
+    tty.until(b"end 0")
+    assert shell.wait() == 0
+    assert not tty.raw()
+
+
+def test_the_terminal_is_as_before_while_stopped(peer: Peer, tty: Tty) -> None:
+    command = shlex.join(sh(peer, "echo ready; read line"))
+    shell = tty.client(["/bin/bash", "--norc", "-c", f"set -m; {command}; stty -a; fg"])
+    tty.until(b"ready")
+    os.kill(peer.told("start")["credentials"][0], signal.SIGTSTP)
+    assert b" icanon" in tty.until(b"echoke")
+    tty.type(b"x\r")
+    assert shell.wait() == 0
+
+
 def test_a_terminal_that_hangs_up_ends_the_client(peer: Peer, tty: Tty) -> None:
     # HUP ignored, so that only the end of the terminal itself tells.
-    line = f"trap '' HUP; exec {' '.join(peer.command('/bin/sleep', '60'))}"
+    line = f"trap '' HUP; exec {shlex.join(sh(peer, 'echo ready; exec sleep 60'))}"
     client = tty.client(["/bin/sh", "-c", line])
-    while not tty.raw():
-        peer.told("start")
-        os.sched_yield()
-        break
+    tty.until(b"ready")
     tty.close()
     assert client.wait() == 129
     assert peer.told("vanished") is True
@@ -239,3 +262,29 @@ def test_what_is_typed_after_the_command_closed_its_input_is_not_ours(peer: Peer
     client.stdout.close()
     tty.type(b"later\n")
     assert os.read(tty.slave, 100) == b"later\n"
+
+
+def test_a_terminal_of_another_user_is_written_by_the_client(peer: Peer, tty: Tty) -> None:
+    # As after su: it can be used, but not opened again. The modules are loaded before the change of user.
+    peer.socket.chmod(0o666)
+    path, _, last = peer.script.read_text().partition("\n")[2].partition("; ")[2].partition("\n")
+    code = "\n".join(
+        [
+            "import os, sys",
+            path,
+            "import dkrctl.run, dkrctl.pump, common.errors, dkrctl.report",
+            f"os.chdir({str(peer.directory)!r})",
+            "os.setgroups([]); os.setresgid(12345, 12345, 12345); os.setresuid(12345, 12345, 12345)",
+            "sys.argv = ['dkrctl', 'run', '--socket', 's', '/bin/sh', '-c', 'echo out; echo err >&2; exit 3']",
+            last,
+        ]
+    )
+    client = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=tty.slave, stderr=tty.slave
+    )
+    assert client.wait() == 3
+    assert sorted(tty.rest().split()) == [b"err", b"out"]
+    told = peer.told("start")
+    assert told["access"] == [os.O_RDONLY, os.O_WRONLY, os.O_WRONLY]
+    assert told["tty"] == [False, False, False]
+    assert told["credentials"][1:] == [12345, 12345]
