@@ -10,6 +10,9 @@ MAX_FRAME = 4 * 1024 * 1024  # bytes; a frame of the session socket or the chann
 MAX_DESCRIPTORS = 253  # SCM_MAX_FD, unix(7)
 
 
+_MEMO: dict[str, str] = {}
+
+
 class _Decoder:
     """What `_json.make_scanner` wants to know; the values are those of json.JSONDecoder()."""
 
@@ -18,7 +21,7 @@ class _Decoder:
     object_pairs_hook = None
     parse_float = float
     parse_int = int
-    memo: dict[str, str] = {}
+    memo = _MEMO
 
     @staticmethod
     def parse_constant(name: str) -> object:
@@ -26,7 +29,7 @@ class _Decoder:
         raise ValueError(f"{name} is not JSON")
 
 
-_scan = _json.make_scanner(_Decoder)
+_scan = _json.make_scanner(_Decoder)  # type: ignore[arg-type]
 
 
 def _unencodable(value: object) -> object:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MAX_ANSWER = 256 * 1024  # bytes; a frame from the shim
-_USUAL = 128 * 1024  # bytes that a message may have in any case
 _ROOM = _socket.CMSG_SPACE(4)
 _LEAVING = frozenset((SIGHUP, SIGINT, SIGQUIT, SIGTERM))
 _DRAIN = 1000  # ms without output after the exit, before a terminal that did not hang up is left
@@ -67,9 +66,6 @@ class Session:
         )
         packed = b"".join(n.to_bytes(4, sys.byteorder) for n in descriptors)
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if packed else []
-        if len(frame) > _USUAL:
-            # A message must fit the buffer whole; up to wmem_max this is everybody's to set, socket(7).
-            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 2 * len(frame))
         try:
             self._socket.sendmsg([frame], rights, _socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):

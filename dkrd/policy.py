@@ -92,7 +92,7 @@ def needs(spec: Spec) -> frozenset[str]:
     return frozenset(result)
 
 
-_DEFAULT_MOUNTS = tuple(
+_DEFAULT_MOUNTS: tuple[tuple[object, ...], ...] = tuple(
     (m["destination"], m["type"], m["source"], tuple(m["options"]))  # type: ignore[arg-type]
     for m in DEFAULT_MOUNTS
 )

@@ -20,8 +20,8 @@ def run(child: int) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_SETMASK, _CATCHABLE)
     # A signal whose action is "ignore" is thrown away even while it is blocked: sigwait(3) would never see
     # it.
-    for number in _CATCHABLE:
-        signal.signal(number, signal.SIG_DFL)
+    for each in _CATCHABLE:
+        signal.signal(each, signal.SIG_DFL)
     while True:
         status = _reap(child)
         if status is not None:

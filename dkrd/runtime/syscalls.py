@@ -14,7 +14,10 @@ from __future__ import annotations
 import ctypes
 import os
 from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p, sizeof
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # <sched.h>
 CLONE_NEWTIME = 0x00000080
@@ -131,14 +134,14 @@ class _SockFprog(Structure):
 _libc = ctypes.PyDLL(None, use_errno=True)
 
 
-def _function(name: str, *argtypes: Any) -> Any:
-    function = getattr(_libc, name)
+def _function(name: str, *argtypes: Any) -> Callable[..., int]:  # noqa: ANN401 - ctypes types have no common name
+    function = _libc[name]
     function.argtypes = argtypes
     function.restype = c_int
     return function
 
 
-def _numbered(name: str, *argtypes: Any) -> Any:
+def _numbered(name: str, *argtypes: Any) -> Callable[..., int]:  # noqa: ANN401 - ctypes types have no common name
     """The system call `name` as a function object of its own (`_libc["syscall"]` makes a new one each
     time).
     """

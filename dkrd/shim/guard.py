@@ -86,6 +86,8 @@ class Guard:
                 follower.close()
             if self._session.open and self._session.fileno() in ready:
                 self._serve()
+            if self._built.master in ready:
+                self._drain()
             self._check_clock()
 
     def _patience(self) -> int | None:
@@ -130,6 +132,7 @@ class Guard:
         elif kind == "detach":
             self._poll.unregister(fd)
             self._session.close()
+            self._nobody_reads()
         else:
             self._session.send(
                 {
@@ -138,7 +141,23 @@ class Guard:
                 }
             )
 
+    def _nobody_reads(self) -> None:
+        """The terminal has lost its reader: what the command writes is read here, or it would soon be held up."""
+        if self._built.master >= 0:
+            os.set_blocking(self._built.master, False)
+            self._poll.register(self._built.master, select.POLLIN)
+
+    def _drain(self) -> None:
+        try:
+            os.read(self._built.master, 65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            # EIO: no process has the terminal open any more.
+            self._poll.unregister(self._built.master)
+
     def _client_gone(self) -> None:
+        self._nobody_reads()
         wish = self._config.on_disconnect
         if wish == "stop":
             self._stop("client-gone")

@@ -99,6 +99,9 @@ class Session:
                 f"cannot go on: the client sent no first frame within {FIRST_FRAME_SECONDS:.0f} s"
             )
         message, descriptors, credentials = self._receive()
+        # Only this frame's sender matters. A socket that still has the flag when it sends is given an abstract
+        # name by the kernel (autobind, unix(7)), and we keep none of those.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         try:
             return _first(message, descriptors, credentials)
         except BaseException:

@@ -202,7 +202,7 @@ def test_a_value_that_is_not_utf8_is_refused_by_name(peer: Peer) -> None:
 
 
 def test_an_argument_that_is_not_utf8_is_refused(peer: Peer) -> None:
-    command = [*peer.command("/bin/echo"), b"\xff"]
+    command: list[str | bytes] = [*peer.command("/bin/echo"), b"\xff"]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 125
     assert b"argument 2" in done.stderr
@@ -227,7 +227,7 @@ def test_a_long_request(peer: Peer) -> None:
 
 
 def test_a_request_too_long_for_the_session(peer: Peer) -> None:
-    done = peer.run("/bin/echo", *["x" * 100_000] * 15)
+    done = peer.run("/bin/echo", *["x" * 100_000] * 4, label="small")
     assert done.returncode == 125
     assert b"more than the session takes" in done.stderr
 
@@ -294,6 +294,7 @@ def test_nobody_listens(tmp_path: Path, peer: Peer) -> None:
 
 def test_the_socket_may_be_refused(peer: Peer) -> None:
     peer.socket.chmod(0o600)
+    peer.directory.chmod(0o711)
     script = peer.script.read_text().split("\n")[1:]
     # In memory, since pytest's directories are closed to others: the lean modules first, then another user.
     code = "\n".join(

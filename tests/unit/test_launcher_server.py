@@ -138,7 +138,10 @@ class Daemon:
         """What the stand-in api answers; {} where it closes the connection without a word."""
         with self.connect() as sock:
             sock.sendall(json.dumps(command).encode())
-            data = b"".join(iter(lambda: sock.recv(65536), b""))
+            try:
+                data = b"".join(iter(lambda: sock.recv(65536), b""))
+            except TimeoutError:
+                pytest.fail(f"no answer to {command}: {self.log()}")
         return json.loads(data) if data else {}
 
     def run_container(self, **bundle: object) -> dict[str, Any]:

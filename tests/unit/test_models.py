@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.checks import MAX_STRING
 from common.errors import BadRequest
-from common.models import MAX_STRING, ContainerState, RunRequest
+from common.models import ContainerState, RunRequest
 from dkrd.api.bodies import run_request
 
 BASE: dict[str, Any] = {"args": ["/bin/true"]}

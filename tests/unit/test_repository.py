@@ -28,7 +28,7 @@ MADE = {
     ".hypothesis",
 }
 LOCKS = sorted((REPOSITORY / "requirements").glob("*.txt"))
-FILE_LINES = 450
+FILE_LINES = 460
 FUNCTION_LINES = 60
 
 
