@@ -125,7 +125,7 @@ def other(command: Command, words: list[str], socket: str | None) -> int:
 
 
 def _versions(path: str) -> int:
-    """Both versions; a daemon that does not answer is told on stderr and is no failure of `version`."""
+    """Both versions. Where no daemon answers, the client's alone, the reason on stderr, and its status."""
     print_version()
     try:
         connection = Connection(path)

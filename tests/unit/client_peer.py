@@ -14,6 +14,7 @@ import pty
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import termios
@@ -143,8 +144,15 @@ class Shim:
         frame = json.loads(data)
         flags = [fcntl.fcntl(d, fcntl.F_GETFL) & os.O_ACCMODE for d in descriptors]
         terminals = [os.isatty(d) for d in descriptors]
+        modes = [stat.S_IMODE(os.fstat(d).st_mode) for d in descriptors]
         log(
-            {"start": frame, "access": flags, "tty": terminals, "credentials": list(credentials)},
+            {
+                "start": frame,
+                "access": flags,
+                "tty": terminals,
+                "modes": modes,
+                "credentials": list(credentials),
+            },
         )
         if self.what == "error-frame":
             error = {"code": "command-not-found", "message": 'cannot run "x": no such file', "step": "execve"}

@@ -31,11 +31,11 @@ class _Api:
         self.send({"type": "ready"})
         self.messages.append(first)
         while True:
-            for fd in select.select([self.listener, self.channel], [], [])[0]:
-                if fd is self.channel:
-                    self.messages.append(self.receive())
-                else:
-                    self.command(self.listener.accept()[0])
+            # One at a time: a command may take from the channel what made it readable.
+            if select.select([self.channel, self.listener], [], [])[0][0] is self.channel:
+                self.messages.append(self.receive())
+            else:
+                self.command(self.listener.accept()[0])
 
     def receive(self) -> dict[str, object]:
         while True:

@@ -320,6 +320,14 @@ def test_versions(peer: Peer) -> None:
     assert done.stdout.decode().splitlines()[1] == "dkrd   9.9.9 (API 1)"
 
 
+def test_the_clients_version_needs_no_daemon(peer: Peer, tmp_path: Path) -> None:
+    words = [str(peer.script), "version", "--socket", str(tmp_path / "none")]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert done.stdout.startswith(b"dkrctl ")
+    assert b"no such socket" in done.stderr
+    assert done.returncode == 125
+
+
 # --cidfile
 
 

@@ -290,5 +290,6 @@ def test_a_terminal_of_another_user_is_written_by_the_client(peer: Peer, tty: Tt
     assert (status, sorted(tty.rest().split())) == (3, [b"err", b"out"])
     told = peer.told("start")
     assert told["access"][1:] == [os.O_WRONLY, os.O_WRONLY]
+    assert told["modes"][1:] == [0o602, 0o602]
     assert told["tty"] == [False, False, False]
     assert told["credentials"][1:] == [12345, 12345]
