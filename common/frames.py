@@ -64,6 +64,9 @@ def loads(data: bytes | str) -> object:
         value, end = _scan(text, 0)
     except StopIteration as err:
         raise ValueError(f"not JSON at character {err.value}") from None
+    except SystemError:
+        # The C half looks up json.decoder for its exception; where nobody imported that, it fails so.
+        raise ValueError("not JSON") from None
     except RecursionError:
         raise ValueError("nested too deep") from None
     if end != len(text):

@@ -9,7 +9,7 @@ import time
 from common import frames
 
 
-class _Text(logging.Formatter):
+class Text(logging.Formatter):
     """`2026-01-31T12:00:00.123Z info dkr.api: message`."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -17,7 +17,7 @@ class _Text(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-class _Json(logging.Formatter):
+class Json(logging.Formatter):
     """One object a line: time, level, logger, message, and the traceback of a defect."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -46,7 +46,7 @@ def _one_line(text: str) -> str:
 def configure(level: str, form: str) -> None:
     """Log from `level` (debug, info, warning, error) on, as `form` (text, json). Unknown levels mean info."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else _Text())
+    handler.setFormatter(Json() if form == "json" else Text())
     # The name of the thread, process or task is not told: do not look for it at each line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()

@@ -9,6 +9,7 @@ shims.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import gc
 import logging
@@ -85,7 +86,8 @@ def _serve() -> int:
 
 
 def _name_process(name: str) -> None:
-    with open("/proc/self/comm", "w", encoding="ascii") as comm:
+    # proc(5): not writable for a process that is not dumpable. A name is not worth an end.
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as comm:
         comm.write(name)
 
 

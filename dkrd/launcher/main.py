@@ -41,12 +41,8 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     from dkrd.launcher.requests import Work
     from dkrd.launcher.server import Launcher
     from dkrd.log import Log
-    from dkrd.shim import cleanup, container, host_binds
+    from dkrd.shim import cleanup, container
     from dkrd.shim import main as shim
-
-    def prime() -> None:
-        host_binds.present()
-        container.layout()
 
     passed = listener.inherited(os.environ)
     # Whatever whoever started us has left open is nobody's business from here on.
@@ -61,7 +57,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         collect=cleanup.collect,
         seccomp=seccomp.compile_default,
         layer=host_root.ensure,
-        prime=prime,
+        prime=container.prime,
     )
     log = Log(settings.log_level, settings.log_format)
     notifier = Notifier(os.environ)

@@ -161,9 +161,9 @@ def _try_idmap(path: str, first: int) -> None:
 def _try_overlay(state_dir: str) -> None:
     """Mount an overlay with its upper directory in `state_dir`, nowhere attached, and write through it."""
     place = f"{state_dir}/.probe"
-    _remove(place)
-    os.mkdir(place, 0o700)
     try:
+        _remove(place)
+        os.mkdir(place, 0o700)
         for name in ("lower", "upper", "work"):
             os.mkdir(f"{place}/{name}")
         context = syscalls.fsopen("overlay")

@@ -9,10 +9,10 @@ The loop reads the pipe to its end and then reaps by pidfd: the other order hang
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
-import sys
 import traceback
 from collections import deque
 from dataclasses import dataclass
@@ -63,10 +63,15 @@ def _run_child(loop: Loop, child: Callable[[], None]) -> None:
     except SystemExit as err:
         status = err.code if isinstance(err.code, int) else 1
     except BaseException:  # nothing may climb into the parent's stack frames
-        traceback.print_exc(file=sys.stderr)
-        sys.stderr.flush()
+        _tell_crash()
     finally:
         os._exit(status)
+
+
+def _tell_crash() -> None:
+    """A defect's traceback, to the log; not through sys.stderr, whose buffer the parent has as well."""
+    with contextlib.suppress(OSError):
+        os.write(2, traceback.format_exc().encode(errors="replace"))
 
 
 def keep_only(descriptors: Collection[int]) -> None:
@@ -197,7 +202,7 @@ def _work(job: _Job, write: int) -> None:
     except DkrError as err:
         record = frames.dumps({"error": err.to_wire()})
     except Exception as err:  # a defect becomes a record; the traceback goes to the log
-        traceback.print_exc(file=sys.stderr)
+        _tell_crash()
         record = frames.dumps({"error": Internal(f"cannot finish job {job.name}: {err!r}").to_wire()})
     os.write(write, record[:_RECORD_MAX])
 

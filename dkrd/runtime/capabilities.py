@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from dkrd.runtime import syscalls
@@ -25,8 +26,9 @@ def mask(names: tuple[str, ...]) -> int:
     return result
 
 
+@functools.cache
 def last_cap() -> int:
-    """The highest capability this kernel knows."""
+    """The highest capability this kernel knows; asked once."""
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
         return int(file.read())
 

@@ -14,10 +14,10 @@ after the pivot the library's files are gone.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import array
 import fcntl
 import os
-import signal
 import socket
 import struct
 import termios
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441
 MAPS, ROOT = b"maps", b"root"
-CATCHABLE = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
+# By the C half of `signal`: the Python half makes enum members of each number, 0.3 ms on the way of every start.
+CATCHABLE = tuple(sorted(int(n) for n in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,5 +234,5 @@ def default_signals() -> None:
     SIGPIPE and SIGXFSZ.
     """
     for number in CATCHABLE:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

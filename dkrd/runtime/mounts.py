@@ -4,6 +4,7 @@ told by explain.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,17 +72,26 @@ def plan(spec: Spec, root: Root, base: int) -> tuple[Operation, ...]:
         MountOverlay(root.layers),
         DetachLayers(),
     ]
-    operations += [BindHost(source, destination) for source, destination in root.binds]
+    operations += _binds(root.binds)
     for index, mount in enumerate(spec.mounts):
         operations.append(_filesystem(mount, base, f"spec.mounts[{index}]"))
         if mount.destination.rstrip("/") == "/dev":
             operations.append(MakeDevices(spec.process.terminal))
-    operations += [MakeReadonly(path) for path in spec.readonly_paths]
-    operations += [MaskPath(path) for path in spec.masked_paths]
+    operations += _walls(spec.readonly_paths, spec.masked_paths)
     if spec.readonly:
         operations.append(RootReadonly())
     operations.append(PivotRoot())
     return tuple(operations)
+
+
+@functools.lru_cache(maxsize=8)
+def _binds(binds: tuple[tuple[str, str], ...]) -> tuple[Operation, ...]:
+    return tuple(BindHost(source, destination) for source, destination in binds)
+
+
+@functools.lru_cache(maxsize=8)
+def _walls(readonly: tuple[str, ...], masked: tuple[str, ...]) -> tuple[Operation, ...]:
+    return (*(MakeReadonly(path) for path in readonly), *(MaskPath(path) for path in masked))
 
 
 def _filesystem(mount: Mount, base: int, path: str) -> MountFilesystem:

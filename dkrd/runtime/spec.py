@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.oci import NAMESPACES
+from common.oci import DEFAULT_CAPABILITIES, DEFAULT_MOUNTS, NAMESPACES
 from dkrd.runtime.capabilities import NUMBERS
 from dkrd.runtime.document import Reader, as_integer, refuse
 
@@ -79,9 +79,7 @@ def parse(value: object, path: str = "spec") -> Spec:
     root.done()
     process = _process(reader.child("process"))
     hostname = reader.optional_text("hostname")
-    mounts = tuple(
-        _mount(Reader(entry, f"{path}.mounts[{i}]")) for i, entry in enumerate(reader.items("mounts"))
-    )
+    mounts = _mounts(reader.items("mounts"), f"{path}.mounts")
     linux = reader.child("linux")
     namespaces = _namespaces(linux)
     masked, read_only = _paths(linux, "maskedPaths"), _paths(linux, "readonlyPaths")
@@ -92,6 +90,15 @@ def parse(value: object, path: str = "spec") -> Spec:
     if hostname is not None and not 0 < len(hostname.encode()) <= 64:
         refuse(f"{path}.hostname", "is not between 1 and 64 bytes")
     return Spec(process, readonly, hostname, mounts, namespaces, masked, read_only)
+
+
+def _mounts(entries: list[object], path: str) -> tuple[Mount, ...]:
+    """The mounts; the defaults, with which nearly every list begins, were read when the module was loaded."""
+    known = len(_DEFAULT_ENTRIES)
+    if entries[:known] != _DEFAULT_ENTRIES:
+        known = 0
+    rest = (_mount(Reader(entry, f"{path}[{i}]")) for i, entry in enumerate(entries[known:], known))
+    return (*_DEFAULT_MOUNTS[:known], *rest)
 
 
 def _process(reader: Reader) -> Process:
@@ -127,14 +134,17 @@ def _process(reader: Reader) -> Process:
         uid=uid,
         gid=gid,
         additional_gids=additional,
-        capabilities=_capabilities(reader.child("capabilities")),
+        capabilities=_capabilities(reader.take("capabilities"), reader.where("capabilities")),
         no_new_privileges=reader.flag("noNewPrivileges", False),
     )
     reader.done()
     return process
 
 
-def _capabilities(reader: Reader) -> Capabilities:
+def _capabilities(value: object, path: str) -> Capabilities:
+    if value == _DEFAULT_SETS:
+        return _DEFAULT_CAPABILITIES
+    reader = Reader(value, path)
     sets = []
     for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
         names = reader.texts(name)
@@ -180,3 +190,13 @@ def _paths(linux: Reader, key: str) -> tuple[str, ...]:
         if not path.startswith("/") or ".." in path.split("/"):
             refuse(f"{linux.where(key)}[{i}]", "an absolute path without .. is wanted")
     return paths
+
+
+_DEFAULT_ENTRIES: list[object] = [dict(entry) for entry in DEFAULT_MOUNTS]
+_DEFAULT_MOUNTS = tuple(_mount(Reader(entry, "mounts")) for entry in _DEFAULT_ENTRIES)
+_DEFAULT_SETS = {
+    **{name: list(DEFAULT_CAPABILITIES) for name in ("bounding", "effective", "permitted")},
+    "inheritable": [],
+    "ambient": [],
+}
+_DEFAULT_CAPABILITIES = Capabilities(*(tuple(names) for names in _DEFAULT_SETS.values()))

@@ -1,44 +1,59 @@
 """What a start did, step by step: recorded where it happens, told by whoever asks.
 
-A step costs one clock reading and one tuple. A failed one leaves its name behind, so that an error can say
-where it happened.
+A step costs one clock reading and one tuple; what was done is described when somebody wants to read it. A failed
+step leaves its name behind, so that an error can say where it happened.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+
+    class Describes(Protocol):
+        """Anything that can say in strace's manner what it does."""
+
+        def describe(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """name: the step; call: what was done, in strace's manner; start, end: monotonic nanoseconds; process:
-    who did it.
+class Step(NamedTuple):
+    """One step of a start.
+
+    name     of the step
+    what     in strace's manner, or what can describe itself so
+    start    monotonic nanoseconds
+    end      monotonic nanoseconds
+    process  who did it: shim, helper, init
     """
 
     name: str
-    call: str
+    what: str | Describes
     start: int
     end: int
     process: str
 
+    def call(self) -> str:
+        """What was done, as text."""
+        return self.what if isinstance(self.what, str) else self.what.describe()
 
-@dataclass(slots=True)
+
 class Recorder:
-    """The steps of one process. `current` is the step under way, for the error record."""
+    """The steps of one process. `current` is the name of the step under way, for the error's record."""
 
-    process: str
-    steps: list[Step] = field(default_factory=list)
-    current: str = ""
-    _call: str = ""
-    _start: int = 0
+    def __init__(self, process: str) -> None:
+        self.process = process
+        self.steps: list[Step] = []
+        self.current = ""
+        self._what: str | Describes = ""
+        self._start = 0
 
-    def begin(self, name: str, call: str = "") -> None:
+    def begin(self, name: str, what: str | Describes = "") -> None:
         """End the step under way and begin `name`."""
         now = time.monotonic_ns()
         if self.current:
-            self.steps.append(Step(self.current, self._call, self._start, now, self.process))
-        self.current, self._call, self._start = name, call, now
+            self.steps.append(Step(self.current, self._what, self._start, now, self.process))
+        self.current, self._what, self._start = name, what, now
 
     def finish(self) -> None:
         """End the last step."""

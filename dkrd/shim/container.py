@@ -5,16 +5,17 @@ build.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common import frames
+from common import frames, oci
 from common.errors import NotFound
 from dkrd import ids
-from dkrd.runtime import build, capabilities, cgroups, mounts, seccomp_bpf
+from dkrd.runtime import build, capabilities, cgroups, mounts, seccomp_bpf, spec
 from dkrd.runtime.operations import LAYERS, ROOT
 from dkrd.shim import host_binds
 from dkrd.shim.state import write_file
@@ -25,15 +26,21 @@ if TYPE_CHECKING:
     from dkrd.shim.session import First
     from dkrd.shim.task import ShimTask
 
-_layout: cgroups.Layout | None = None
 
-
+@functools.cache
 def layout() -> cgroups.Layout:
-    """The host's cgroup layout, read once; the launcher asks before it forks so that no shim needs to."""
-    global _layout
-    if _layout is None:
-        _layout = cgroups.read_layout()
-    return _layout
+    """The host's cgroup layout, read once."""
+    return cgroups.read_layout()
+
+
+def prime() -> None:
+    """Learn, once and before any fork, what every start needs to know of the host; children inherit it."""
+    host_binds.present()
+    layout()
+    capabilities.last_cap()
+    # A rehearsal: what is planned for nearly every container is remembered (mounts.py, lru_cache).
+    rehearsal = spec.parse(oci.default_spec(["/bin/true"], [], oci.DEFAULT_HOSTNAME, ["mount", "uts"]))
+    mounts.plan(rehearsal, mounts.Root("", (), _host_binds()), 0)
 
 
 @dataclass(slots=True)
@@ -121,12 +128,16 @@ def _host_file(path: str) -> str:
         return ""
 
 
+@functools.cache
+def _host_binds() -> tuple[tuple[str, str], ...]:
+    return tuple((bind.source, bind.destination) for bind in host_binds.present_binds())
+
+
 def root_of(task: ShimTask, config: Config) -> mounts.Root:
     """Where the root comes from: decided here, by name, from what the daemon laid down itself."""
     layers = f"{task.settings.state_dir}/layers"
     if config.root == "host":
-        binds = tuple((bind.source, bind.destination) for bind in host_binds.present_binds())
-        return mounts.Root(layers, (task.host_layer,), binds)
+        return mounts.Root(layers, (task.host_layer,), _host_binds())
     raise NotFound(
         f"cannot find the image {config.root!r}: only the built-in root host is known",
         hint="a command in the default root begins with /: dkrctl run /bin/sh",

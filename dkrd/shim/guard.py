@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common import frames
+from common.errors import DkrError, ProtocolError
 from dkrd.runtime import cgroups
 from dkrd.shim.state import State, send
 
@@ -73,7 +74,10 @@ class Guard:
         """Serve until init has ended; reap it; say how."""
         self._poll.register(self._built.pidfd, select.POLLIN)
         self._poll.register(self._listener, select.POLLIN)
-        self._poll.register(self._session, select.POLLIN)
+        if self._session.open:
+            self._poll.register(self._session, select.POLLIN)
+        else:
+            self._client_gone()  # it vanished while its container was built
         while True:
             ready = [fd for fd, _ in self._poll.poll(self._patience())]
             if self._built.pidfd in ready:
@@ -119,27 +123,32 @@ class Guard:
                 follower.close()
 
     def _serve(self) -> None:
-        """One frame of the client's, or its end."""
+        """One frame of the client's, or its end. One that breaks the protocol is no client any more."""
         fd = self._session.fileno()
-        frame = self._session.next()
-        if frame is None:
-            self._poll.unregister(fd)
-            self._client_gone()
-            return
-        kind, number = frame.get("type"), frame.get("signal")
-        if kind == "signal" and isinstance(number, int) and 1 <= number <= 64:
-            self._deliver(number)
-        elif kind == "detach":
-            self._poll.unregister(fd)
+        detached = False
+        try:
+            detached = self._obey(self._session.next())
+        except DkrError as err:
+            self._session.send({"type": "error", "error": err.to_wire()})
             self._session.close()
-            self._nobody_reads()
-        else:
-            self._session.send(
-                {
-                    "type": "error",
-                    "error": {"code": "protocol", "message": f"cannot act on a frame of type {kind!r}"},
-                }
-            )
+        if not self._session.open:
+            self._poll.unregister(fd)
+            if not detached:
+                self._client_gone()
+
+    def _obey(self, frame: dict[str, object] | None) -> bool:
+        """Do what a frame asks (None: the client is gone); whether it was `detach`. Raises ProtocolError."""
+        if frame is None:
+            return False
+        kind, number = frame.get("type"), frame.get("signal")
+        if kind == "signal" and type(number) is int and 1 <= number <= 64:
+            self._deliver(number)
+            return False
+        if kind != "detach":
+            raise ProtocolError(f"cannot act on a frame of type {kind!r}")
+        self._session.close()
+        self._nobody_reads()
+        return True
 
     def _nobody_reads(self) -> None:
         """The terminal has lost its reader: what the command writes is read here, or it would soon be held up."""

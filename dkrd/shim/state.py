@@ -19,16 +19,19 @@ VERSION = 1
 def now() -> str:
     """The time as RFC 3339 with nanoseconds, UTC."""
     ns = time.time_ns()
-    whole = time.gmtime(ns // 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', whole)}.{ns % 1_000_000_000:09d}Z"
+    year, month, day, hour, minute, second = time.gmtime(ns // 1_000_000_000)[:6]
+    return f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ns % 1_000_000_000:09}Z"
 
 
 def start_time(pid: int) -> int:
     """Field 22 of proc(5) /proc/PID/stat, clock ticks since boot. Raises OSError where there is no such
     process.
     """
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        text = file.read()
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(fd, 4096)
+    finally:
+        os.close(fd)
     # The command's name, field 2, may hold anything; it ends at the last parenthesis.
     return int(text[text.rindex(b")") + 2 :].split()[19])
 

@@ -165,11 +165,15 @@ def null_stdio() -> Iterator[tuple[int, int, int]]:
 def start_raw(daemon: Daemon, stdio: tuple[int, int, int], **request: Any) -> RawClient:
     """A raw client up to its first frame: what follows are the shim's frames."""
     client = RawClient(daemon)
-    client.post(request)
-    assert client.head() == 101
-    value = client.record()
-    assert value["type"] == "session", value
-    client.first(request, stdio)
+    try:
+        client.post(request)
+        assert client.head() == 101
+        value = client.record()
+        assert value["type"] == "session", value
+        client.first(request, stdio)
+    except BaseException:
+        client.close()
+        raise
     return client
 
 

@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 
 # --- the api: runs as another user with the system's Python, so nothing of the project is imported in it
@@ -98,15 +97,16 @@ class _Api:
         own = socket.socket(socket.AF_UNIX)
         own.connect(self.listener.getsockname())
         accepted = self.listener.accept()[0]
-        made = {
+        made: dict[str, socket.socket] = {
             "listener": self.listener,
             "channel": self.channel,
             "pair": left,
             "connecting": own,
             "self": accepted,
-            "file": open("/dev/null"),
-        }[what]
-        answer = self.ask({"type": "start"}, b"\n{}", made.fileno())
+        }
+        # Descriptor 0 is /dev/null, no socket at all.
+        forged = made[what].fileno() if what in made else 0
+        answer = self.ask({"type": "start"}, b"\n{}", forged)
         for sock in (left, right, own, accepted):
             sock.close()
         return answer
@@ -141,9 +141,14 @@ def _shim(task: object) -> None:
     assert isinstance(task, ShimTask)
     bundle = json.loads(task.bundle)
     with socket.socket(fileno=task.connection) as connection:
-        facts = {"id": task.id, "fds": sorted(map(int, os.listdir("/proc/self/fd"))), "pid": os.getpid()}
+        facts: dict[str, object] = {
+            "id": task.id,
+            "fds": sorted(map(int, os.listdir("/proc/self/fd"))),
+            "pid": os.getpid(),
+        }
         facts["session"] = os.getsid(0) == os.getpid()
-        facts["name"] = open("/proc/self/comm").read().strip()
+        with open("/proc/self/comm") as stream:
+            facts["name"] = stream.read().strip()
         facts["seccomp"], facts["layer"] = task.seccomp, task.host_layer
         connection.sendall(frames.record({"type": "session", **facts}))
     if bundle.get("do") == "run":
@@ -178,7 +183,7 @@ def _guard(task: object) -> None:
         pidfd,
         version=1,
         id=task.id,
-        uid=struct.unpack("I", struct.pack("I", os.getuid()))[0],
+        uid=os.getuid(),
         status="running",
         pid=init,
         pidStartTime=state.start_time(init),
@@ -186,8 +191,8 @@ def _guard(task: object) -> None:
         shimStartTime=state.start_time(os.getpid()),
     )
     while True:
-        ready = select.select([listener, pidfd], [], [])[0]
-        if listener in ready:
+        ready = select.select([listener.fileno(), pidfd], [], [])[0]
+        if listener.fileno() in ready:
             follower = listener.accept()[0]
             message = json.dumps({"type": "state", "state": told.values}).encode()
             state.send(follower, message, pidfd)
@@ -248,7 +253,8 @@ def _launcher(file: str) -> int:
         layer=lambda settings: "host-layer",
         prime=lambda: None,
     )
-    argv = tuple(json.load(open(f"{here}/argv.json")))
+    with open(f"{here}/argv.json") as stream:
+        argv = tuple(json.load(stream))
     passed = listener.inherited(os.environ)
     try:
         log = Log(given.log_level, given.log_format)

@@ -101,7 +101,7 @@ class Daemon:
         assert self.process is not None
         seen: list[str] = []
         with contextlib.ExitStack() as stack:
-            watched: list[object] = [self.notify]
+            watched: list[Any] = [self.notify]
             if self.process.returncode is None:
                 watched.append(stack.enter_context(contextlib.closing(PidFd(self.process.pid))))
             while wanted not in seen:

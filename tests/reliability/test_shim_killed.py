@@ -1,0 +1,133 @@
+"""SIGKILL of a shim: its container runs on, its exit is read by the launcher, what is left of it is cleaned up."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import host
+from tests.reliability.support import (
+    GUARD_SECONDS,
+    ask,
+    assert_same,
+    count,
+    eventually,
+    inits,
+    kill_and_wait,
+    listed,
+    null_stdio,
+    settle,
+    shims,
+    start_raw,
+    the_shim,
+    waiting,
+)
+
+if TYPE_CHECKING:
+    from tests.daemon import Daemon
+
+pytestmark = pytest.mark.root
+
+
+def _stopped(daemon: Daemon, name: str) -> dict[str, Any]:
+    """Container `name`, once it has stopped."""
+    found: dict[str, Any] = {}
+
+    def there() -> bool:
+        found.update(ask(daemon, "GET", f"/v1/containers/{name}")[1])
+        return bool(found["status"] == "stopped")
+
+    eventually(there, f"{name} stops")
+    return found
+
+
+@pytest.mark.parametrize("code", [0, 1, 127, 255])
+def test_the_container_runs_on_and_its_exit_is_read(daemon: Daemon, code: int) -> None:
+    with waiting(daemon, "--name", "lost") as run:
+        kill_and_wait(the_shim(daemon))
+        assert run.client.wait(GUARD_SECONDS) == 125
+        assert run.client.stderr is not None
+        assert "lost the container's guardian" in run.client.stderr.readline()
+        (running,) = listed(daemon)
+        assert running["status"] == "running"
+        run.say(f"still {code}")
+        assert run.line() == "got still\n"
+        assert _stopped(daemon, "lost")["exit"] == {"code": code, "signal": None, "cause": "exited"}
+    assert ask(daemon, "DELETE", "/v1/containers/lost")[0] == 204
+    settle(daemon)
+
+
+def test_the_signal_that_ended_it_is_read(daemon: Daemon) -> None:
+    with waiting(daemon, "--name", "lost"):
+        kill_and_wait(the_shim(daemon))
+        (init,) = inits(daemon)
+        host.kill(init)
+        assert _stopped(daemon, "lost")["exit"] == {"code": None, "signal": 9, "cause": "signalled"}
+    assert ask(daemon, "DELETE", "/v1/containers/lost")[0] == 204
+    settle(daemon)
+
+
+def test_leftovers_of_a_run_with_rm_are_collected(daemon: Daemon) -> None:
+    before = count(daemon)
+    with waiting(daemon, "--rm") as run:
+        kill_and_wait(the_shim(daemon))
+        run.say("on 0")
+        assert run.line() == "got on\n"
+        assert_same(daemon, before)
+
+
+def test_shim_and_init_killed_together(daemon: Daemon) -> None:
+    before = count(daemon)
+    with waiting(daemon, "--rm"):
+        shim, (init,) = the_shim(daemon), inits(daemon)
+        host.kill(shim)
+        host.kill(init)
+        assert_same(daemon, before)
+
+
+def test_many_at_once(daemon: Daemon) -> None:
+    before = count(daemon)
+    with null_stdio() as stdio:
+        clients = [start_raw(daemon, stdio, args=["/bin/sleep", "600"], rm=True) for _ in range(8)]
+        for client in clients:
+            frame = client.frame()
+            assert frame is not None
+            assert frame["type"] == "started"
+        for shim in shims(daemon):
+            host.kill(shim)
+        for client in clients:
+            assert client.frame() is None
+            client.close()
+    eventually(lambda: not shims(daemon), "the guardians are dead")
+    # The client's end counts for nothing any more: nobody is there to see it.
+    assert len(inits(daemon)) == 8
+    for init in inits(daemon):
+        host.kill(init)
+    assert_same(daemon, before)
+
+
+def test_killed_at_any_moment_of_the_build_or_the_end(daemon: Daemon) -> None:
+    """Whatever stands at that moment is found and taken off; only a command that had started may have to be ended."""
+    before = count(daemon)
+    chance = random.Random(1)
+    with null_stdio() as stdio:
+        for turn in range(40):
+            client = start_raw(daemon, stdio, args=["/bin/true"], rm=bool(turn % 2), name="short")
+            (shim,) = [found for found in shims(daemon)] or [None]
+            client.session.settimeout(chance.uniform(0.0005, 0.045))
+            try:
+                while client.frame():
+                    pass
+            except TimeoutError:
+                pass
+            if shim is not None:
+                host.kill(shim)
+            client.close()
+            eventually(lambda: not shims(daemon), "the guardian is dead")
+            eventually(lambda: not [c for c in listed(daemon, every=True) if c["status"] != "stopped"], "it is over")
+            for container in listed(daemon, every=True):
+                assert ask(daemon, "DELETE", f"/v1/containers/{container['id']}")[0] == 204
+            eventually(lambda: not listed(daemon, every=True), "it is gone")
+    assert_same(daemon, before)
