@@ -1,17 +1,16 @@
-"""The build of one container, in the order that makes its walls hold; called by its guardian, which stays
-its parent.
+"""The build of one container, in the order that makes its walls hold; called by its guardian, which stays its parent.
 
-    guardian (host root)          helper (host root)                      init (container's root)
+    guardian (host root)                                        init (container's root)
     unshare(NEWNS): M
-    clone3(NEWUSER|NEWPID|…) ───────────────────────────────────────────► v1 cgroups; waits
-    id maps, "maps" ────────────────────────────────────────────────────► becomes root inside
-    fork in init's pid namespace ► setns(net, ipc); loopback; mounts in M;
-    setns back to the host          pivot_root; _exit
-    "root" ─────────────────────────────────────────────────────────────► unshare(NEWNS): locked; … execve
+    clone3(NEWUSER|NEWPID|…) ─────────────────────────────────► v1 cgroups; waits
+    id maps, "maps" ──────────────────────────────────────────► becomes root inside; loopback up
+    setns(net, ipc); mounts in M ◄──────────────────── "ready" ─┤
+    pivot_root; setns back to the host                          │
+    "root" ───────────────────────────────────────────────────► unshare(NEWNS): locked; … execve
 
-M is owned by the host's user namespace: what the helper mounts there, masks and read-only paths above all,
-the container's root can neither unmount nor remount once init has unshared it (mount_namespaces(7), "locked
-mounts").
+M is owned by the host's user namespace: what is mounted there by host root, masks and read-only paths above all, the container's root
+can neither unmount nor remount once init has unshared it (mount_namespaces(7), "locked mounts"). Before Linux 6.18 a forked
+helper does the mounting (mounting.py).
 """
 
 from __future__ import annotations
@@ -19,28 +18,25 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import array
 import contextlib
-import fcntl
 import os
 import select
 import signal
 import socket
-import struct
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from common.errors import DkrError, Internal, StartFailed
-from dkrd.runtime import cgroups, failure, init, syscalls
+from dkrd.runtime import cgroups, failure, init, mounting, syscalls
 from dkrd.runtime.operations import Operation, Stage
-from dkrd.runtime.steps import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from dkrd.runtime.spec import Spec
+    from dkrd.runtime.steps import Recorder
 
 IDS = 65536  # ids a container
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 # The C half of `signal`: the Python half makes an enum member of each number, 0.6 ms a call.
 _ALL_SIGNALS = _signal.valid_signals()
@@ -125,10 +121,18 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
         kill = stack.enter_context(_killed_on_failure(pid, pidfd))
         userns = _map_ids(pid, task, recorder, stack)
         ours.send(init.MAPS)
-        recorder.begin("helper", "setns(pidfd, CLONE_NEWPID); fork()")
-        helper, errors = _fork_in(pidfd, task, lambda: _mount_all(task, pidfd, userns))
-    recorder.begin("root", "wait for the helper")
-    _join(helper, errors, read, task.deadline)
+        work = mounting.Work(
+            plan=task.plan,
+            directory=task.directory,
+            namespaces=task.spec.namespaces,
+            pidfd=pidfd,
+            stage=Stage(base=task.base, userns=userns),
+            before_pivot=lambda: _await_ready(ours, read, task.deadline),
+        )
+        helper = _fill(work, pid, recorder)
+    if helper is not None:
+        recorder.begin("root", "wait for the helper")
+        helper.join(lambda fd: _read_to_end(fd, task.deadline))
     ours.send(init.ROOT)
     master = -1
     if task.spec.process.terminal:
@@ -139,6 +143,31 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
     recorder.finish()
     kill.pop_all()
     return Built(pid, pidfd, master)
+
+
+def _fill(work: mounting.Work, pid: int, recorder: Recorder) -> mounting.Helper | None:
+    """Mount the root: here where the kernel allows it, else by a helper that is to be waited for."""
+    if "pid" not in work.namespaces or mounting.proc_names_namespace():
+        if "pid" in work.namespaces:
+            work.stage.pidns = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            mounting.fill_here(work, recorder)
+        finally:
+            if work.stage.pidns >= 0:
+                os.close(work.stage.pidns)
+        return None
+    recorder.begin("helper", "setns(pidfd, CLONE_NEWPID); fork()")
+    with _signals_blocked():
+        return mounting.fill_by_helper(work)
+
+
+def _await_ready(sync: socket.socket, errors: int, deadline: float) -> None:
+    """Wait until init needs the host's tree no more; its error, where that came instead."""
+    ready, _, _ = select.select([sync], [], [], max(0.0, deadline - time.monotonic()))
+    if ready and sync.recv(16) == init.READY:
+        return
+    _raise_if_any(_read_to_end(errors, deadline))
+    raise Internal("cannot start the container: init ended while it was built")
 
 
 def _init_task(task: Task, sync: socket.socket, error: int) -> init.InitTask:
@@ -235,105 +264,6 @@ def _map_ids(pid: int, task: Task, recorder: Recorder, stack: contextlib.ExitSta
     userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     stack.callback(os.close, userns)
     return userns
-
-
-def _fork_in(pidfd: int, task: Task, work: Callable[[], None]) -> tuple[int, int]:
-    """Fork a child of host root into init's pid namespace (proc(5) shows the mounter's) to do `work`: its
-    pid, its error pipe.
-    """
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    read, write = os.pipe2(os.O_CLOEXEC)
-    try:
-        if "pid" in task.spec.namespaces:
-            syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
-        try:
-            with _signals_blocked():
-                pid = os.fork()
-                if pid == 0:
-                    os.close(read)
-                    _work(work, write)
-        finally:
-            syscalls.setns(own, syscalls.CLONE_NEWPID)
-    except OSError:
-        os.close(read)
-        raise
-    finally:
-        os.close(own)
-        os.close(write)
-    return pid, read
-
-
-def _work(work: Callable[[], None], error: int) -> NoReturn:
-    try:
-        work()
-    except BaseException as err:
-        failure.send(error, err, "mount")
-        os._exit(1)
-    os._exit(0)
-
-
-def _mount_all(task: Task, pidfd: int, userns: int) -> None:
-    """The helper: host root in M, with init's pid, net and ipc namespaces."""
-    spec = task.spec
-    recorder = Recorder("helper")
-    try:
-        join = 0
-        for name in ("network", "ipc"):
-            join |= _CLONE_FLAGS[name] if name in spec.namespaces else 0
-        if join:
-            recorder.begin("join", f"setns(pidfd, {join:#x})")
-            syscalls.setns(pidfd, join)
-        if "network" in spec.namespaces:
-            recorder.begin("network", "ioctl(SIOCSIFFLAGS, lo, IFF_UP)")
-            _loopback(task.base)
-        os.umask(0)
-        os.chdir(task.directory)
-        stage = Stage(base=task.base, userns=userns)
-        for operation in task.plan:
-            recorder.begin(operation.step, operation)
-            operation.execute(stage)
-        recorder.finish()
-    except Exception as err:
-        raise failure.describe(err, recorder.current) from err
-
-
-def _loopback(base: int) -> None:
-    """The loopback interface up, low ports and ping open to everybody inside: no other interface is here to
-    guard.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        request = struct.pack("16sh14x", b"lo", 0)
-        flags = struct.unpack("16sh14x", fcntl.ioctl(sock, SIOCGIFFLAGS, request))[1]
-        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
-    # /proc/sys/net shows the reader's network namespace. Ids written by host root are the host's.
-    for name, value in (
-        ("ip_unprivileged_port_start", "0"),
-        ("ping_group_range", f"{base} {base + IDS - 1}"),
-    ):
-        fd = os.open(f"/proc/sys/net/ipv4/{name}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, value.encode())
-        finally:
-            os.close(fd)
-
-
-def _join(pid: int, errors: int, init_errors: int, deadline: float) -> None:
-    """Wait for the helper: its error pipe to the end first (a full pipe would hold it), then its exit."""
-    try:
-        data = _read_to_end(errors, deadline)
-    except DkrError:
-        os.kill(pid, signal.SIGKILL)
-        raise
-    finally:
-        os.close(errors)
-        _, status = os.waitpid(pid, 0)
-    _raise_if_any(data)
-    if status:
-        # With SIGKILL: init has ended, and its pid namespace with it. Init's own record says why.
-        _raise_if_any(_read_to_end(init_errors, deadline) if status == signal.SIGKILL else b"")
-        raise Internal(
-            f"cannot start the container: the mounting helper ended with status {status}", step="mount"
-        )
 
 
 def _read_to_end(fd: int, deadline: float) -> bytes:

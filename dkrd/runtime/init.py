@@ -7,7 +7,8 @@ after the pivot the library's files are gone.
 
     shim                                     init
      ├─ maps written, cgroup placed ── "maps" ─►  become root inside
-     ├─ helper has mounted and pivoted ─ "root" ─►  unshare(NEWCGROUP), unshare(NEWNS), hostname
+     │  ◄────────────────────────────── "ready" ─┤  loopback up; done with the host's tree
+     ├─ mounted and pivoted ──────────── "root" ─►  unshare(NEWCGROUP), unshare(NEWNS), hostname
      │  ◄───────────────── pty master (if any) ──┤
      └─ end of file on the error pipe  ◄──────────  execve
 """
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441
-MAPS, ROOT = b"maps", b"root"
+MAPS, READY, ROOT = b"maps", b"ready", b"root"
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 # By the C half of `signal`: the Python half makes enum members of each number, 0.3 ms on the way of every start.
 CATCHABLE = tuple(sorted(int(n) for n in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}))
 
@@ -91,6 +93,10 @@ def _run(task: InitTask, error: int, recorder: Recorder) -> NoReturn:
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     syscalls.join_session_keyring()
+    if "network" in spec.namespaces:
+        recorder.begin("network", "ioctl(SIOCSIFFLAGS, lo, IFF_UP)")
+        _loopback()
+    task.sync.send(READY)
     _await(task.sync, ROOT)
     if "cgroup" in spec.namespaces:
         recorder.begin("cgroup namespace", "unshare(CLONE_NEWCGROUP)")
@@ -129,6 +135,24 @@ def _await(sync: socket.socket, word: bytes) -> None:
         if not got:
             os._exit(125)
         raise Internal(f"cannot start the container: expected {word!r} from the shim, got {got!r}")
+
+
+def _loopback() -> None:
+    """The loopback interface up, low ports and ping open to everybody inside: no other interface is here to guard.
+
+    While the guardian mounts, and before it pivots: /proc is still the host's, whose sys/net shows the reader's network
+    namespace.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(sock, SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
+    for name, value in (("ip_unprivileged_port_start", b"0"), ("ping_group_range", b"0 65535")):
+        fd = os.open(f"/proc/sys/net/ipv4/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value)
+        finally:
+            os.close(fd)
 
 
 def _terminal(task: InitTask, owner: int) -> int:

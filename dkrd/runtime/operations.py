@@ -26,15 +26,25 @@ class Stage:
 
     base    host id of the container's id 0
     userns  descriptor of the container's user namespace, or -1 where it is the host's
+    pidns   descriptor of the pid namespace that proc shows, or -1 for the mounting process's own
     root    descriptor of the root's mount, once it stands
     kernel  st_dev of the proc and sysfs mounts: nobody mounts on these or below
     """
 
     base: int
     userns: int
+    pidns: int = -1
     root: int = -1
     kernel: set[int] = field(default_factory=set)
     masks: dict[str, int] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Close what the operations have opened for each other; the mounts stay."""
+        for fd in (self.root, *self.masks.values()):
+            if fd >= 0:
+                os.close(fd)
+        self.root = -1
+        self.masks.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +179,8 @@ class MountFilesystem:
             )
         fs = syscalls.fsopen(self.type)
         syscalls.fsconfig_string(fs, "source", self.source)
+        if self.type == "proc" and stage.pidns >= 0:
+            syscalls.fsconfig_fd(fs, "pidns", stage.pidns)
         for key, value in self.settings:
             if value is None:
                 syscalls.fsconfig_flag(fs, key)

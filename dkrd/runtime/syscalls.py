@@ -53,6 +53,7 @@ FSOPEN_CLOEXEC = 1
 FSMOUNT_CLOEXEC = 1
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
+FSCONFIG_SET_FD = 5
 FSCONFIG_CMD_CREATE = 6
 MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NOSUID = 0x02
@@ -268,6 +269,11 @@ def fsconfig_string(fs: int, key: str, value: str) -> None:
 def fsconfig_flag(fs: int, key: str) -> None:
     """FSCONFIG_SET_FLAG."""
     _check(_fsconfig(fs, FSCONFIG_SET_FLAG, key.encode(), None, 0), f"fsconfig {key}")
+
+
+def fsconfig_fd(fs: int, key: str, fd: int) -> None:
+    """FSCONFIG_SET_FD."""
+    _check(_fsconfig(fs, FSCONFIG_SET_FD, key.encode(), None, fd), f"fsconfig {key}")
 
 
 def fsconfig_create(fs: int) -> None:

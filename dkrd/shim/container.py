@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from common import frames, oci
 from common.errors import NotFound
 from dkrd import ids
-from dkrd.runtime import build, capabilities, cgroups, mounts, seccomp_bpf, spec
+from dkrd.runtime import build, capabilities, cgroups, mounting, mounts, seccomp_bpf, spec
 from dkrd.runtime.operations import LAYERS, ROOT
 from dkrd.shim import host_binds
 from dkrd.shim.state import write_file
@@ -38,6 +38,7 @@ def prime() -> None:
     host_binds.present()
     layout()
     capabilities.last_cap()
+    mounting.proc_names_namespace()
     # A rehearsal: what is planned for nearly every container is remembered (mounts.py, lru_cache).
     rehearsal = spec.parse(oci.default_spec(["/bin/true"], [], oci.DEFAULT_HOSTNAME, ["mount", "uts"]))
     mounts.plan(rehearsal, mounts.Root("", (), _host_binds()), 0)
