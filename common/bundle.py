@@ -18,6 +18,11 @@ Json = dict[str, object]
 DEFAULT_NAMESPACES = {name: "host" if name == "time" else "private" for name in NAMESPACES if name != "mount"}
 TMPFS_OPTIONS = ("nosuid", "nodev", "noexec", "mode=1777")
 MAX_ID = 65535
+# Every key of the table in docs/protocol.md (1): what is not known would be ignored, and nothing is.
+REQUEST_KEYS = frozenset(
+    "image args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces preserveFds "
+    "init rm stopSignal stopTimeout timeout onDisconnect".split()
+)
 
 
 def bundle_of(request: Json, default_image: str, name: str) -> Json:
@@ -29,6 +34,12 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
     Raises BadRequest, KeyError, TypeError or ValueError where the request is not of its schema; the api has
     validated before.
     """
+    unknown = sorted(request.keys() - REQUEST_KEYS)
+    if unknown:
+        raise BadRequest(
+            f"cannot read the request: {unknown[0]!r} is not a key of it",
+            fields=({"path": unknown[0], "message": "an unknown key"},),
+        )
     namespaces = {**DEFAULT_NAMESPACES, **_strings(request.get("namespaces", {}))}
     private = [n for n in NAMESPACES if n == "mount" or namespaces[n] == "private"]
     own_uts = "uts" in private

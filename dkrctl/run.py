@@ -96,13 +96,10 @@ class _Run:
         return stdio.beyond(count), listening
 
     def _announce(self, listening: dict[str, str]) -> None:
-        """Tell the command of the sockets it inherits.
-
-        sd_listen_fds(3) compares LISTEN_PID with its own pid: 1, or 2 below an init.
-        """
+        """Tell the command of the sockets it inherits. LISTEN_PID is set inside, where the command's pid is known."""
         env = self.request.get("env")
         given = env if isinstance(env, dict) else {}
-        self.request["env"] = {**listening, "LISTEN_PID": "2" if self.request.get("init") else "1", **given}
+        self.request["env"] = {**listening, **given}
 
     def _terminal(self) -> "Terminal | None":
         """A terminal of the command's own: where asked for, or where the caller has nothing else.

@@ -89,19 +89,10 @@ class ApiProcess:
 
     def start(self) -> None:
         """Start the api. Raises HostUnfit where it cannot be executed."""
-        channel, theirs = wire.pair()
-        read, write = os.pipe2(os.O_CLOEXEC)
         try:
-            parent = os.getpid()
-            self.pid = runner.fork(self._loop, lambda: self._become(theirs.fileno(), write, parent))
+            channel, read = self._fork()
         except OSError as err:
-            channel.close()
-            os.close(read)
             raise HostUnfit(f"cannot fork the api: {err.strerror}", errno=err.errno) from err
-        finally:
-            theirs.close()
-            os.close(write)
-        self._pidfd = os.pidfd_open(self.pid)
         self._started = time.monotonic()
         self._check_exec(read, channel)
         self._channel, self._sender = channel, wire.Sender(channel)
@@ -109,6 +100,21 @@ class ApiProcess:
         self._loop.watch(self._pidfd, select.EPOLLIN, self._on_end_of_process)
         self._log.info("api started", pid=self.pid)
         self.on_start()
+
+    def _fork(self) -> tuple[socket.socket, int]:
+        """Fork the api: our end of its channel, the pipe that brings what fails. Raises OSError."""
+        parent = os.getpid()
+        with contextlib.ExitStack() as both, contextlib.ExitStack() as undo:
+            channel, theirs = wire.pair()
+            both.callback(theirs.close)
+            undo.callback(channel.close)
+            read, write = os.pipe2(os.O_CLOEXEC)
+            both.callback(os.close, write)
+            undo.callback(os.close, read)
+            self.pid = runner.fork(self._loop, lambda: self._become(theirs.fileno(), write, parent))
+            self._pidfd = runner.open_child(self.pid)
+            undo.pop_all()
+        return channel, read
 
     def _check_exec(self, read: int, channel: socket.socket) -> None:
         """Wait until the child has executed the program: the pipe closes, or brings what failed."""

@@ -20,6 +20,7 @@ from functools import partial
 from common import frames
 from common.errors import DkrError, ProtocolError
 from dkrd.launcher import pidfd, wire
+from dkrd.launcher.runner import open_child
 from dkrd.shim import state as shim_state
 
 TYPE_CHECKING = False
@@ -116,7 +117,7 @@ class Containers:
 
         The pid cannot be reused before its pidfd is open: nobody but us reaps it.
         """
-        container = Container(container_id, uid, os.pidfd_open(pid), child=True)
+        container = Container(container_id, uid, open_child(pid), child=True)
         self._table[container_id] = container
         self._watch_shim(container)
 
@@ -217,14 +218,15 @@ class Containers:
         if container.link is not None:
             self._drain(container.link, container.id)
             self._close_link(container)
-        if container.stopped:
+        stands = os.path.lexists(f"{self._run_dir}/containers/{container.id}")
+        if container.gone or (container.stopped and not stands):
             self._forget(container)
         elif in_order and container.state is None:
             # It refused before there was anything: the client knows, the api has to be told.
             self._tell({"type": "gone", "id": container.id})
             self._forget(container)
         else:
-            self._log.error("a shim died before its container", id=container.id)
+            self._log.error("a shim died before its work was done", id=container.id)
             self._orphaned(container)
 
     @staticmethod
@@ -275,8 +277,9 @@ class Containers:
         if container.state is not None and not container.stopped:
             ended = {**container.state, "status": "stopped", "finished": shim_state.now(), "exit": how}
             container.state = ended
-            # The file is the shim's, but the shim is dead. A directory that is gone needs no file.
-            with contextlib.suppress(FileNotFoundError):
+            # The file is the shim's, but the shim is dead. A directory that is gone needs no file, and a full
+            # disk must not end the launcher.
+            with contextlib.suppress(OSError):
                 path = f"{self._run_dir}/containers/{container.id}/state.json"
                 shim_state.write_file(path, frames.dumps(ended))
             self._tell({"type": "state", "state": ended})
@@ -293,6 +296,8 @@ class Containers:
         elif value is None and not container.gone:
             container.gone = True
             self._tell({"type": "gone", "id": container.id})
+        elif value is not None and container.state is None:
+            self._tell({"type": "state", "state": value})  # cut off by a power cut, and kept
         self._forget(container)
 
     def removed(self, container_id: str) -> None:

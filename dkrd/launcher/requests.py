@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 from dataclasses import dataclass
 from functools import partial
@@ -150,6 +149,11 @@ class Requests:
                 connection.close()
 
     def _check_budget(self, owner: int) -> None:
+        if self._limits.are_low():
+            raise LimitReached(
+                "cannot start a container: the daemon is almost out of descriptors",
+                hint="end some containers, or raise LimitNOFILE= of dkrd.service (RLIMIT_NOFILE)",
+            )
         bound = self.host.settings.containers_per_user
         if owner != 0 and self._containers.live_of(owner) >= bound:
             raise LimitReached(
@@ -176,15 +180,10 @@ class Requests:
             host_layer=host.host_layer,
             log=self._log.of("shim"),
         )
-        pid = 0
         try:
             pid = shims.start(self._loop, task, self._work.shim, self._limits)
             self._containers.add_child(task.id, owner, pid)
         except OSError as err:
-            if pid:
-                # Born, but there is no descriptor left to guard it by.
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
             raise LimitReached(
                 f"cannot fork a shim: {err.strerror}",
                 hint="the machine, or the daemon's cgroup, is out of processes, memory or descriptors",

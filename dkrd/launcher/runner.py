@@ -20,6 +20,7 @@ from functools import partial
 
 from common import errors, frames
 from common.errors import DkrError, Internal, LimitReached, Unavailable
+from dkrd.runtime import signals
 from dkrd.runtime.syscalls import close_range, set_name
 
 TYPE_CHECKING = False
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 _PARALLEL = 4  # more would only make each other slower: they unmount and delete
 _QUEUE_MAX = 4096
 _RECORD_MAX = 64 * 1024  # bytes
-_ALL_SIGNALS = frozenset(signal.Signals)
 
 
 def fork(loop: Loop, child: Callable[[], None]) -> int:
@@ -42,13 +42,10 @@ def fork(loop: Loop, child: Callable[[], None]) -> int:
 
     Signals are blocked over the fork, so that none meant for the child reaches the parent's pipe.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
-    try:
+    with signals.blocked():
         pid = os.fork()
         if pid == 0:
             _run_child(loop, child)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return pid
 
 
@@ -57,7 +54,7 @@ def _run_child(loop: Loop, child: Callable[[], None]) -> None:
     status = 1
     try:
         loop.leave_in_child()
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signals.unblock_all()
         child()
         status = 0
     except SystemExit as err:
@@ -72,6 +69,18 @@ def _tell_crash() -> None:
     """A defect's traceback, to the log; not through sys.stderr, whose buffer the parent has as well."""
     with contextlib.suppress(OSError):
         os.write(2, traceback.format_exc().encode(errors="replace"))
+
+
+def open_child(pid: int) -> int:
+    """A pidfd of a child just forked. Where there is no room for one the child is ended: nobody could guard
+    it. Raises OSError.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def keep_only(descriptors: Collection[int]) -> None:
@@ -184,7 +193,7 @@ def _spawn(loop: Loop, job: _Job) -> None:
     job.pipe, write = os.pipe2(os.O_CLOEXEC)
     try:
         job.pid = fork(loop, lambda: _work(job, write))
-        job.pidfd = os.pidfd_open(job.pid)
+        job.pidfd = open_child(job.pid)
     except OSError:
         os.close(job.pipe)
         raise

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from dkrd.shim.task import ShimTask
 
 
+_RESERVE = 24  # descriptors kept for the next api, for messages and for jobs
+
+
 class OpenFiles:
     """The bound of open files: raised for the launcher, given back to what it forks.
 
@@ -30,6 +33,17 @@ class OpenFiles:
         """Raise the soft limit to the hard one."""
         hard = self._original[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    @staticmethod
+    def are_low() -> bool:
+        """Whether so few descriptors are left that they must be kept for what stands."""
+        # The lowest that is free: all below it are taken.
+        try:
+            free = os.dup(2)
+        except OSError:
+            return True
+        os.close(free)
+        return free >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE
 
     def restore(self) -> None:
         """Set the limits that the launcher was started with."""

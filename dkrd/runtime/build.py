@@ -15,7 +15,6 @@ helper does the mounting (mounting.py).
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import array
 import contextlib
 import os
@@ -27,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import DkrError, Internal, StartFailed
-from dkrd.runtime import cgroups, failure, init, mounting, syscalls
+from dkrd.runtime import cgroups, failure, init, mounting, signals, syscalls
 from dkrd.runtime.operations import Operation, Stage
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 IDS = 65536  # ids a container
 
-# The C half of `signal`: the Python half makes an enum member of each number, 0.6 ms a call.
-_ALL_SIGNALS = _signal.valid_signals()
 _CLONE_FLAGS = {
     "user": syscalls.CLONE_NEWUSER,
     "pid": syscalls.CLONE_NEWPID,
@@ -75,10 +72,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A running container: its init as pid (the host's) and pidfd, and the pty's master or -1."""
+    """A running container, and the descriptors by which it is held.
+
+    pid     of its init, as the host counts
+    pidfd   of its init
+    mounts  its mount namespace; -1 where it has ended already
+    master  of its pty, or -1
+    """
 
     pid: int
     pidfd: int
+    mounts: int
     master: int
 
 
@@ -109,7 +113,7 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
             flags |= flag if name in task.spec.namespaces else 0
         recorder.begin("clone", f"clone3({flags:#x})")
         try:
-            with _signals_blocked():
+            with signals.blocked():
                 pid = syscalls.clone3(flags, task.cgroup.leaf)
                 if pid == 0:
                     ours.close()
@@ -142,7 +146,10 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
     _raise_if_any(_read_to_end(read, task.deadline))
     recorder.finish()
     kill.pop_all()
-    return Built(pid, pidfd, master)
+    mounts = -1
+    with contextlib.suppress(OSError):
+        mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    return Built(pid, pidfd, mounts, master)
 
 
 def _fill(work: mounting.Work, pid: int, recorder: Recorder) -> mounting.Helper | None:
@@ -157,7 +164,7 @@ def _fill(work: mounting.Work, pid: int, recorder: Recorder) -> mounting.Helper 
                 os.close(work.stage.pidns)
         return None
     recorder.begin("helper", "setns(pidfd, CLONE_NEWPID); fork()")
-    with _signals_blocked():
+    with signals.blocked():
         return mounting.fill_by_helper(work)
 
 
@@ -220,18 +227,6 @@ def _time_namespace(spec: Spec) -> Iterator[None]:
             syscalls.setns(host, syscalls.CLONE_NEWTIME)
     finally:
         os.close(host)
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A child of the block must not run our handlers: they would write to a wake-up descriptor that it
-    shares with us.
-    """
-    old = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
-    try:
-        yield
-    finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, old)
 
 
 @contextlib.contextmanager

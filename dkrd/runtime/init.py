@@ -15,7 +15,6 @@ after the pivot the library's files are gone.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import array
 import fcntl
 import os
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import Internal
-from dkrd.runtime import capabilities, cgroups, command, failure, reaper, syscalls, users
+from dkrd.runtime import capabilities, cgroups, command, failure, reaper, signals, syscalls, users
 from dkrd.runtime.steps import Recorder
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441
 MAPS, READY, ROOT = b"maps", b"ready", b"root"
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
-# By the C half of `signal`: the Python half makes enum members of each number, 0.3 ms on the way of every start.
-CATCHABLE = tuple(sorted(int(n) for n in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,14 +246,9 @@ def _become(task: InitTask, user: users.User, recorder: Recorder) -> NoReturn:
         name, _, value = entry.partition("=")
         env[name] = value
     env.setdefault("HOME", user.home)
-    default_signals()
+    if "LISTEN_FDS" in env:
+        # sd_listen_fds(3) compares it with its own pid, which only this process can tell.
+        env.setdefault("LISTEN_PID", str(os.getpid()))
+    signals.set_default()
+    signals.unblock_all()
     command.execute(process.args, env)
-
-
-def default_signals() -> None:
-    """Every signal's action back to its default and none blocked, as a new program expects; Python ignores
-    SIGPIPE and SIGXFSZ.
-    """
-    for number in CATCHABLE:
-        _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

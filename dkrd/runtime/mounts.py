@@ -34,11 +34,13 @@ class Root:
 
     layers_directory  the directory of all layers on the host
     layers            names below it, topmost first
+    volatile          nothing that is written outlives the container
     binds             (path on the host, path inside): what the built-in root `host` shows of the host
     """
 
     layers_directory: str
     layers: tuple[str, ...]
+    volatile: bool = False
     binds: tuple[tuple[str, str], ...] = ()
 
 
@@ -69,7 +71,7 @@ def plan(spec: Spec, root: Root, base: int) -> tuple[Operation, ...]:
     """
     operations: list[Operation] = [
         AttachLayers(root.layers_directory),
-        MountOverlay(root.layers),
+        MountOverlay(root.layers, root.volatile),
         DetachLayers(),
     ]
     operations += _binds(root.binds)

@@ -77,9 +77,12 @@ class AttachLayers:
 class MountOverlay:
     """The root: `layers` (topmost first) below upper/. Relative names, so that mountinfo inside shows no
     path of the host.
+
+    volatile  the kernel need not bring what is written to the disk: nobody will look at it after a crash
     """
 
     layers: tuple[str, ...]
+    volatile: bool = False
     step = "overlay"
 
     def options(self) -> tuple[tuple[str, str], ...]:
@@ -98,12 +101,16 @@ class MountOverlay:
         )
 
     def describe(self) -> str:
-        return f'fsopen("overlay"; {", ".join(f"{k}={v}" for k, v in self.options())}); fsmount(NODEV); move_mount("{ROOT}")'
+        options = ",".join(f"{key}={value}" for key, value in self.options())
+        volatile = ",volatile" if self.volatile else ""
+        return f'fsopen("overlay"; {options}{volatile}); fsmount(NODEV); move_mount("{ROOT}")'
 
     def execute(self, stage: Stage) -> None:
         fs = syscalls.fsopen("overlay")
         for key, value in self.options():
             syscalls.fsconfig_string(fs, key, value)
+        if self.volatile:
+            syscalls.fsconfig_flag(fs, "volatile")
         syscalls.fsconfig_create(fs)
         stage.root = syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NODEV)
         os.close(fs)

@@ -10,24 +10,23 @@ import os
 import signal
 from typing import NoReturn
 
-_CATCHABLE = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
+from dkrd.runtime import signals
 
 
 def run(child: int) -> NoReturn:
     """Wait for `child`, forwarding and reaping meanwhile; exit as it did: its code, or 128 + the signal
     that ended it.
     """
-    signal.pthread_sigmask(signal.SIG_SETMASK, _CATCHABLE)
+    signals.block_catchable()
     # A signal whose action is "ignore" is thrown away even while it is blocked: sigwait(3) would never see
     # it.
-    for each in _CATCHABLE:
-        signal.signal(each, signal.SIG_DFL)
+    signals.set_default()
     while True:
         status = _reap(child)
         if status is not None:
             code = os.waitstatus_to_exitcode(status)
             os._exit(code if code >= 0 else 128 - code)
-        number = signal.sigwait(_CATCHABLE)
+        number = signal.sigwait(signals.CATCHABLE)
         if number != signal.SIGCHLD:
             try:
                 os.kill(child, number)

@@ -13,19 +13,22 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 from common import frames
 from common.errors import Conflict, NotFound
 from dkrd import ids
 from dkrd.runtime import cgroups
-from dkrd.shim.state import now, write_file
+from dkrd.shim.container import layout
+from dkrd.shim.state import now, timestamp, write_file
 
 if TYPE_CHECKING:
     from dkrd.policy import Credentials
     from dkrd.settings import Settings
 
 MAX_DOCUMENT = 8 * 1024 * 1024  # bytes
+_PATIENCE = 2.0  # seconds that a removal waits for a guardian that is about to end
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -93,19 +96,74 @@ def read_state(settings: Settings, container: str) -> dict[str, object]:
     return {}
 
 
-def _paths(state: dict[str, object]) -> tuple[str, ...]:
+def _paths(settings: Settings, container: str, state: dict[str, object]) -> tuple[str, ...]:
+    """Its cgroups: as written down, or those it would have where its guardian died before it wrote."""
     paths = state.get("cgroup")
-    return tuple(p for p in paths if isinstance(p, str)) if isinstance(paths, list) else ()
+    if isinstance(paths, list):
+        return tuple(p for p in paths if isinstance(p, str))
+    host, name = layout(), f"{settings.cgroup_parent}/{container}"
+    leaf = () if host.unified is None else (f"{host.unified}/{name}/{cgroups.LEAF}",)
+    return (*leaf, *(f"{mount_point}/{name}" for mount_point in host.legacy))
 
 
 def _adopt(pool: ids.Pool, settings: Settings, container: str) -> ids.Claim | None:
-    slot = _document(f"{settings.state_dir}/containers/{container}/grant.json").get("slot")
+    """The container's claim, if it has one; Conflict where its guardian still holds it."""
+    grant = _document(f"{settings.state_dir}/containers/{container}/grant.json")
+    slot = grant.get("slot") if grant else _slot_of(pool, container)
     if not isinstance(slot, int):
         return None
     try:
         return ids.adopt(pool, slot)
     except NotFound:
         return None
+
+
+def _adopt_soon(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim | None:
+    """As `_adopt`, but waits for who is about to let go of the lock."""
+    ends = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return _adopt(pool, settings, container)
+        except Conflict:
+            if time.monotonic() >= ends:
+                raise
+        time.sleep(0.005)
+
+
+def _slot_of(pool: ids.Pool, container: str) -> int | None:
+    """The slot that was claimed for a container whose guardian died before it wrote the grant."""
+    for name in os.listdir(pool.directory):
+        if name.isdecimal() and _document(f"{pool.directory}/{name}").get("id") == container:
+            return int(name)
+    return None
+
+
+def _cut_off(settings: Settings, container: str) -> dict[str, object]:
+    """The state of a container that a power cut ended and that is to be kept; empty for any other.
+
+    Its run directory, and with it its state, was lost with the machine's memory; a guardian removes that
+    directory only after everything else.
+    """
+    directory = f"{settings.state_dir}/containers/{container}"
+    if os.path.lexists(f"{settings.run_dir}/containers/{container}"):
+        return {}
+    dkr = _document(f"{directory}/config.json").get("dkr")
+    grant = _document(f"{directory}/grant.json")
+    if not isinstance(dkr, dict) or dkr.get("rm") is not False or not grant:
+        return {}
+    return {
+        **dict.fromkeys(("pid", "pidStartTime", "shimPid", "shimStartTime"), 0),
+        **dict.fromkeys(("started", "finished", "exit")),
+        "version": 1,
+        "id": container,
+        "name": dkr.get("name"),
+        "uid": grant.get("uid"),
+        "status": "running",
+        "slot": grant.get("slot"),
+        "cgroup": [],
+        "rm": False,
+        "created": timestamp(os.stat(f"{directory}/config.json").st_mtime_ns),
+    }
 
 
 def collect(
@@ -117,14 +175,18 @@ def collect(
     Returns the state of one that is kept, None for one that is gone. Raises DkrError, OSError.
     """
     check_id(container)
-    state = read_state(settings, container)
+    state = read_state(settings, container) or _cut_off(settings, container)
     kept = not state.get("rm", True) and state.get("status") in ("running", "stopped")
     if not kept or not os.path.isdir(f"{settings.state_dir}/containers/{container}"):
-        remove_all(settings, pool, container, _adopt(pool, settings, container), _paths(state))
+        paths = _paths(settings, container, state)
+        remove_cgroups(
+            paths
+        )  # a build that its guardian's death cut off holds the claim's lock until it ends
+        remove_all(settings, pool, container, _adopt_soon(settings, pool, container), paths)
         return None
     if state.get("status") != "stopped":
         state.update(status="stopped", finished=now(), exit=exit_, pid=0)
-    keep_stopped(settings, container, state, _paths(state))
+    keep_stopped(settings, container, state, _paths(settings, container, state))
     return state
 
 
@@ -140,12 +202,23 @@ def remove(
     admin = owner == 0 or (admin_gid is not None and admin_gid in (credentials.gid, *credentials.groups))
     if not grant or owner is None or (grant.get("uid") != owner and not admin):
         raise NotFound(f"cannot remove {container[:12]}: there is no such container")
-    if os.path.isdir(f"{settings.run_dir}/containers/{container}"):
-        raise Conflict(f"cannot remove {container[:12]}: it is running", hint="stop it first")
-    try:
-        claim = _adopt(pool, settings, container)
-    except Conflict as err:
-        raise Conflict(
-            f"cannot remove {container[:12]}: its guardian is still at work", hint="try again"
-        ) from err
-    remove_all(settings, pool, container, claim, _paths(read_state(settings, container)))
+    claim = _take_over(settings, pool, container)
+    state = read_state(settings, container)
+    remove_all(settings, pool, container, claim, _paths(settings, container, state))
+
+
+def _take_over(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim | None:
+    """The claim of a stopped container. A client hears of the end before its guardian has cleaned up: that is
+    waited for.
+
+    Raises Conflict where the container has not stopped.
+    """
+    ends = time.monotonic() + _PATIENCE
+    while os.path.isdir(f"{settings.run_dir}/containers/{container}"):
+        status = read_state(settings, container).get("status", "stopped")
+        if status != "stopped":
+            raise Conflict(f"cannot remove {container[:12]}: it is {status}", hint="stop it first")
+        if time.monotonic() >= ends:
+            raise Conflict(f"cannot remove {container[:12]}: its guardian is still at work", hint="try again")
+        time.sleep(0.005)
+    return _adopt_soon(settings, pool, container)

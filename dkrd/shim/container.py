@@ -41,7 +41,7 @@ def prime() -> None:
     mounting.proc_names_namespace()
     # A rehearsal: what is planned for nearly every container is remembered (mounts.py, lru_cache).
     rehearsal = spec.parse(oci.default_spec(["/bin/true"], [], oci.DEFAULT_HOSTNAME, ["mount", "uts"]))
-    mounts.plan(rehearsal, mounts.Root("", (), _host_binds()), 0)
+    mounts.plan(rehearsal, mounts.Root("", (), True, _host_binds()), 0)
 
 
 @dataclass(slots=True)
@@ -50,12 +50,23 @@ class Container:
 
     directory  state_dir/containers/<id>
     claim      its id range, or None with the host's user namespace
+    mounts     descriptor of the running container's mount namespace, or -1
     """
 
     id: str
     directory: str
     claim: ids.Claim | None
     cgroup: cgroups.Cgroup
+    mounts: int = -1
+
+    def let_mounts_go(self) -> None:
+        """Let the mounts of a container that has ended go: the kernel takes them down when the last descriptor closes.
+
+        Without a descriptor of ours it does so in the dying init, before anybody hears of the end.
+        """
+        if self.mounts >= 0:
+            os.close(self.mounts)
+            self.mounts = -1
 
     @property
     def base(self) -> int:
@@ -138,7 +149,7 @@ def root_of(task: ShimTask, config: Config) -> mounts.Root:
     """Where the root comes from: decided here, by name, from what the daemon laid down itself."""
     layers = f"{task.settings.state_dir}/layers"
     if config.root == "host":
-        return mounts.Root(layers, (task.host_layer,), _host_binds())
+        return mounts.Root(layers, (task.host_layer,), config.rm, _host_binds())
     raise NotFound(
         f"cannot find the image {config.root!r}: only the built-in root host is known",
         hint="a command in the default root begins with /: dkrctl run /bin/sh",

@@ -64,6 +64,7 @@ def run(task: ShimTask) -> None:
         container.cgroup.close()
         for fd in (*first.stdio.values(), *first.preserved):
             os.close(fd)
+    container.mounts = built.mounts
     _started(task, config, who, session, state, built)
     claims.ended(Guard(config, container, built, session, state, listener).watch(), session)
 
@@ -116,26 +117,28 @@ def _prepare(
         listener = _listen(directory)
         undo.callback(listener.close)
         container = containers.make(task, config, who.uid, first.asks)
+        paths = container.cgroup.paths
+        undo.callback(cleanup.remove_all, task.settings, task.pool, task.id, container.claim, paths)
         state = State(directory, socket.socket(fileno=task.reports))
+        state.update(
+            version=1,
+            id=task.id,
+            name=config.name,
+            uid=who.uid,
+            status="creating",
+            pid=0,
+            pidStartTime=0,
+            shimPid=os.getpid(),
+            shimStartTime=start_time(os.getpid()),
+            slot=container.claim.slot if container.claim else None,
+            cgroup=list(paths),
+            rm=config.rm,
+            created=now(),
+            started=None,
+            finished=None,
+            exit=None,
+        )
         undo.pop_all()
-    state.update(
-        version=1,
-        id=task.id,
-        name=config.name,
-        uid=who.uid,
-        status="creating",
-        pid=0,
-        pidStartTime=0,
-        shimPid=os.getpid(),
-        shimStartTime=start_time(os.getpid()),
-        slot=container.claim.slot if container.claim else None,
-        cgroup=list(container.cgroup.paths),
-        rm=config.rm,
-        created=now(),
-        started=None,
-        finished=None,
-        exit=None,
-    )
     return container, state, listener
 
 
@@ -167,9 +170,8 @@ def _started(
     built: Built,
 ) -> None:
     session.send({"type": "started", "id": task.id, "pid": built.pid}, built.master)
-    state.update(
-        built.pidfd, status="running", pid=built.pid, pidStartTime=start_time(built.pid), started=now()
-    )
+    begun = start_time(built.pid)
+    _record(task, state, built.pidfd, status="running", pid=built.pid, pidStartTime=begun, started=now())
     task.log.audit(
         "started",
         id=task.id,
@@ -178,6 +180,17 @@ def _started(
         pid=built.pid,
         command=config.spec.process.args[0],
     )
+
+
+def _record(task: ShimTask, state: State, pidfd: int = -1, **changes: object) -> None:
+    """Write down what has become of the container. On a full disk it runs on and ends all the same, and is
+    told.
+    """
+    try:
+        state.update(pidfd, **changes)
+    except OSError as err:
+        task.log.error("cannot write state.json", id=task.id, cause=err.strerror)
+        state.report({"type": "state", "state": state.values}, pidfd)
 
 
 class _Ending:
@@ -194,9 +207,10 @@ class _Ending:
 
     def ended(self, ending: Exit, session: sessions.Session) -> None:
         """Write the exit down, tell the client, then clean up: the client does not wait for that."""
-        self._state.update(status="stopped", finished=now(), exit=ending.to_wire(), pid=0)
+        _record(self._task, self._state, status="stopped", finished=now(), exit=ending.to_wire(), pid=0)
         session.send({"type": "exited", "exit": ending.to_wire()})
         session.close()
+        self._container.let_mounts_go()
         task = self._task
         task.log.audit(
             "ended",
@@ -209,9 +223,18 @@ class _Ending:
         if self._config.rm:
             self._remove()
         else:
-            cleanup.keep_stopped(task.settings, task.id, self._state.values, self._container.cgroup.paths)
-            if self._container.claim is not None:
-                os.close(self._container.claim.fd)
+            self._keep()
+
+    def _keep(self) -> None:
+        task, container = self._task, self._container
+        try:
+            cleanup.keep_stopped(task.settings, task.id, self._state.values, container.cgroup.paths)
+        except OSError as err:
+            # As below: the run directory still stands.
+            task.log.error("cannot keep the stopped container", id=task.id, cause=str(err))
+            sys.exit(1)
+        if container.claim is not None:
+            os.close(container.claim.fd)
 
     def _remove(self) -> None:
         task = self._task
@@ -220,7 +243,7 @@ class _Ending:
                 task.settings, task.pool, task.id, self._container.claim, self._container.cgroup.paths
             )
         except (DkrError, OSError) as err:
-            # The run directory still stands: the next launcher finds and finishes it.
+            # The run directory still stands: the launcher tries again, and the next one once more.
             task.log.error("cannot clean up", id=task.id, cause=str(err))
             sys.exit(1)
         self._state.report({"type": "gone", "id": task.id})

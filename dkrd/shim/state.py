@@ -18,7 +18,11 @@ VERSION = 1
 
 def now() -> str:
     """The time as RFC 3339 with nanoseconds, UTC."""
-    ns = time.time_ns()
+    return timestamp(time.time_ns())
+
+
+def timestamp(ns: int) -> str:
+    """Nanoseconds since the epoch as RFC 3339, UTC."""
     year, month, day, hour, minute, second = time.gmtime(ns // 1_000_000_000)[:6]
     return f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ns % 1_000_000_000:09}Z"
 

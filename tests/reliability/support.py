@@ -21,6 +21,7 @@ from tests.daemon import READY_SECONDS, Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from socket import socket as Socket
 
 GUARD_SECONDS = 20.0  # hang guards: no test passes or fails by how quick something was
 LOOK_SECONDS = 0.01
@@ -67,6 +68,18 @@ def listed(daemon: Daemon, *, every: bool = False) -> list[dict[str, Any]]:
     assert status == 200, value
     assert isinstance(value, list)
     return value
+
+
+def running(daemon: Daemon) -> list[dict[str, Any]]:
+    """The containers, once all that live are `running`: a client hears of its start before the index does."""
+    found: list[dict[str, Any]] = []
+
+    def settled() -> bool:
+        found[:] = listed(daemon)
+        return all(container["status"] == "running" for container in found)
+
+    eventually(settled, "all that live are running")
+    return found
 
 
 class RawClient:
@@ -207,8 +220,9 @@ class Waiting:
 @contextlib.contextmanager
 def waiting(daemon: Daemon, *options: str, **popen: Any) -> Iterator[Waiting]:
     """A run that waits; whatever the test has made of it, its client is gone afterwards."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    client = daemon.popen("run", *options, "/bin/sh", "-c", WAITS, text=True, **pipes, **popen)
+    for name in ("stdin", "stdout", "stderr"):
+        popen.setdefault(name, subprocess.PIPE)
+    client = daemon.popen("run", *options, "/bin/sh", "-c", WAITS, text=True, **popen)
     with client:
         try:
             assert client.stdout is not None
@@ -269,7 +283,6 @@ class Counts:
     launcher: list[str]
     api: int
     mounts: int
-    cgroups: int
 
 
 def count(daemon: Daemon) -> Counts:
@@ -278,7 +291,7 @@ def count(daemon: Daemon) -> Counts:
     eventually(lambda: len(host.children(daemon.pid)) == 1, "the launcher has one child, the api")
     kinds = [name.partition(":[")[0] for name in host.descriptors(daemon.pid)]
     api = len(host.descriptors(daemon.child("dkr-api").pid))
-    return Counts(kinds, api, len(host.mounts()), len(host.cgroups(daemon.cgroup)))
+    return Counts(kinds, api, len(host.mounts()))
 
 
 def assert_same(daemon: Daemon, before: Counts) -> None:
@@ -314,14 +327,14 @@ class Manager:
     """A service manager: what dkrd tells it, in order; starts it with what systemd would give it."""
 
     daemon: Daemon
-    socket: socket.socket = field(init=False)
+    socket: Socket = field(init=False)
     heard: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(self.daemon.directory / "manager"))
 
-    def start(self, listener: socket.socket | None = None, **environment: str) -> None:
+    def start(self, listener: Socket | None = None, **environment: str) -> None:
         """Starts the daemon's dkrd and waits for READY=1. listener: passed as systemd passes one."""
         number = "" if listener is None else str(listener.fileno())
         extra = {} if listener is None else {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "dkrd.socket"}

@@ -20,6 +20,7 @@ from tests.reliability.support import (
     kill_and_wait,
     listed,
     null_stdio,
+    running,
     settle,
     start_raw,
     waiting,
@@ -54,9 +55,9 @@ def _kill_api(daemon: Daemon) -> host.Process:
 def test_a_run_with_pipes_goes_on_and_its_exit_arrives(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     with waiting(daemon, "--rm", "--name", "goes-on") as run:
-        (before,) = listed(daemon)
+        (before,) = running(daemon)
         _kill_api(daemon)
-        (after,) = listed(daemon)
+        (after,) = running(daemon)
         assert (after["id"], after["name"], after["status"]) == (before["id"], "goes-on", "running")
         assert after["args"] == before["args"]
         assert run.end("still", 7) == 7

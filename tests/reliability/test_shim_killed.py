@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from tests.reliability.support import (
     kill_and_wait,
     listed,
     null_stdio,
+    running,
     settle,
     shims,
     start_raw,
@@ -50,8 +52,7 @@ def test_the_container_runs_on_and_its_exit_is_read(daemon: Daemon, code: int) -
         assert run.client.wait(GUARD_SECONDS) == 125
         assert run.client.stderr is not None
         assert "lost the container's guardian" in run.client.stderr.readline()
-        (running,) = listed(daemon)
-        assert running["status"] == "running"
+        assert len(running(daemon)) == 1
         run.say(f"still {code}")
         assert run.line() == "got still\n"
         assert _stopped(daemon, "lost")["exit"] == {"code": code, "signal": None, "cause": "exited"}
@@ -115,19 +116,19 @@ def test_killed_at_any_moment_of_the_build_or_the_end(daemon: Daemon) -> None:
     with null_stdio() as stdio:
         for turn in range(40):
             client = start_raw(daemon, stdio, args=["/bin/true"], rm=bool(turn % 2), name="short")
-            (shim,) = [found for found in shims(daemon)] or [None]
+            found = shims(daemon)
+            assert client.session is not None
             client.session.settimeout(chance.uniform(0.0005, 0.045))
-            try:
+            with contextlib.suppress(TimeoutError):
                 while client.frame():
                     pass
-            except TimeoutError:
-                pass
-            if shim is not None:
+            for shim in found:
                 host.kill(shim)
             client.close()
             eventually(lambda: not shims(daemon), "the guardian is dead")
-            eventually(lambda: not [c for c in listed(daemon, every=True) if c["status"] != "stopped"], "it is over")
+            # With rm it is gone by itself, perhaps this moment; without it is there, unless it never ran.
+            eventually(lambda: not listed(daemon), "it is over")
             for container in listed(daemon, every=True):
-                assert ask(daemon, "DELETE", f"/v1/containers/{container['id']}")[0] == 204
+                assert ask(daemon, "DELETE", f"/v1/containers/{container['id']}")[0] in (204, 404)
             eventually(lambda: not listed(daemon, every=True), "it is gone")
     assert_same(daemon, before)

@@ -111,14 +111,19 @@ class Api:
         poll = select.poll()
         poll.register(self.listener, select.POLLIN)
         poll.register(self.channel, select.POLLIN)
+        silent: dict[int, socket.socket] = {}
         while True:
-            ready = dict(poll.poll())
-            if CHANNEL in ready:
-                self.receive()
-            if LISTENER in ready:
-                client, _ = self.listener.accept()
-                with client:
-                    self._attend(client)
+            for ready, _ in poll.poll():
+                if ready == CHANNEL:
+                    self.receive()
+                elif ready == LISTENER:
+                    client, _peer = self.listener.accept()
+                    silent[client.fileno()] = client
+                    poll.register(client, select.POLLIN)
+                else:
+                    poll.unregister(ready)
+                    with silent.pop(ready) as client:
+                        self._attend(client)
 
     def _attend(self, client: socket.socket) -> None:
         try:

@@ -65,7 +65,13 @@ class TakenOver:
     ) -> subprocess.CompletedProcess[str]:
         """The real client's `run --rm`, with an api that does `evil`."""
         return self.daemon.run(
-            "--label", f"evil={evil}", *options, *(args or ("/bin/echo", "ran")), user=user, check=False
+            "--label",
+            f"evil={evil}",
+            *options,
+            *(args or ("/bin/echo", "ran")),
+            user=user,
+            check=False,
+            timeout=END_SECONDS,
         )
 
     def put(self, descriptor: int) -> None:
@@ -78,6 +84,10 @@ class TakenOver:
         """What the api has told of `key`, oldest first."""
         lines = [line[6:] for line in self.daemon.log.splitlines() if line.startswith("evil: ")]
         return [value[key] for value in map(json.loads, lines) if key in value]
+
+    def has_started(self, container: str) -> bool:
+        """Whether a command was ever executed for this id, by the audit."""
+        return f"audit shim: started id={container} " in self.daemon.log
 
     def settle(self) -> None:
         """Waits until nobody but the launcher and its api is at work: shims end after their client has its answer."""

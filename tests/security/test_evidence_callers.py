@@ -38,7 +38,7 @@ def _request(client: Client, request: dict[str, Any]) -> list[dict[str, Any]]:
 def _uid_of(daemon: Daemon, frames: list[dict[str, Any]]) -> int:
     """Whose the container was, by the audit."""
     [container] = [f["id"] for f in frames if f["type"] == "started"]
-    [line] = [line for line in daemon.log.splitlines() if f"started id={container}" in line]
+    [line] = [line for line in daemon.log.splitlines() if f"audit shim: started id={container}" in line]
     return int(line.partition(" uid=")[2].split()[0])
 
 

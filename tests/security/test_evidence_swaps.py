@@ -34,7 +34,7 @@ def test_a_swapped_container_does_not_start(
         assert "rule: request" in done.stderr, done.stderr
     answer = taken_over.told("answer")[-1]
     assert answer["type"] == "accepted"
-    assert f"started id={answer['id']}" not in taken_over.daemon.log
+    assert not taken_over.has_started(answer["id"])
     taken_over.assert_nothing()
 
 

@@ -1,0 +1,106 @@
+"""Who calls: most of what `run` promises holds for root and for an ordinary member of the socket's group alike."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.daemon import Daemon
+    from tests.host import User
+
+SHELL_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody who calls the daemon: root (None) or a user of the host."""
+
+    daemon: Daemon
+    user: User | None
+
+    @property
+    def uid(self) -> int:
+        """The caller's uid on the host."""
+        return 0 if self.user is None else self.user.uid
+
+    def run(self, *args: str, **options: Any) -> subprocess.CompletedProcess[Any]:
+        """`dkrctl run --rm ARGS...` to its end, whatever that is."""
+        return self.daemon.dkrctl("run", "--rm", *args, user=self.user, **options)
+
+    def output(self, *args: str, **options: Any) -> str:
+        """What `dkrctl run --rm ARGS...` prints; it must succeed, and complain of nothing."""
+        done = self.run(*args, check=True, **options)
+        assert done.stderr == ""
+        return str(done.stdout)
+
+    def popen(self, *args: str, **options: Any) -> subprocess.Popen[Any]:
+        """Starts `dkrctl run --rm ARGS...` with pipes (of bytes) to all three; options as those of subprocess.Popen."""
+        for name in ("stdin", "stdout", "stderr"):
+            options.setdefault(name, subprocess.PIPE)
+        return self.daemon.popen("run", "--rm", *args, user=self.user, **options)
+
+    def shell(self, line: str, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Runs a line of bash(1) to its end as this user; see `popen_shell`."""
+        options.setdefault("stdin", subprocess.DEVNULL)
+        with self.popen_shell(line, *args, text=True, **options) as shell:
+            try:
+                out, err = shell.communicate(timeout=SHELL_SECONDS)
+            except BaseException:
+                shell.kill()
+                raise
+        return subprocess.CompletedProcess(line, shell.returncode, out, err)
+
+    def popen_shell(self, line: str, *args: str, **options: Any) -> subprocess.Popen[Any]:
+        """Starts a line of bash(1) with the installed client first on PATH; `args` are its $1, $2, ...
+
+        With pipes to all three; options as those of subprocess.Popen, `env` comes on top.
+        """
+        environment = {**self.daemon.environment(), **options.pop("env", {})}
+        environment["PATH"] = f"{self.daemon.prefix}/bin:{environment['PATH']}"
+        if self.user is not None:
+            options.update(user=self.user.uid, group=self.user.gid, extra_groups=self.user.groups)
+        for name in ("stdin", "stdout", "stderr"):
+            options.setdefault(name, subprocess.PIPE)
+        return subprocess.Popen(["/bin/bash", "-c", line, "bash", *args], env=environment, cwd="/", **options)
+
+    def containers(self) -> list[dict[str, Any]]:
+        """What `GET /v1/containers?all=true` tells root: everybody's."""
+        found = request(self.daemon, "GET", "/v1/containers?all=true")
+        assert isinstance(found, list)
+        return found
+
+
+def request(daemon: Daemon, method: str, path: str) -> Any:
+    """Asks the daemon by HTTP, as root; fails unless it answers with 2xx."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(SHELL_SECONDS)
+        sock.connect(str(daemon.socket))
+        connection = http.client.HTTPConnection("dkr")
+        connection.sock = sock
+        connection.request(method, path)
+        answer = connection.getresponse()
+        body = answer.read()
+    assert 200 <= answer.status < 300, f"{method} {path}: {answer.status} {body!r}"
+    return json.loads(body) if body else None
+
+
+@pytest.fixture(params=["root", "tenant"])
+def caller(request: pytest.FixtureRequest, daemon: Daemon) -> Iterator[Caller]:
+    """Root, then an unprivileged member of the group `dkr`."""
+    user: User | None = None if request.param == "root" else request.getfixturevalue("tenant")
+    yield Caller(daemon, user)
+
+
+@pytest.fixture
+def root(daemon: Daemon) -> Caller:
+    """Root alone, for what does not depend on the user."""
+    return Caller(daemon, None)
