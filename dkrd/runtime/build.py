@@ -2,10 +2,11 @@
 
     guardian (host root)                                        init (container's root)
     unshare(NEWNS): M
-    clone3(NEWUSER|NEWPID|…) ─────────────────────────────────► v1 cgroups; waits
-    id maps, "maps" ──────────────────────────────────────────► becomes root inside; loopback up
-    setns(net, ipc); mounts in M ◄──────────────────── "ready" ─┤
-    pivot_root; setns back to the host                          │
+    clone3(NEWUSER|NEWPID) ───────────────────────────────────► v1 cgroups; waits
+    id maps, "maps" ──────────────────────────────────────────► becomes root inside
+    mounts in M                                                 unshare(NEWNET|NEWIPC|NEWUTS|NEWCGROUP); loopback up
+    setns(net, ipc) ◄───────────────────────────────── "ready" ─┤
+    mqueue, sysfs, masks; pivot_root; setns back to the host    │
     "root" ───────────────────────────────────────────────────► unshare(NEWNS): locked; … execve
 
 M is owned by the host's user namespace: what is mounted there by host root, masks and read-only paths above all, the container's root
@@ -37,13 +38,7 @@ if TYPE_CHECKING:
 
 IDS = 65536  # ids a container
 
-_CLONE_FLAGS = {
-    "user": syscalls.CLONE_NEWUSER,
-    "pid": syscalls.CLONE_NEWPID,
-    "ipc": syscalls.CLONE_NEWIPC,
-    "uts": syscalls.CLONE_NEWUTS,
-    "network": syscalls.CLONE_NEWNET,
-}
+_CLONE_FLAGS = {"user": syscalls.CLONE_NEWUSER, "pid": syscalls.CLONE_NEWPID}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +126,7 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
             namespaces=task.spec.namespaces,
             pidfd=pidfd,
             stage=Stage(base=task.base, userns=userns),
-            before_pivot=lambda: _await_ready(ours, read, task.deadline),
+            ready=lambda: _await_ready(ours, read, task.deadline),
         )
         helper = _fill(work, pid, recorder)
     if helper is not None:
@@ -169,7 +164,7 @@ def _fill(work: mounting.Work, pid: int, recorder: Recorder) -> mounting.Helper 
 
 
 def _await_ready(sync: socket.socket, errors: int, deadline: float) -> None:
-    """Wait until init needs the host's tree no more; its error, where that came instead."""
+    """Wait until init has its namespaces and needs the host's tree no more; its error, where that came instead."""
     ready, _, _ = select.select([sync], [], [], max(0.0, deadline - time.monotonic()))
     if ready and sync.recv(16) == init.READY:
         return

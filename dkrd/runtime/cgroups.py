@@ -21,7 +21,9 @@ from dataclasses import dataclass
 
 from common.errors import HostUnfit
 
-CONTROLLERS = frozenset(("cpu", "cpuacct", "memory", "pids", "freezer"))
+# The controllers that bound a container; the v1 freezer only where there is no v2 tree to kill and freeze by.
+CONTROLLERS = frozenset(("cpu", "memory", "pids"))
+FREEZER = "freezer"
 LEAF = "c"
 
 
@@ -47,24 +49,21 @@ class Layout:
 def read_layout(mountinfo: str = "/proc/self/mountinfo") -> Layout:
     """The layout told by proc(5) mountinfo; the first mount of each hierarchy counts."""
     unified: str | None = None
-    legacy: list[str] = []
-    seen: set[str] = set()
+    legacy: dict[str, str] = {}
     with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             head, _, tail = line.partition(" - ")
             kind, _, options = tail.split(" ", 2)
-            if kind not in ("cgroup", "cgroup2") or head.split(" ")[3] != "/":
+            _, _, _, root, mount_point, *_ = head.split(" ")
+            if root != "/":
                 continue
-            mount_point = head.split(" ")[4]
             if kind == "cgroup2":
                 unified = unified or mount_point
-            else:
-                controllers = CONTROLLERS.intersection(options.strip().split(",")) - seen
-                if controllers:
-                    seen |= controllers
-                    legacy.append(mount_point)
-    # On a host with v2 only, v1 has no say.
-    return Layout(unified, tuple(legacy))
+            elif kind == "cgroup":
+                for controller in options.strip().split(","):
+                    legacy.setdefault(controller, mount_point)
+    wanted = CONTROLLERS if unified is not None else CONTROLLERS | {FREEZER}
+    return Layout(unified, tuple(dict.fromkeys(path for name, path in legacy.items() if name in wanted)))
 
 
 @dataclass(slots=True)

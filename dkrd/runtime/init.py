@@ -1,14 +1,14 @@
 """Container's init from its birth to execve: what happens in the child that clone3 made.
 
-This is PID 1 of the container. It is born in its user, pid, net, ipc and uts namespaces but in the mount
+This is PID 1 of the container. It is born in its user and pid namespaces but in the mount
 namespace M that host root is still filling. It waits until M is ready, locks it by unsharing it, takes on
 the spec's process (terminal, user, filter, capabilities) and becomes the command. Nothing is imported here:
 after the pivot the library's files are gone.
 
     shim                                     init
-     ├─ maps written, cgroup placed ── "maps" ─►  become root inside
+     ├─ maps written ───────────────── "maps" ─►  become root inside; net, ipc, uts, cgroup namespaces
      │  ◄────────────────────────────── "ready" ─┤  loopback up; done with the host's tree
-     ├─ mounted and pivoted ──────────── "root" ─►  unshare(NEWCGROUP), unshare(NEWNS), hostname
+     ├─ mounted and pivoted ──────────── "root" ─►  unshare(NEWNS)
      │  ◄───────────────── pty master (if any) ──┤
      └─ end of file on the error pipe  ◄──────────  execve
 """
@@ -33,6 +33,14 @@ if TYPE_CHECKING:
 
 TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441
+# In these init is not born: it makes them itself, while the guardian is at work on the mounts. They belong to its user namespace
+# either way. The cgroup namespace must come after the cgroup: its root is where its maker is.
+NAMESPACES = {
+    "network": syscalls.CLONE_NEWNET,
+    "ipc": syscalls.CLONE_NEWIPC,
+    "uts": syscalls.CLONE_NEWUTS,
+    "cgroup": syscalls.CLONE_NEWCGROUP,
+}
 MAPS, READY, ROOT = b"maps", b"ready", b"root"
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
@@ -89,22 +97,11 @@ def _run(task: InitTask, error: int, recorder: Recorder) -> NoReturn:
         os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-    syscalls.join_session_keyring()
-    if "network" in spec.namespaces:
-        recorder.begin("network", "ioctl(SIOCSIFFLAGS, lo, IFF_UP)")
-        _loopback()
+    _prepare(task, recorder)
     task.sync.send(READY)
     _await(task.sync, ROOT)
-    if "cgroup" in spec.namespaces:
-        recorder.begin("cgroup namespace", "unshare(CLONE_NEWCGROUP)")
-        syscalls.unshare(syscalls.CLONE_NEWCGROUP)
     recorder.begin("lock", "unshare(CLONE_NEWNS)")
     syscalls.unshare(syscalls.CLONE_NEWNS)
-    if spec.hostname is not None:
-        recorder.begin("hostname", f'sethostname("{spec.hostname}")')
-        socket.sethostname(spec.hostname)
-    os.setsid()
-    os.umask(0o022)
     recorder.begin("user", f"user {task.user or spec.process.uid}")
     user = users.resolve(task.user, spec.process.uid, spec.process.gid, spec.process.additional_gids)
     if spec.process.terminal:
@@ -123,6 +120,31 @@ def _run(task: InitTask, error: int, recorder: Recorder) -> NoReturn:
     if task.reaper:
         _with_reaper(task, user, recorder)
     _become(task, user, recorder)
+
+
+def _prepare(task: InitTask, recorder: Recorder) -> None:
+    """What needs no root filesystem of ours, while the guardian makes one."""
+    spec = task.spec
+    flags = 0
+    for name, flag in NAMESPACES.items():
+        flags |= flag if name in spec.namespaces else 0
+    if flags:
+        recorder.begin("namespaces", f"unshare({flags:#x})")
+        syscalls.unshare(flags)
+    if "network" in spec.namespaces:
+        recorder.begin("network", "ioctl(SIOCSIFFLAGS, lo, IFF_UP)")
+        _loopback()
+    if spec.hostname is not None:
+        recorder.begin("hostname", f'sethostname("{spec.hostname}")')
+        socket.sethostname(spec.hostname)
+    recorder.begin("session", "setsid(); keyctl(KEYCTL_JOIN_SESSION_KEYRING); prctl(PR_CAPBSET_DROP)")
+    os.setsid()
+    syscalls.join_session_keyring()
+    os.umask(0o022)
+    signals.set_default()
+    # The bounding set bounds what execve can give; what is held now stays until capset.
+    bounding = capabilities.mask(spec.process.capabilities.bounding)
+    capabilities.drop_bounding(bounding, task.last_cap)
 
 
 def _await(sync: socket.socket, word: bytes) -> None:
@@ -205,8 +227,6 @@ def _with_reaper(task: InitTask, user: users.User, recorder: Recorder) -> None:
         os.setsid()
         return
     try:
-        process = task.spec.process
-        capabilities.drop_bounding(capabilities.mask(process.capabilities.bounding), task.last_cap)
         kill = 1 << capabilities.NUMBERS["CAP_KILL"]
         capabilities.set_all(kill, kill, 0)
         syscalls.set_name("dkr-init")
@@ -225,9 +245,8 @@ def _become(task: InitTask, user: users.User, recorder: Recorder) -> NoReturn:
     process = task.spec.process
     if process.terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    recorder.begin("capabilities", "prctl(PR_CAPBSET_DROP); setresuid(); capset()")
+    recorder.begin("capabilities", "setgroups(); setresgid(); setresuid(); capset()")
     sets = process.capabilities
-    capabilities.drop_bounding(capabilities.mask(sets.bounding), task.last_cap)
     os.setgroups(list(user.groups))
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
@@ -249,6 +268,5 @@ def _become(task: InitTask, user: users.User, recorder: Recorder) -> NoReturn:
     if "LISTEN_FDS" in env:
         # sd_listen_fds(3) compares it with its own pid, which only this process can tell.
         env.setdefault("LISTEN_PID", str(os.getpid()))
-    signals.set_default()
     signals.unblock_all()
     command.execute(process.args, env)

@@ -1,6 +1,6 @@
 """Who fills the container's mount namespace M: the guardian itself, or a helper where the kernel wants one.
 
-Both are host root in M with init's net and ipc namespaces, and carry out the same plan. A proc filesystem shows the pid
+Both are host root in M, join init's net and ipc namespaces, and carry out the same plan. A proc filesystem shows the pid
 namespace of whoever mounts it, so before Linux 6.18 that must be a process born in there: the helper. Since 6.18 the
 namespace can be named (fsconfig "pidns"), and the guardian does it without another fork, a quarter of a start.
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import DkrError, Internal
 from dkrd.runtime import failure, syscalls
+from dkrd.runtime.operations import MountFilesystem, PivotRoot
 from dkrd.runtime.steps import Recorder
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ _JOINED = (("network", "net", syscalls.CLONE_NEWNET), ("ipc", "ipc", syscalls.CL
 class Work:
     """What is to be mounted, where, for whom.
 
-    plan          from mounts.plan(); its last operation is the pivot
+    plan          from mounts.plan()
     directory     the container's own on the host
     namespaces    the spec's
     pidfd         of init
     stage         what the operations share
-    before_pivot  returns when init needs the host's tree no more
+    ready         returns when init has its net and ipc namespaces and needs the host's tree no more
     """
 
     plan: tuple[Operation, ...]
@@ -46,7 +47,7 @@ class Work:
     namespaces: frozenset[str]
     pidfd: int
     stage: Stage
-    before_pivot: Callable[[], None]
+    ready: Callable[[], None]
 
 
 @functools.cache
@@ -64,28 +65,31 @@ def proc_names_namespace() -> bool:
     return True
 
 
-def _fill(work: Work, recorder: Recorder) -> None:
-    """Carry out the plan; in M, with init's namespaces."""
-    os.chdir(work.directory)
-    for operation in work.plan[:-1]:
-        recorder.begin(operation.step, operation)
-        operation.execute(work.stage)
-    pivot = work.plan[-1]
-    recorder.begin("ready", "recv(ready)")
-    work.before_pivot()
-    recorder.begin(pivot.step, pivot)
-    pivot.execute(work.stage)
-
-
 def fill_here(work: Work, recorder: Recorder) -> None:
     """Fill M in this process, which is in M. Raises OSError, DkrError."""
     umask = os.umask(0)
     try:
-        with _joined(work):
-            _fill(work, recorder)
+        with contextlib.ExitStack() as joined:
+            os.chdir(work.directory)
+            waited = False
+            for operation in work.plan:
+                if not waited and _waits_for_init(operation):
+                    recorder.begin("join", "recv(ready); setns(pidfd, CLONE_NEWNET | CLONE_NEWIPC)")
+                    work.ready()
+                    joined.enter_context(_joined(work))
+                    waited = True
+                recorder.begin(operation.step, operation)
+                operation.execute(work.stage)
     finally:
         os.umask(umask)
         work.stage.close()
+
+
+def _waits_for_init(operation: Operation) -> bool:
+    """Whether init must have its namespaces before `operation`, or be done with the host's tree."""
+    if isinstance(operation, MountFilesystem):
+        return operation.type in ("mqueue", "sysfs")
+    return isinstance(operation, PivotRoot)
 
 
 @contextlib.contextmanager

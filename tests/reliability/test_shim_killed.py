@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,18 +46,23 @@ def _stopped(daemon: Daemon, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("code", [0, 1, 127, 255])
-def test_the_container_runs_on_and_its_exit_is_read(daemon: Daemon, code: int) -> None:
-    with waiting(daemon, "--name", "lost") as run:
-        kill_and_wait(the_shim(daemon))
-        assert run.client.wait(GUARD_SECONDS) == 125
-        assert run.client.stderr is not None
-        assert "lost the container's guardian" in run.client.stderr.readline()
-        assert len(running(daemon)) == 1
-        run.say(f"still {code}")
-        assert run.line() == "got still\n"
-        assert _stopped(daemon, "lost")["exit"] == {"code": code, "signal": None, "cause": "exited"}
-    assert ask(daemon, "DELETE", "/v1/containers/lost")[0] == 204
+def test_the_containers_run_on_and_their_exits_are_read(daemon: Daemon) -> None:
+    codes = (0, 1, 255)
+    with ExitStack() as stack:
+        runs = {code: stack.enter_context(waiting(daemon, "--name", f"lost-{code}")) for code in codes}
+        for shim in shims(daemon):
+            kill_and_wait(shim)
+        for run in runs.values():
+            assert run.client.wait(GUARD_SECONDS) == 125
+            assert run.client.stderr is not None
+            assert "lost the container's guardian" in run.client.stderr.readline()
+        assert len(running(daemon)) == len(codes)
+        for code, run in runs.items():
+            run.say(f"still {code}")
+            assert run.line() == "got still\n"
+        for code in codes:
+            assert _stopped(daemon, f"lost-{code}")["exit"] == {"code": code, "signal": None, "cause": "exited"}
+            assert ask(daemon, "DELETE", f"/v1/containers/lost-{code}")[0] == 204
     settle(daemon)
 
 
