@@ -63,6 +63,8 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
     process = spec["process"]
     assert isinstance(process, dict)
     process.update(cwd=str(request.get("cwd") or "/"), terminal=terminal)
+    if "user" not in private:
+        _without_mknod(process)
     numbers = _numeric_user(user)
     if numbers is not None:
         process["user"] = {"uid": numbers[0], "gid": numbers[1]}
@@ -86,6 +88,16 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
             "seccomp": "default",
         },
     }
+
+
+def _without_mknod(process: Json) -> None:
+    """In the host's user namespace CAP_MKNOD makes nodes that open: any disk of the host, in /dev, which is not nodev.
+
+    Docker can leave it to such a container because its devices cgroup refuses the open; there is none here.
+    """
+    sets = process["capabilities"]
+    assert isinstance(sets, dict)
+    process["capabilities"] = {key: [c for c in names if c != "CAP_MKNOD"] for key, names in sets.items()}
 
 
 def signal_number(value: object) -> int:

@@ -11,6 +11,8 @@ ends the process.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -23,7 +25,6 @@ from common import frames
 from common.errors import DkrError, LimitReached, ProtocolError, Unavailable
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     Answer = dict[str, object] | DkrError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 MAX_QUEUE = 1024  # messages that wait for room in the socket
 MAX_QUESTIONS = 4096  # without an answer; each holds a descriptor
 MAX_BATCH = 64  # messages read before others get their turn
+PONG_SECONDS = 5.0
 ANSWERS = {"start": "accepted", "remove": "done"}
 _BROKEN = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN)
 
@@ -82,6 +84,7 @@ class Channel:
         self._on_end = on_end
         self._questions: dict[int, _Question] = {}
         self._queue: deque[tuple[int, bytes, int]] = deque()
+        self._pongs: deque[asyncio.Future[None]] = deque()
         self._seq = 0
         self._ended = False
         loop.add_reader(sock.fileno(), self._readable)
@@ -108,6 +111,21 @@ class Channel:
             return
         data = frames.dumps({**message, "seq": seq})
         self._send(seq, data + b"\n" + body if body else data, fd)
+
+    async def catch_up(self) -> None:
+        """Return when the reports that shims made before this call have been taken (or the launcher is not
+        up to it).
+
+        Twice there and back: of what arrives in one round the launcher may read our first ping before a
+        report.
+        """
+        for _ in range(2):
+            pong = self._loop.create_future()
+            self._pongs.append(pong)
+            self.post({"type": "ping"})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PONG_SECONDS):
+                    await pong
 
     def end(self, error: DkrError | None) -> None:
         """Give up: every open question is answered with Unavailable, `on_end` is called. A second call does
@@ -208,7 +226,10 @@ class Channel:
             self.post({"type": "pong"})
         elif kind in ("accepted", "done", "refused"):
             self._answered(str(kind), message)
-        elif kind != "pong":
+        elif kind == "pong":
+            if self._pongs and not (pong := self._pongs.popleft()).done():
+                pong.set_result(None)
+        else:
             raise ProtocolError(f"cannot read from the launcher: {kind!r} is not expected now")
 
     def _answered(self, kind: str, message: dict[str, object]) -> None:

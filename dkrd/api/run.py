@@ -47,7 +47,7 @@ async def run(context: Context, peer: Peer, request: web.Request) -> web.StreamR
         )
     uid = peer.account()
     wanted = bodies.run_request(await bodies.read_json(request))
-    name = _reserve(context, uid, wanted)
+    name = await _reserve(context, uid, wanted)
     start = _Start(context, uid, name, wanted)
     try:
         bundle = _encode(bundle_of(wanted, context.settings, name))
@@ -72,9 +72,12 @@ def _wants_upgrade(request: web.Request) -> bool:
     return request.version == (1, 1) and PROTOCOL in upgrades and "upgrade" in options
 
 
-def _reserve(context: Context, uid: int, wanted: RunRequest) -> str:
+async def _reserve(context: Context, uid: int, wanted: RunRequest) -> str:
     """A name for the container: the one that was asked for, or a free one that is made."""
     if wanted.name is not None:
+        if not context.names.is_free(uid, wanted.name):
+            # The client of the container that has it may have heard of its end sooner than we do.
+            await context.channel.catch_up()
         context.names.reserve(uid, wanted.name)
         return wanted.name
     for _ in range(16):

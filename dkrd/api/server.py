@@ -223,5 +223,9 @@ class _Server:
             return
         state = parse_state(message.get("state"))
         if state is not None:
-            context.names.bind(state.uid, state.name, state.id)
+            if state.rm and state.status == "stopped":
+                # Only its removal is left, for which nobody waits: who starts the next one may have the name.
+                context.names.forget(state.id)
+            else:
+                context.names.bind(state.uid, state.name, state.id)
             context.index.post(lambda index: index.report(state))

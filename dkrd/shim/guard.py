@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from common import frames
 from common.errors import DkrError, ProtocolError
 from dkrd.runtime import cgroups
+from dkrd.shim import masks
 from dkrd.shim.state import State, send
 
 if TYPE_CHECKING:
@@ -196,14 +197,15 @@ class Guard:
 
         The kernel drops a signal to PID 1 of a pid namespace whose action is the default one
         (SIGNAL_UNKILLABLE, pid_namespaces(7)): `sleep 100` could not be interrupted. So where the command
-        has neither caught, ignored nor blocked it, the default is done for it, and the exit says the signal
+        neither catches, ignores, blocks nor awaits it, the default is done for it, and the exit says the signal
         that was sent.
         """
         if (
             "pid" not in self._config.spec.namespaces
             or number in (signal.SIGKILL, signal.SIGSTOP)
             or number in _IGNORED
-            or self._handled(number)
+            or self._config.init  # which forwards all
+            or masks.answers(self._built.pid, number)
         ):
             self._send(number)
         elif number in _STOPPING:
@@ -211,19 +213,6 @@ class Guard:
         else:
             self._as_if = self._as_if or number
             self._send(signal.SIGKILL)
-
-    def _handled(self, number: int) -> bool:
-        """Whether init catches, ignores or blocks the signal: the masks of proc(5) status."""
-        try:
-            with open(f"/proc/{self._built.pid}/status", "rb") as file:
-                masks = [
-                    int(line.split()[1], 16)
-                    for line in file
-                    if line.startswith((b"SigBlk", b"SigIgn", b"SigCgt"))
-                ]
-        except (OSError, ValueError):
-            return True  # it is ending
-        return any(mask >> (number - 1) & 1 for mask in masks)
 
     def _reap(self) -> Exit:
         _, status = os.waitpid(self._built.pid, 0)

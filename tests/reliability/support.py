@@ -88,7 +88,11 @@ class RawClient:
     def __init__(self, daemon: Daemon) -> None:
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.connection.settimeout(GUARD_SECONDS)
-        self.connection.connect(str(daemon.socket))
+        try:
+            self.connection.connect(str(daemon.socket))
+        except OSError:
+            self.connection.close()
+            raise
         self.session: socket.socket | None = None
         self.id = ""
         self._data = b""
@@ -361,16 +365,22 @@ class Manager:
         self.hear("READY=1", READY_SECONDS)
 
     def hear(self, wanted: str, seconds: float = GUARD_SECONDS) -> None:
-        """Waits until `wanted` is said anew."""
+        """Waits until `wanted` is said anew; fails at once where dkrd has ended without."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            if not select.select([self.socket], [], [], left)[0]:
-                break
-            said = self.socket.recv(4096).decode().split("\n")
-            self.heard += said
-            if wanted in said:
-                return
+        descriptor = os.pidfd_open(self.daemon.pid)
+        with open(descriptor, "rb") as end:
+            while (left := until - time.monotonic()) > 0:
+                ready = select.select([self.socket, end], [], [], left)[0]
+                if self.socket not in ready:
+                    break
+                if self._take(wanted):
+                    return
         raise AssertionError(f"{wanted} was not said, but {self.heard}; log:\n{self.daemon.log[-4000:]}")
+
+    def _take(self, wanted: str) -> bool:
+        said = self.socket.recv(4096).decode().split("\n")
+        self.heard += said
+        return wanted in said
 
     def close(self) -> None:
         """No manager any more."""

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +16,12 @@ import pytest
 from tests import host
 from tests.reliability.support import (
     GUARD_SECONDS,
+    LOOK_SECONDS,
     Manager,
     RawClient,
     ask,
     eventually,
+    inits,
     null_stdio,
     settle,
     start_raw,
@@ -90,25 +93,18 @@ def test_clients_wait_from_before_the_start_to_after_a_restart(managed: Manager)
     assert outputs == ["early\n", "between\n"]
 
 
-def test_nobody_below_dkrd_has_what_the_manager_passed(managed: Manager) -> None:
+def test_no_program_that_dkrd_executes_has_what_the_manager_passed(managed: Manager) -> None:
     daemon = managed.daemon
     with _listener(daemon) as listener:
         managed.start(listener)
         with waiting(daemon, "--rm") as run:
-            for process in daemon.processes():
-                environ = (f"/proc/{process.pid}/environ", process.comm)
-                if process.pid != daemon.pid:
-                    data = open_bytes(environ[0])
-                    assert b"LISTEN_" not in data, environ
-                    assert b"NOTIFY_SOCKET" not in data, environ
+            for process in (daemon.child("dkr-api"), *inits(daemon)):
+                data = Path(f"/proc/{process.pid}/environ").read_bytes()
+                assert b"LANG=" in data
+                assert b"LISTEN_" not in data
+                assert b"NOTIFY_SOCKET" not in data
             assert run.end("x", 0) == 0
         daemon.stop()
-
-
-def open_bytes(path: str) -> bytes:
-    """The content of a file of /proc."""
-    with open(path, "rb") as file:
-        return file.read()
 
 
 @pytest.mark.parametrize("kind", ["datagram", "not listening", "two"])
@@ -171,9 +167,7 @@ def _rewrite(daemon: Daemon, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_reload_takes_what_can_change_and_names_the_rest(
-    make_daemon: MakeDaemon, tenant: host.User
-) -> None:
+def test_reload_takes_what_can_change_and_names_the_rest(make_daemon: MakeDaemon, tenant: host.User) -> None:
     daemon = make_daemon(limits={"containers_per_user": 1}, log_level="info")
     daemon.stop()
     manager = Manager(daemon)
@@ -184,7 +178,7 @@ def test_reload_takes_what_can_change_and_names_the_rest(
             assert refused.returncode == 125
             assert "has 1 already" in refused.stderr
             _rewrite(daemon, "containers_per_user = 1", "containers_per_user = 2\nstart_seconds = 20")
-            _rewrite(daemon, "[cgroup]\n", '[cgroup]\n# moved\n')
+            _rewrite(daemon, "[cgroup]\n", "[cgroup]\n# moved\n")
             _rewrite(daemon, f'parent = "{daemon.cgroup}"', 'parent = "elsewhere"')
             daemon.process.send_signal(signal.SIGHUP)  # type: ignore[union-attr]
             manager.hear("READY=1")
@@ -240,7 +234,7 @@ def test_sigterm_while_runs_start_and_end(make_daemon: MakeDaemon) -> None:
                     if not frames or frames[-1].get("exit", {}).get("code") != 3:
                         wrong.append(str(frames))
             except (AssertionError, ConnectionError, FileNotFoundError):
-                continue  # no daemon, or it ended before there was a session
+                ending.wait(LOOK_SECONDS)  # no daemon, or it ended before there was a session
 
     with null_stdio() as stdio:
         workers = [threading.Thread(target=work, args=(stdio,)) for _ in range(4)]

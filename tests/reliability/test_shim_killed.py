@@ -61,7 +61,11 @@ def test_the_containers_run_on_and_their_exits_are_read(daemon: Daemon) -> None:
             run.say(f"still {code}")
             assert run.line() == "got still\n"
         for code in codes:
-            assert _stopped(daemon, f"lost-{code}")["exit"] == {"code": code, "signal": None, "cause": "exited"}
+            assert _stopped(daemon, f"lost-{code}")["exit"] == {
+                "code": code,
+                "signal": None,
+                "cause": "exited",
+            }
             assert ask(daemon, "DELETE", f"/v1/containers/lost-{code}")[0] == 204
     settle(daemon)
 

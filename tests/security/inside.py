@@ -109,8 +109,9 @@ def standing(daemon: Daemon, *options: str, user: host.User | None = None, **mor
             client.stdin.flush()
             assert client.stdout.readline() == "up\n"
             [place] = set(places.iterdir()) - before
-            state = json.loads((place / "state.json").read_text())
-            yield Standing(place.name, state["pid"], client)
+            # By its cgroup: state.json may say so a moment after the command has begun to run.
+            [shell] = [p.pid for p in host.processes() if place.name in p.cgroups and p.comm == "sh"]
+            yield Standing(place.name, shell, client)
             client.stdin.write("exit\n")
             client.stdin.close()
             assert client.wait(10) == 0

@@ -244,19 +244,27 @@ def test_a_script_whose_interpreter_is_proc_self_exe(daemon: Daemon) -> None:
 def test_dkrs_own_processes_tell_nothing(daemon: Daemon, options: tuple[str, ...]) -> None:
     """Descriptors, memory, environment, root and working directory of what runs as root outside or as PID 1 inside."""
     probe = """
-ours = [p for p in os.listdir("/proc") if p.isdigit() and text(f"/proc/{p}/comm").strip().startswith("dkr")]
-found = {}
+init = os.getppid()
+shim = int(text(f"/proc/{init}/stat").rpartition(")")[2].split()[1])
+ours = [pid for pid in (init, shim, *OUTSIDE) if pid]
+reached = []
+def attempt(pid, name, call, *args):
+    try:
+        if call(*args):
+            reached.append(f"{text(f'/proc/{pid}/comm').strip()} {name}")
+    except OSError:
+        pass
 for pid in ours:
-    for name, call in (("fd", os.listdir), ("environ", text), ("maps", text), ("mem", text), ("root", os.listdir),
+    for name, call in (("fd", os.listdir), ("environ", text), ("maps", text), ("auxv", text), ("root", os.listdir),
                        ("cwd", os.listdir), ("exe", os.readlink), ("root", os.readlink), ("ns/net", os.readlink)):
-        if refusal(call, f"/proc/{pid}/{name}") is None:
-            found[f"{text(f'/proc/{pid}/comm').strip()} {name}"] = True
-    if int(pid) > 1:
-        found[f"kill {pid}"] = refusal(os.kill, int(pid), 0) is None
-tell([len(ours), [name for name, reached in found.items() if reached]])
+        attempt(pid, name, call, f"/proc/{pid}/{name}")
+    if pid != init:
+        attempt(pid, "kill", lambda: os.kill(pid, 0) is None)
+tell([len(ours), reached])
 """
-    count, reached = ask(daemon, probe, *options)
-    assert count >= 1
+    outside = [daemon.pid, daemon.child("dkr-api").pid] if "host" in options else []
+    count, reached = ask(daemon, f"OUTSIDE = {outside}" + probe, *options)
+    assert count == (4 if "host" in options else 1)
     assert reached == []
 
 

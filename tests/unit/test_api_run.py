@@ -219,11 +219,15 @@ def test_a_name_belongs_to_one_container(api: Api) -> None:
     assert first.answer().status == 101
     start = api.hear_start()
     # reserved: nobody has answered yet
-    answer = second.ask("POST", "/v1/run", b'{"args": ["a"], "name": "twice"}', UPGRADE)
+    second.run({"args": ["a"], "name": "twice"})
+    api.catch_up()
+    answer = second.answer()
     assert (answer.status, answer.json()["code"]) == (409, "conflict")
     api.say({"type": "accepted", "seq": start.seq, "id": ID})
     api.settle()
-    answer = second.ask("POST", "/v1/run", b'{"args": ["a"], "name": "twice"}', UPGRADE)
+    second.run({"args": ["a"], "name": "twice"})
+    api.catch_up()
+    answer = second.answer()
     assert answer.status == 409
     assert ID[:12] in answer.json()["detail"]
     gone(api, ID)
@@ -232,6 +236,27 @@ def test_a_name_belongs_to_one_container(api: Api) -> None:
     start.connection.close()
     first.close()
     second.close()
+
+
+def test_a_name_is_free_when_only_the_removal_is_left(api: Api) -> None:
+    """Its client has heard of the end, and asks before we have."""
+    client, again = api.client(), api.client()
+    accept(api, client, ID, {"args": ["a"], "name": "brief", "rm": True})
+    again.run({"args": ["a"], "name": "brief"})
+    message, _ = api.hear()
+    assert message == {"type": "ping"}
+    api.say({"type": "pong"})
+    api.say({"type": "state", "state": state(ID, status="stopped", name="brief", rm=True)})
+    message, _ = api.hear()
+    assert message == {"type": "ping"}
+    api.say({"type": "pong"})
+    assert again.answer().status == 101
+    start = api.hear_start()
+    api.say({"type": "refused", "seq": start.seq, "error": {"code": "limit-reached", "message": "no more"}})
+    start.connection.close()
+    gone(api, ID)
+    client.close()
+    again.close()
 
 
 def test_after_a_refusal_the_api_writes_nothing_and_the_name_is_free(api: Api) -> None:
