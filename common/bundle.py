@@ -46,13 +46,8 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
     hostname = str(request.get("hostname") or DEFAULT_HOSTNAME)
     terminal = bool(request.get("terminal", False))
     args = [*_list(request.get("entrypoint") or []), *_list(request["args"])]
-    env = dict(DEFAULT_ENV)
-    if own_uts:
-        env["HOSTNAME"] = hostname
-    if terminal:
-        env["TERM"] = "xterm"
-    env.update(_strings(request.get("env", {})))
-    spec = default_spec(args, [f"{k}={v}" for k, v in env.items()], hostname, private)
+    env = _environment(request, hostname if own_uts else None, terminal)
+    spec = default_spec(args, env, hostname, private)
     if not own_uts:
         del spec["hostname"]
     spec["root"] = {"path": "rootfs", "readonly": bool(request.get("readonly", False))}
@@ -70,7 +65,6 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
         process["user"] = {"uid": numbers[0], "gid": numbers[1]}
     if terminal and request.get("consoleSize") is not None:
         process["consoleSize"] = request["consoleSize"]
-    remove = bool(request.get("rm", False))
     return {
         "spec": spec,
         "dkr": {
@@ -78,15 +72,34 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
             "user": user if numbers is None else None,
             "name": str(request.get("name") or name),
             "labels": _strings(request.get("labels", {})),
-            "init": bool(request.get("init", False)),
-            "rm": remove,
             "preserveFds": request.get("preserveFds", 0),
-            "stopSignal": signal_number(request.get("stopSignal", "SIGTERM")),
-            "stopTimeout": request.get("stopTimeout", 10),
-            "timeout": request.get("timeout"),
-            "onDisconnect": str(request.get("onDisconnect") or ("stop" if remove else "keep")),
             "seccomp": "default",
+            **_life(request),
         },
+    }
+
+
+def _environment(request: Json, hostname: str | None, terminal: bool) -> list[str]:
+    """process.env: the defaults, then the request's variables; one that is there already is replaced in its place."""
+    env = dict(DEFAULT_ENV)
+    if hostname is not None:
+        env["HOSTNAME"] = hostname
+    if terminal:
+        env["TERM"] = "xterm"
+    env.update(_strings(request.get("env", {})))
+    return [f"{name}={value}" for name, value in env.items()]
+
+
+def _life(request: Json) -> Json:
+    """How the container lives and ends."""
+    remove = bool(request.get("rm", False))
+    return {
+        "init": bool(request.get("init", False)),
+        "rm": remove,
+        "stopSignal": signal_number(request.get("stopSignal", "SIGTERM")),
+        "stopTimeout": request.get("stopTimeout", 10),
+        "timeout": request.get("timeout"),
+        "onDisconnect": str(request.get("onDisconnect") or ("stop" if remove else "keep")),
     }
 
 

@@ -121,11 +121,15 @@ make_environment() {
 }
 
 # The flags keep the user's environment and the site module (6 ms) out; pip's own way of making scripts would drop them.
-# One path, in front: below it only the directories of our own packages are ever read by the client.
+# One path, in front: below it only the directories of our own packages are ever read by the client. Its first words keep ctrl-C
+# from showing a traceback while it is being loaded.
 write_programs() {
     mkdir -p "$stage/bin" "$stage/sbin"
     cat >"$stage/bin/dkrctl" <<PROGRAM
 #!$PYTHON -IS
+import _signal
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 import sys
 sys.path[:0] = ["$PREFIX/$site"]
 from dkrctl.lean import entry

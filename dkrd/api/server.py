@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import gc
 import logging
@@ -18,7 +19,7 @@ import resource
 import signal
 import socket
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -159,6 +160,25 @@ def _reconcile(index: Index, hello: Hello) -> Names:
     return names
 
 
+class _LoopErrors:
+    """What fails on the event loop outside of any task goes to the log.
+
+    Without a descriptor for one more connection, asyncio says so as often as the backlog is long, and again each
+    second (_accept_connection() of asyncio/selector_events.py): 4096 tracebacks. One line a second is enough.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._next:
+            self._next = loop.time() + 1.0
+            log.error("cannot accept a connection: %s (see LimitNOFILE= of dkrd.service)", error.strerror)
+
+
 class _Server:
     """The serving part, on the event loop."""
 
@@ -171,6 +191,7 @@ class _Server:
     async def run(self, listener: socket.socket, channel: socket.socket, index: Index) -> int:
         """Serve; the exit status."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_LoopErrors())
         self._ended = loop.create_future()
         worker = Worker(index, self._damaged)
         link = Channel(loop, channel, self._report, self._channel_ended)

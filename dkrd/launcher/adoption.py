@@ -38,8 +38,9 @@ def adopt(containers: Containers, run_dir: str, state_dir: str, *, settled: bool
             containers.collect_remains(container_id)
     if settled:
         for container_id in _ids(f"{state_dir}/containers"):
-            kept = os.path.lexists(f"{state_dir}/containers/{container_id}/state.json")
-            if container_id not in live and container_id not in containers and not kept:
+            known = container_id in live or container_id in containers
+            # A state that a power cut has torn is none.
+            if not known and _read_state(f"{state_dir}/containers/{container_id}", container_id) is None:
                 containers.collect_remains(container_id)
     return found
 
@@ -53,7 +54,8 @@ def stopped_states(state_dir: str) -> Iterator[dict[str, object]]:
 
 
 def _ids(directory: str) -> list[str]:
-    return [name for name in os.listdir(directory) if is_id(name)]
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries if is_id(entry.name) and entry.is_dir(follow_symlinks=False)]
 
 
 def _inspect(directory: str, container_id: str) -> Container | None:

@@ -107,8 +107,9 @@ class Containers:
         return sum(1 for container in self._table.values() if container.uid == uid and not container.stopped)
 
     def states(self) -> list[dict[str, object]]:
-        """The last state of each live container."""
-        return [container.state for container in self._table.values() if container.state is not None]
+        """The last state of each container that is there; a shim may still be about to end when it is gone."""
+        standing = (container for container in self._table.values() if not container.gone)
+        return [container.state for container in standing if container.state is not None]
 
     # --- becoming
 
@@ -220,6 +221,8 @@ class Containers:
             self._close_link(container)
         stands = os.path.lexists(f"{self._run_dir}/containers/{container.id}")
         if container.gone or (container.stopped and not stands):
+            if container.state is not None and container.state.get("rm") and not container.gone:
+                self._tell({"type": "gone", "id": container.id})  # it died before it could say so
             self._forget(container)
         elif in_order and container.state is None:
             # It refused before there was anything: the client knows, the api has to be told.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import socket
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 4096
 _FIRST = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
+_SO_PASSRIGHTS = 83  # <asm-generic/socket.h>, Linux 6.16
 _GROUP_HINT = "run `make install`, or systemd-sysusers with the package's sysusers.d file"
 
 
@@ -79,8 +81,20 @@ def _from_systemd(passed: int) -> Listener:
     name = sock.getsockname()
     if not isinstance(name, str) or not name.startswith("/"):
         raise BadRequest("cannot use systemd's socket: it has no path", hint=hint)
+    _refuse_descriptors(sock)
     sock.listen(BACKLOG)
     return Listener(sock, evidence.listener_identity(sock), name, own=False)
+
+
+def _refuse_descriptors(sock: socket.socket) -> None:
+    """No client sends descriptors to the api; what it sent all the same the kernel would close in the api, and
+    the close of a socket with SO_LINGER waits (socket(7)). Accepted connections inherit it.
+    """
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+    except OSError as err:
+        if err.errno != errno.ENOPROTOOPT:  # a kernel that is older
+            raise
 
 
 def group_id(name: str) -> int:
@@ -106,6 +120,7 @@ def _bound(settings: Settings) -> Listener:
         raise HostUnfit(f"cannot bind {path}: {err.strerror}", errno=err.errno) from err
     finally:
         os.umask(mask)
+    _refuse_descriptors(sock)
     sock.listen(BACKLOG)
     # The directory is root's alone (directories.verify): the path is still our socket.
     os.chown(path, 0, gid, follow_symlinks=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+import struct
 from collections import deque
 
 from common import frames
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _QUEUE_MAX = 32768  # messages that wait for a slow reader
-_ROOM = 4  # descriptors a message may carry; one is promised at most, more show as MSG_CTRUNC
+_ROOM = 253  # SCM_MAX_FD, unix(7): what finds no room the kernel would close, before it could be looked at
+_MOST = 4  # descriptors a message may carry; one is promised at most
 _REFUSED = socket.MSG_TRUNC | socket.MSG_CTRUNC
 
 
@@ -51,13 +53,27 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]] | None:
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(payload[: len(payload) - len(payload) % 4])
-    if got & _REFUSED:
+    for descriptor in descriptors:
+        _make_closable(descriptor)
+    if got & _REFUSED or len(descriptors) > _MOST:
         close_all(descriptors)
         raise ProtocolError("cannot take a message: it is too long or carries too many descriptors")
     if not data:
         close_all(descriptors)
         return None
     return data, list(descriptors)
+
+
+def _make_closable(descriptor: int) -> None:
+    """Closing a socket with SO_LINGER may wait for its peer, socket(7): whoever sent it could hold us."""
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError:
+        return  # no socket
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+    finally:
+        sock.detach()
 
 
 def close_all(descriptors: Sequence[int]) -> None:

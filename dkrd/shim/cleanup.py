@@ -21,7 +21,7 @@ from common.errors import Conflict, NotFound
 from dkrd import ids
 from dkrd.runtime import cgroups
 from dkrd.shim.container import layout
-from dkrd.shim.state import now, timestamp, write_file
+from dkrd.shim.state import now, start_time, timestamp, write_file
 
 if TYPE_CHECKING:
     from dkrd.policy import Credentials
@@ -207,6 +207,15 @@ def remove(
     remove_all(settings, pool, container, claim, _paths(settings, container, state))
 
 
+def _lives(state: dict[str, object], pid: str, begun: str) -> bool:
+    """Whether the process lives that `state` names by these two keys."""
+    number = state.get(pid)
+    try:
+        return isinstance(number, int) and start_time(number) == state.get(begun)
+    except OSError:
+        return False
+
+
 def _take_over(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim | None:
     """The claim of a stopped container. A client hears of the end before its guardian has cleaned up: that is
     waited for.
@@ -215,10 +224,13 @@ def _take_over(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim 
     """
     ends = time.monotonic() + _PATIENCE
     while os.path.isdir(f"{settings.run_dir}/containers/{container}"):
-        status = read_state(settings, container).get("status", "stopped")
-        if status != "stopped":
-            raise Conflict(f"cannot remove {container[:12]}: it is {status}", hint="stop it first")
+        state = read_state(settings, container)
+        # A full disk may have kept the last status from being written.
+        if state.get("status") != "stopped" and _lives(state, "pid", "pidStartTime"):
+            raise Conflict(f"cannot remove {container[:12]}: it is running", hint="stop it first")
         if time.monotonic() >= ends:
+            if not _lives(state, "shimPid", "shimStartTime"):
+                break  # dead, and the launcher could not finish its work: a full disk
             raise Conflict(f"cannot remove {container[:12]}: its guardian is still at work", hint="try again")
         time.sleep(0.005)
     return _adopt_soon(settings, pool, container)

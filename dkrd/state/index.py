@@ -112,6 +112,11 @@ def is_damage(err: sqlite3.Error) -> bool:
     return isinstance(err, sqlite3.DatabaseError)
 
 
+def is_scarcity(err: sqlite3.Error) -> bool:
+    """Whether `err` says that the disk took no more: then the whole transaction is undone by SQLite itself."""
+    return (getattr(err, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
 def _is_damage(err: sqlite3.Error) -> bool:
     return (getattr(err, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 

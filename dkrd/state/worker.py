@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.errors import DkrError, Internal
-from dkrd.state.index import is_damage
+from dkrd.state.index import is_damage, is_scarcity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,7 @@ log = logging.getLogger("dkr.index")
 
 T = TypeVar("T")
 MAX_BATCH = 256
+MAX_LOST = 10_000  # writes kept for when the disk has room again
 
 
 class Worker:
@@ -38,12 +39,13 @@ class Worker:
         self._on_damage = on_damage
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lost: list[Job] = []
         self._thread = threading.Thread(target=self._run, name="dkr-index", daemon=True)
         self._thread.start()
 
     def post(self, job: Callable[[Index], object]) -> None:
         """Run `job` later; if it fails, that is logged. For writes whose loss the next reconciliation
-        repairs.
+        repairs; those that a full disk has refused are tried again before anything newer.
         """
         self._jobs.put((job, None))
 
@@ -61,6 +63,8 @@ class Worker:
     def _run(self) -> None:
         while True:
             batch, last = self._batch()
+            if self._lost:
+                batch = self._again(batch)
             if batch:
                 self._work(batch)
             if last:
@@ -81,6 +85,18 @@ class Worker:
                 return batch, False
         return batch, True
 
+    def _again(self, batch: list[Job]) -> list[Job]:
+        """Try the lost writes again; what is then to be done of `batch`: all, or only what reads."""
+        lost, self._lost = self._lost, []
+        self._work(lost)
+        if not self._lost:
+            return batch
+        self._keep(batch)
+        return [job for job in batch if job[1] is not None]
+
+    def _keep(self, batch: list[Job]) -> None:
+        self._lost = [*self._lost, *(job for job in batch if job[1] is None)][-MAX_LOST:]
+
     def _work(self, batch: list[Job]) -> None:
         results: list[tuple[asyncio.Future[Any] | None, object, Exception | None]] = []
         try:
@@ -89,8 +105,9 @@ class Worker:
                 results.append((future, *self._one(job)))
             self._index.commit()
         except sqlite3.Error as err:
-            # Nothing of the batch is kept: a full disk, or a broken database.
+            # Nothing of the batch is written: a full disk, or a broken database.
             self._failed(err)
+            self._keep(batch)
             failure = Internal(f"cannot use the index: {err}")
             results = [(future, None, failure) for _, future in batch]
         if any(future for future, _, _ in results):
@@ -102,7 +119,7 @@ class Worker:
         except DkrError as err:
             return None, err
         except sqlite3.Error as err:
-            if is_damage(err):
+            if is_damage(err) or is_scarcity(err):
                 raise
             log.error("a statement of the index failed: %s", err)
             return None, Internal(f"cannot use the index: {err}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -12,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.daemon import Daemon
-    from tests.host import User
+    from tests.host import Process, User
 
 SHELL_SECONDS = 30
 
@@ -72,11 +71,30 @@ class Caller:
             options.setdefault(name, subprocess.PIPE)
         return subprocess.Popen(["/bin/bash", "-c", line, "bash", *args], env=environment, cwd="/", **options)
 
+    def command(self, comm: str) -> Process:
+        """The one process of this name in a container: waits until it has been executed. Nothing tells that by an event: a shell
+        that says it is ready and becomes another program then has not become it yet.
+        """
+        while True:
+            found = [process for process in self.daemon.processes() if process.comm == comm]
+            if found:
+                assert len(found) == 1
+                return found[0]
+            select.select([], [], [], 0.005)
+
     def containers(self) -> list[dict[str, Any]]:
         """What `GET /v1/containers?all=true` tells root: everybody's."""
         found = request(self.daemon, "GET", "/v1/containers?all=true")
         assert isinstance(found, list)
         return found
+
+    def ended(self, name: str) -> dict[str, Any]:
+        """What is told of a container that is kept, once it is told as stopped: the news may be later than its client's exit."""
+        while True:
+            [container] = [container for container in self.containers() if container["name"] == name]
+            if container["status"] == "stopped":
+                return container
+            select.select([], [], [], 0.01)
 
 
 def request(daemon: Daemon, method: str, path: str) -> Any:
@@ -94,10 +112,10 @@ def request(daemon: Daemon, method: str, path: str) -> Any:
 
 
 @pytest.fixture(params=["root", "tenant"])
-def caller(request: pytest.FixtureRequest, daemon: Daemon) -> Iterator[Caller]:
+def caller(request: pytest.FixtureRequest, daemon: Daemon) -> Caller:
     """Root, then an unprivileged member of the group `dkr`."""
     user: User | None = None if request.param == "root" else request.getfixturevalue("tenant")
-    yield Caller(daemon, user)
+    return Caller(daemon, user)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from tests import host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.integration.conftest import Caller
@@ -29,11 +28,11 @@ def numbers(text: str) -> list[int]:
 
 
 @pytest.fixture
-def many(open_tmp: Path) -> Iterator[str]:
+def many(open_tmp: Path) -> str:
     """A shell's words that open descriptors 3 to 9 on files of their own."""
     for number in range(3, 10):
         (open_tmp / str(number)).write_text(f"file {number}\n")
-    yield " ".join(f"{number}<{open_tmp}/{number}" for number in range(3, 10))
+    return " ".join(f"{number}<{open_tmp}/{number}" for number in range(3, 10))
 
 
 @pytest.mark.parametrize("options", ["", "--init"])
@@ -54,7 +53,9 @@ def test_as_many_as_are_named_go_along(caller: Caller, many: str, options: str) 
 
 def test_250_go_along(caller: Caller, open_tmp: Path) -> None:
     (open_tmp / "file").write_text("x")
-    line = 'for n in {3..260}; do eval "exec $n<$1"; done; shift; exec dkrctl run --rm --preserve-fds 250 "$@"'
+    line = (
+        'for n in {3..260}; do eval "exec $n<$1"; done; shift; exec dkrctl run --rm --preserve-fds 250 "$@"'
+    )
     done = caller.shell(line, f"{open_tmp}/file", *LIST)
     assert (numbers(done.stdout), done.stderr) == (list(range(253)), "")
 
@@ -62,8 +63,14 @@ def test_250_go_along(caller: Caller, open_tmp: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--preserve-fds 251 /bin/true", "cannot take --preserve-fds 251: it takes a whole number from 0 to 250"),
-        ("--preserve-fds -1 /bin/true", "cannot take --preserve-fds -1: it takes a whole number from 0 to 250"),
+        (
+            "--preserve-fds 251 /bin/true",
+            "cannot take --preserve-fds 251: it takes a whole number from 0 to 250",
+        ),
+        (
+            "--preserve-fds -1 /bin/true",
+            "cannot take --preserve-fds -1: it takes a whole number from 0 to 250",
+        ),
         ("--preserve-fds 2 /bin/true 3</dev/null 4<&-", "cannot pass descriptor 4: it is not open"),
     ],
 )
@@ -74,7 +81,8 @@ def test_what_cannot_be_passed_is_named(root: Caller, words: str, said: str) -> 
 
 def test_pid_1_of_init_keeps_nothing_of_the_callers(root: Caller) -> None:
     with root.popen("--init", "/bin/sh", "-c", "echo ready; read go") as client:
-        assert client.stdin and client.stdout
+        assert client.stdin
+        assert client.stdout
         assert client.stdout.readline() == b"ready\n"
         [init] = [process for process in root.daemon.processes() if process.comm == "dkr-init"]
         assert host.descriptors(init.pid) == ["/dev/null"] * 3

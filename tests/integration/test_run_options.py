@@ -37,7 +37,21 @@ def test_home_is_the_users(root: Caller) -> None:
 
 
 def test_variables(caller: Caller) -> None:
-    options = ("-e", "A=1", "--env", "EMPTY=", "-e", "MINE", "-e", "NOT_SET", "-eB=a=b c", "-e", "PATH=/usr/bin", "-e", "A=2")
+    options = (
+        "-e",
+        "A=1",
+        "--env",
+        "EMPTY=",
+        "-e",
+        "MINE",
+        "-e",
+        "NOT_SET",
+        "-eB=a=b c",
+        "-e",
+        "PATH=/usr/bin",
+        "-e",
+        "A=2",
+    )
     printed = variables(caller.output(*options, ENV, env={"MINE": "from here\u00e4"}))
     assert {k: v for k, v in printed.items() if k not in ("HOSTNAME", "HOME")} == {
         "A": "2",
@@ -50,7 +64,7 @@ def test_variables(caller: Caller) -> None:
 
 def test_variables_from_files(caller: Caller, open_tmp: Path) -> None:
     (open_tmp / "first").write_bytes(
-        b"\xef\xbb\xbf# a comment\r\n\r\n  INDENTED=in dented \nQUOTED=\"as is\"\nMINE\nNOT_SET\nHASH=a#b\nEMPTY=\nBOTH=first\nOVER=file\n"
+        b'\xef\xbb\xbf# a comment\r\n\r\n  INDENTED=in dented \nQUOTED="as is"\nMINE\nNOT_SET\nHASH=a#b\nEMPTY=\nBOTH=first\nOVER=file\n'
     )
     (open_tmp / "second").write_text("BOTH=second")
     files = ("--env-file", f"{open_tmp}/first", "--env-file", f"{open_tmp}/second")
@@ -184,12 +198,21 @@ def test_a_filesystem_in_memory(caller: Caller) -> None:
 def test_a_filesystem_in_memory_is_bounded_and_alone_writable(caller: Caller) -> None:
     script = "head -c 2m /dev/zero >/scratch/much; stat -c %s /scratch/much; touch /new; touch /a/b/c/new && echo made"
     done = caller.run(
-        "--read-only", "--tmpfs", "/scratch:size=1m", "--tmpfs", "/tmp", "/bin/sh", "-c", script.replace("/a/b/c", "/tmp")
+        "--read-only",
+        "--tmpfs",
+        "/scratch:size=1m",
+        "--tmpfs",
+        "/tmp",
+        "/bin/sh",
+        "-c",
+        script.replace("/a/b/c", "/tmp"),
     )
     assert done.stdout == f"{1024 * 1024}\nmade\n"
     assert "No space left on device" in done.stderr
     assert "cannot touch '/new': Read-only file system" in done.stderr
-    assert caller.output("--tmpfs", "/a/b/c", "/bin/sh", "-c", script.partition("touch /new; ")[2]) == "made\n"
+    assert (
+        caller.output("--tmpfs", "/a/b/c", "/bin/sh", "-c", script.partition("touch /new; ")[2]) == "made\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,7 +234,15 @@ def test_filesystems_in_memory_that_cannot_be(root: Caller, word: str, said: str
 
 # Namespaces
 
-SCOPES = {"pid": "pid", "ipc": "ipc", "uts": "uts", "cgroupns": "cgroup", "network": "net", "net": "net", "userns": "user"}
+SCOPES = {
+    "pid": "pid",
+    "ipc": "ipc",
+    "uts": "uts",
+    "cgroupns": "cgroup",
+    "network": "net",
+    "net": "net",
+    "userns": "user",
+}
 LINKS = ("pid", "ipc", "uts", "cgroup", "net", "user", "time", "mnt")
 
 
@@ -221,7 +252,11 @@ def spaces(caller: Caller, *options: str) -> dict[str, str]:
 
 
 def shared(caller: Caller, *options: str) -> set[str]:
-    return {link for link, space in spaces(caller, *options).items() if space == os.readlink(f"/proc/self/ns/{link}")}
+    return {
+        link
+        for link, space in spaces(caller, *options).items()
+        if space == os.readlink(f"/proc/self/ns/{link}")
+    }
 
 
 def test_every_namespace_is_the_containers_own(caller: Caller) -> None:
@@ -241,8 +276,12 @@ def test_all_of_the_host(root: Caller) -> None:
 
 
 @pytest.mark.parametrize("option", SCOPES)
-def test_no_tenant_gets_a_namespace_of_the_host(root: Caller, request: pytest.FixtureRequest, option: str) -> None:
-    done = root.daemon.dkrctl("run", "--rm", f"--{option}", "host", "/bin/true", user=request.getfixturevalue("tenant"))
+def test_no_tenant_gets_a_namespace_of_the_host(
+    root: Caller, request: pytest.FixtureRequest, option: str
+) -> None:
+    done = root.daemon.dkrctl(
+        "run", "--rm", f"--{option}", "host", "/bin/true", user=request.getfixturevalue("tenant")
+    )
     assert done.returncode == 125
     assert "rule:" in done.stderr
 

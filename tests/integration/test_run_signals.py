@@ -73,8 +73,8 @@ def test_a_signal_ends_a_command_that_has_no_answer(
     root: Caller, options: tuple[str, ...], number: int
 ) -> None:
     """PID 1 too, for which the kernel would drop it."""
-    with root.popen("--init", *options, "/bin/sh", "-c", "echo ready; exec /bin/sleep 600") as client:
-        ready(client)
+    with root.popen(*options, "/bin/sleep", "600") as client:
+        root.command("sleep")
         client.send_signal(number)
         assert client.wait(GUARD) == 128 + number
 
@@ -89,7 +89,7 @@ def test_an_ignored_signal_is_ignored(root: Caller) -> None:
         assert client.wait(GUARD) == 9
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_any_moment_ends_the_run(caller: Caller, number: int) -> None:
     """Before the daemon is asked, while the container is built, after: the run ends, whoever is hit, and nobody is left."""
     for i in range(12):
@@ -141,21 +141,15 @@ def test_a_command_that_a_signal_ends(caller: Caller, number: int) -> None:
 
 def test_how_it_ended_is_told(root: Caller) -> None:
     with root.daemon.popen("run", "--name", "told", "/bin/sleep", "600", stdout=subprocess.PIPE) as client:
-        _wait_for_comm(root, "sleep")
+        root.command("sleep")
         client.terminate()
         assert client.wait(GUARD) == 128 + signal.SIGTERM
-    assert request(root.daemon, "GET", "/v1/containers/told")["exit"] == {
+    assert root.ended("told")["exit"] == {
         "code": None,
         "signal": signal.SIGTERM,
         "cause": "signalled",
     }
     request(root.daemon, "DELETE", "/v1/containers/told")
-
-
-def _wait_for_comm(caller: Caller, comm: str) -> None:
-    """A command that cannot say that it is ready has been executed."""
-    while not any(process.comm == comm for process in caller.daemon.processes()):
-        select.select([], [], [], 0.005)
 
 
 # Limits of time
@@ -170,8 +164,12 @@ def test_a_time_limit_ends_the_run(caller: Caller) -> None:
 
 
 def test_a_time_limit_sends_the_stop_signal(root: Caller) -> None:
-    done = root.run("--timeout", "2s", "--stop-signal", "USR2", "/bin/sh", "-c", WAIT.format("USR2"), stdin=None)
-    assert (done.stdout, done.returncode) == ("ready\ngot USR2\n", 9)
+    with root.popen(
+        "--timeout", "1.5", "--stop-signal", "USR2", "/bin/sh", "-c", WAIT.format("USR2")
+    ) as client:
+        assert client.stdout
+        assert client.stdout.read() == b"ready\ngot USR2\n"
+        assert client.wait(GUARD) == 9
 
 
 @pytest.mark.parametrize("word", ["SIGUSR1", "usr1", "10"])
@@ -207,10 +205,11 @@ def test_on_disconnect_kill(root: Caller) -> None:
 
 @pytest.mark.parametrize("options", [("--rm", "--on-disconnect", "keep"), ()], ids=["keep", "default"])
 def test_the_container_may_live_on(root: Caller, options: tuple[str, ...]) -> None:
-    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
     words = ("run", *options, "--name", "kept", "/bin/sh", "-c", "echo ready; read go; echo went $go")
     with root.daemon.popen(*words, **pipes) as client:
-        assert client.stdin and client.stdout
+        assert client.stdin
+        assert client.stdout
         ready(client)
         client.kill()
         client.wait()
@@ -218,14 +217,8 @@ def test_the_container_may_live_on(root: Caller, options: tuple[str, ...]) -> No
         client.stdin.flush()
         assert client.stdout.read() == b"went on\n"
     if not options:
-        _wait_for_status("stopped", root)
+        root.ended("kept")
         request(root.daemon, "DELETE", "/v1/containers/kept")
-
-
-def _wait_for_status(status: str, caller: Caller) -> None:
-    """There is no client left that could be told."""
-    while [c["status"] for c in caller.containers() if c["name"] == "kept"] != [status]:
-        select.select([], [], [], 0.01)
 
 
 # --init
@@ -253,7 +246,9 @@ print("reaped")
 
 def test_init_reaps_what_nobody_else_does(caller: Caller) -> None:
     with caller.popen("--init", "/usr/bin/python3", "-IS", "-c", REAP) as client:
-        assert client.stdin and client.stdout and client.stderr
+        assert client.stdin
+        assert client.stdout
+        assert client.stderr
         client.stdin.write(client.stdout.readline())
         client.stdin.close()
         assert (client.stdout.read(), client.stderr.read()) == (b"reaped\n", b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import select
 import socket
@@ -36,7 +37,9 @@ STAT = ("/usr/bin/stat", "-L", "-c", "%d:%i", "/proc/self/fd/0", "/proc/self/fd/
 
 def test_pipes_are_the_callers_own(caller: Caller) -> None:
     with caller.popen(*STAT) as client:
-        assert client.stdin and client.stdout and client.stderr
+        assert client.stdin
+        assert client.stdout
+        assert client.stderr
         wanted = [identity(end.fileno()) for end in (client.stdin, client.stdout, client.stderr)]
         out, err = client.communicate(timeout=GUARD)
     assert (out.decode().split(), err) == (wanted, b"")
@@ -85,7 +88,8 @@ def test_output_and_errors_are_apart_and_in_their_order(caller: Caller) -> None:
 
 def test_the_end_of_input_reaches_the_command(caller: Caller) -> None:
     with caller.popen("/bin/sh", "-c", "cat; echo end") as client:
-        assert client.stdin and client.stdout
+        assert client.stdin
+        assert client.stdout
         client.stdin.write(b"some\n")
         client.stdin.flush()
         assert client.stdout.readline() == b"some\n"  # so the command reads, and goes on reading
@@ -96,7 +100,9 @@ def test_the_end_of_input_reaches_the_command(caller: Caller) -> None:
 
 def test_output_that_the_command_closes_ends_for_the_reader(caller: Caller) -> None:
     with caller.popen("/bin/sh", "-c", "echo last; exec >&-; read go; echo done >&2") as client:
-        assert client.stdin and client.stdout and client.stderr
+        assert client.stdin
+        assert client.stdout
+        assert client.stderr
         assert client.stdout.read() == b"last\n"  # hangs if anybody else keeps the pipe
         assert client.poll() is None
         client.stdin.write(b"\n")
@@ -110,8 +116,13 @@ def test_input_that_the_command_closes_breaks_the_writers_pipe(caller: Caller) -
     line = "exec dkrctl run --rm --preserve-fds 1 /bin/sh -c 'exec <&-; echo closed; read go <&3' 3<&$1"
     try:
         with caller.popen_shell(line, str(read), pass_fds=(read,)) as client:
-            assert client.stdin and client.stdout
+            assert client.stdin
+            assert client.stdout
             assert client.stdout.readline() == b"closed\n"
+            # The guardian, who had the pipe in its hands, may be later than the command's word.
+            poll = select.poll()
+            poll.register(client.stdin, 0)
+            assert poll.poll(GUARD * 1000) == [(client.stdin.fileno(), select.POLLERR)]
             with pytest.raises(BrokenPipeError):
                 os.write(client.stdin.fileno(), b"to nobody")
             os.write(write, b"\n")
@@ -133,7 +144,8 @@ def test_a_reader_that_leaves_ends_the_writer(
     caller: Caller, args: tuple[str, ...], status: int, err: bytes
 ) -> None:
     with caller.popen(*args) as client:
-        assert client.stdout and client.stderr
+        assert client.stdout
+        assert client.stderr
         assert client.stdout.read(1) == b"\0"
         client.stdout.close()
         assert client.stderr.read() == err
@@ -141,9 +153,7 @@ def test_a_reader_that_leaves_ends_the_writer(
 
 
 @pytest.mark.parametrize(("number", "shut", "answer"), [(0, "<&-", 1), (1, ">&-", 2), (2, "2>&-", 1)])
-def test_what_the_caller_has_closed_stays_closed(
-    caller: Caller, number: int, shut: str, answer: int
-) -> None:
+def test_what_the_caller_has_closed_stays_closed(caller: Caller, number: int, shut: str, answer: int) -> None:
     """No socket of the client's, and no /dev/null, may take its place."""
     script = f"for n in 0 1 2; do test -h /proc/$$/fd/$n || echo no $n >&{answer}; done"
     done = caller.shell(f'exec dkrctl run --rm /bin/sh -c "$1" {shut}', script)
@@ -186,7 +196,9 @@ def test_that_is_all_that_is_granted(root: Caller) -> None:
     """Others may write to 1 and 2; not to 0, where they would speak in the caller's name; no owner changes."""
     script = "(echo lie >/dev/stdin) 2>/dev/null && echo worse; echo done"
     with root.popen("/bin/sh", "-c", script) as client:
-        assert client.stdin and client.stdout and client.stderr
+        assert client.stdin
+        assert client.stdout
+        assert client.stderr
         ends = (client.stdin, client.stdout, client.stderr)
         before = [os.fstat(end.fileno()) for end in ends]
         assert client.stdout.read() == b"done\n"
@@ -237,17 +249,19 @@ def test_a_slow_reader_loses_nothing(root: Caller) -> None:
     """One GiB through a reader that stops and goes on; the last of it is read when command and client have long ended."""
     block = os.urandom(BLOCK - 8)
     with root.popen("/usr/bin/python3", "-IS", "-c", WRITER, stderr=None) as client:
-        assert client.stdin and client.stdout
+        assert client.stdin
+        assert client.stdout
         room = fcntl.fcntl(client.stdout, fcntl.F_SETPIPE_SZ, BLOCK)
         client.stdin.write(block)
         client.stdin.close()
+        assert isinstance(output := client.stdout, io.BufferedReader)
         buffer = memoryview(bytearray(BLOCK))
         for i in range(BLOCKS):
             if i in (1, BLOCKS // 2):
                 _wait_until_full(client.stdout.fileno(), room)
             if i == BLOCKS - 1:
                 assert client.wait(GUARD) == 0
-            assert client.stdout.readinto(buffer) == BLOCK
+            assert output.readinto(buffer) == BLOCK
             assert buffer[:8] == i.to_bytes(8, "big")
             assert buffer[8:] == block
         assert client.stdout.read() == b""

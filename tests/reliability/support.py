@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 GUARD_SECONDS = 20.0  # hang guards: no test passes or fails by how quick something was
 LOOK_SECONDS = 0.01
+SMALL = "dkr-test-small"  # the source of a test's own mounts
 
 # Reads a word, repeats it, ends with the number that follows: `up` says that it runs.
 WAITS = 'echo up; read word code; echo "got $word"; exit "$code"'
@@ -267,8 +268,9 @@ def inits(daemon: Daemon) -> list[host.Process]:
 
 
 def remains(daemon: Daemon) -> list[str]:
-    """What stands of containers, the daemon's own two processes not counted."""
-    own = {f"process {process.pid} " for process in daemon.processes() if process.comm in ("dkr-api", "dkrd")}
+    """What stands of containers; the daemon's own two processes and what a test has mounted do not count."""
+    own = [f"process {process.pid} " for process in daemon.processes() if process.comm in ("dkr-api", "dkrd")]
+    own += [f"mount {line}" for line in host.mounts(SMALL)]
     return [line for line in daemon.leftovers() if not line.startswith(tuple(own))]
 
 
@@ -277,7 +279,10 @@ def settle(daemon: Daemon) -> None:
     for shim in shims(daemon):
         assert host.wait_gone(shim.pid, GUARD_SECONDS), f"shim {shim.pid} does not end"
     eventually(lambda: not remains(daemon), "nothing of a container is left")
-    eventually(lambda: not listed(daemon, every=True), "the index is empty")
+    try:
+        eventually(lambda: not listed(daemon, every=True), "the index is empty")
+    except AssertionError as err:
+        raise AssertionError(f"{err}: {listed(daemon, every=True)}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +322,10 @@ def pss(pid: int) -> int:
 # Lives of dkrd that are not Daemon.start()'s
 
 _EXEC = """
-import os, sys
-number, *command = sys.argv[1:]
+import os, resource, sys
+number, limit, *command = sys.argv[1:]
+if limit:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(limit), int(limit)))
 if number:
     os.dup2(int(number), 3)
     os.environ["LISTEN_PID"] = str(os.getpid())
@@ -338,15 +345,19 @@ class Manager:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(self.daemon.directory / "manager"))
 
-    def start(self, listener: Socket | None = None, **environment: str) -> None:
-        """Starts the daemon's dkrd and waits for READY=1. listener: passed as systemd passes one."""
+    def start(self, listener: Socket | None = None, descriptors: int = 0, **environment: str) -> None:
+        """Starts the daemon's dkrd and waits for READY=1.
+
+        listener     passed as systemd passes one
+        descriptors  LimitNOFILE=
+        """
         number = "" if listener is None else str(listener.fileno())
         extra = {} if listener is None else {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "dkrd.socket"}
         daemon = self.daemon
         with (daemon.directory / "log").open("ab") as log:
             daemon.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-ISc", _EXEC, number),
+                    *(sys.executable, "-ISc", _EXEC, number, str(descriptors or "")),
                     *(str(daemon.prefix / "sbin/dkrd"), "--config", str(daemon.directory / "dkrd.toml")),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -367,14 +378,14 @@ class Manager:
     def hear(self, wanted: str, seconds: float = GUARD_SECONDS) -> None:
         """Waits until `wanted` is said anew; fails at once where dkrd has ended without."""
         until = time.monotonic() + seconds
-        descriptor = os.pidfd_open(self.daemon.pid)
-        with open(descriptor, "rb") as end:
-            while (left := until - time.monotonic()) > 0:
-                ready = select.select([self.socket, end], [], [], left)[0]
-                if self.socket not in ready:
-                    break
+        assert self.daemon.process is not None
+        while (left := until - time.monotonic()) > 0:
+            ended = self.daemon.process.poll() is not None
+            if select.select([self.socket], [], [], 0 if ended else min(left, 0.1))[0]:
                 if self._take(wanted):
                     return
+            elif ended:
+                break
         raise AssertionError(f"{wanted} was not said, but {self.heard}; log:\n{self.daemon.log[-4000:]}")
 
     def _take(self, wanted: str) -> bool:

@@ -60,8 +60,12 @@ def test_a_run_with_pipes_goes_on_and_its_exit_arrives(make_daemon: MakeDaemon) 
         (after,) = running(daemon)
         assert (after["id"], after["name"], after["status"]) == (before["id"], "goes-on", "running")
         assert after["args"] == before["args"]
+        second = daemon.dkrctl("run", "--rm", "--name", "goes-on", "/bin/true")
+        assert second.returncode == 125
+        assert "goes-on" in second.stderr
         assert run.end("still", 7) == 7
     settle(daemon)
+    daemon.run("--name", "goes-on", "/bin/true")
 
 
 def test_a_run_ends_while_there_is_no_api(make_daemon: MakeDaemon) -> None:
@@ -146,29 +150,6 @@ def test_connections_made_without_an_api_are_served_by_the_next(make_daemon: Mak
     settle(daemon)
 
 
-def test_an_api_that_ends_by_itself_is_started_again(make_daemon: MakeDaemon) -> None:
-    daemon = make_daemon()
-    with waiting(daemon, "--rm") as run:
-        old = daemon.child("dkr-api")
-        host.kill(old, signal.SIGTERM)
-        assert host.wait_gone(old.pid, GUARD_SECONDS)
-        _successor(daemon, old)
-        assert run.end("on", 0) == 0
-    settle(daemon)
-
-
-def test_a_kept_name_stays_taken_after_the_api_died(make_daemon: MakeDaemon) -> None:
-    daemon = make_daemon()
-    with waiting(daemon, "--rm", "--name", "mine") as run:
-        _kill_api(daemon)
-        second = daemon.dkrctl("run", "--rm", "--name", "mine", "/bin/true")
-        assert second.returncode == 125
-        assert "mine" in second.stderr
-        assert run.end("on", 0) == 0
-    settle(daemon)
-    daemon.run("--name", "mine", "/bin/true")
-
-
 def test_an_api_killed_at_any_moment_of_starts_leaves_nothing(make_daemon: MakeDaemon) -> None:
     """Each client gets its exit or an error, none hangs; each container that came to be is cleaned up."""
     daemon = make_daemon()
@@ -206,7 +187,7 @@ def test_a_frozen_api_is_replaced_when_systemd_watches(make_daemon: MakeDaemon) 
     daemon.stop()
     manager = Manager(daemon)
     try:
-        manager.start(WATCHDOG_USEC="4000000")
+        manager.start(WATCHDOG_USEC="2000000")
         manager.hear("WATCHDOG=1")
         old = daemon.child("dkr-api")
         with waiting(daemon, "--rm") as run:

@@ -102,29 +102,45 @@ def test_one_name_for_eight_runs_at_once_is_given_once(daemon: Daemon) -> None:
     assert_same(daemon, before)
 
 
-FAILING: dict[str, tuple[int, tuple[str, ...]]] = {
-    "no such command": (127, ("/bin/nosuch",)),
-    "not executable": (126, ("/etc/hosts",)),
-    "a directory": (126, ("/etc",)),
-    "no such image": (125, ("nosuch", "/bin/true")),
-    "no such user": (125, ("--user", "nosuch", "/bin/true")),
-    "a bad mount": (125, ("--tmpfs", "/x:nosuchoption=1", "/bin/true")),
-    "a bad name": (125, ("--name", "/", "/bin/true")),
-    "no such directory to be in": (126, ("--workdir", "/etc/hosts", "/bin/true")),
+# What fails -> the client's status, its words, the request that they become.
+FAILING: dict[str, tuple[int, tuple[str, ...], dict[str, Any]]] = {
+    "no such command": (127, ("/bin/nosuch",), {"args": ["/bin/nosuch"]}),
+    "not executable": (126, ("/etc/hosts",), {"args": ["/etc/hosts"]}),
+    "a directory": (126, ("/etc",), {"args": ["/etc"]}),
+    "no such user": (125, ("--user", "nosuch", "/bin/true"), {"user": "nosuch"}),
+    "a bad mount": (125, ("--tmpfs", "/x:nosuchoption=1", "/bin/true"), {"tmpfs": {"/x": "nosuchoption=1"}}),
+    "no mount there": (125, ("--tmpfs", "/etc/hosts/x", "/bin/true"), {"tmpfs": {"/etc/hosts/x": ""}}),
+    "no directory": (126, ("--workdir", "/etc/hosts", "/bin/true"), {"cwd": "/etc/hosts"}),
+    "no such image": (125, ("nosuch", "/bin/true"), {"image": "nosuch"}),
+    "a bad name": (125, ("--name", "/", "/bin/true"), {"name": "/"}),
 }
 
 
 @pytest.mark.parametrize("kind", FAILING)
 def test_a_start_that_fails_leaves_nothing(daemon: Daemon, kind: str) -> None:
     """Kept or not: of what never ran there is nothing to look at."""
-    status, words = FAILING[kind]
+    status, words, request = FAILING[kind]
+    refused = daemon.dkrctl("run", *words)
+    assert (refused.returncode, refused.stdout) == (status, "")
+    assert refused.stderr.startswith("dkrctl: "), refused.stderr
     before = count(daemon)
-    for turn in range(20):
-        options = ("--rm",) if turn % 2 else ()
-        refused = daemon.dkrctl("run", *options, *words)
-        assert (refused.returncode, refused.stdout) == (status, "")
-        assert refused.stderr.startswith("dkrctl: "), refused.stderr
+    with null_stdio() as stdio:
+        for turn in range(20):
+            assert _fails(daemon, stdio, {"args": ["/bin/true"], "rm": bool(turn % 2), **request})
     assert_same(daemon, before)
+
+
+def _fails(daemon: Daemon, stdio: tuple[int, int, int], request: dict[str, Any]) -> bool:
+    """Whether a start ends in an error: a problem, an error record, or an error frame."""
+    with RawClient(daemon) as client:
+        client.post(request)
+        if client.head() != 101:
+            return True
+        if client.record()["type"] == "error":
+            return True
+        client.first(request, stdio)
+        frame = client.frame()
+        return frame is not None and frame["type"] == "error"
 
 
 def test_a_first_frame_with_other_wishes_than_the_request_leaves_nothing(daemon: Daemon) -> None:

@@ -16,7 +16,6 @@ from tests.reliability.support import (
     inits,
     kill_and_wait,
     listed,
-    remains,
     running,
     settle,
     the_shim,
@@ -49,15 +48,31 @@ def _only(daemon: Daemon, status: str) -> dict[str, Any]:
     return found[0]
 
 
-def test_a_run_goes_on_and_is_adopted(make_daemon: MakeDaemon) -> None:
+def test_runs_go_on_and_are_adopted_by_each_next_daemon(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
-    with waiting(daemon, "--rm", "--name", "mine", "--label", "a=b") as run:
-        (before,) = running(daemon)
+    with (
+        waiting(daemon, "--rm", "--name", "removed", "--label", "a=b") as removed,
+        waiting(daemon, "--name", "kept") as kept,
+        waiting(daemon, "--rm") as signalled,
+    ):
+        before = running(daemon)
+        for _ in range(2):
+            _kill_daemon(daemon)
+            daemon.start()
+            assert running(daemon) == before
         _kill_daemon(daemon)
+        refused = daemon.dkrctl("run", "--rm", "/bin/true")
+        assert refused.returncode == 125
+        assert "nobody listens there" in refused.stderr
         daemon.start()
-        (after,) = running(daemon)
-        assert after == before
-        assert run.end("adopted", 7) == 7
+        daemon.restart()
+        assert running(daemon) == before
+        signalled.client.send_signal(signal.SIGTERM)
+        assert signalled.client.wait(GUARD_SECONDS) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        assert removed.end("adopted", 7) == 7
+        assert kept.end("adopted", 200) == 200
+    assert _only(daemon, "stopped")["exit"] == {"code": 200, "signal": None, "cause": "exited"}
+    assert ask(daemon, "DELETE", "/v1/containers/kept")[0] == 204
     settle(daemon)
 
 
@@ -73,28 +88,6 @@ def test_a_run_ends_without_any_daemon(make_daemon: MakeDaemon) -> None:
     found = _only(daemon, "stopped")
     assert (found["name"], found["exit"]) == ("kept", {"code": 3, "signal": None, "cause": "exited"})
     assert ask(daemon, "DELETE", "/v1/containers/kept")[0] == 204
-    settle(daemon)
-
-
-def test_an_adopted_run_that_is_kept_tells_its_exit(make_daemon: MakeDaemon) -> None:
-    daemon = make_daemon()
-    with waiting(daemon, "--name", "kept") as run:
-        _kill_daemon(daemon)
-        daemon.start()
-        assert run.end("adopted", 200) == 200
-    assert _only(daemon, "stopped")["exit"] == {"code": 200, "signal": None, "cause": "exited"}
-    assert ask(daemon, "DELETE", "/v1/containers/kept")[0] == 204
-    settle(daemon)
-
-
-def test_two_lives_later_it_is_still_adopted(make_daemon: MakeDaemon) -> None:
-    daemon = make_daemon()
-    with waiting(daemon, "--rm") as run:
-        for _ in range(2):
-            _kill_daemon(daemon)
-            daemon.start()
-        daemon.restart()
-        assert run.end("still", 1) == 1
     settle(daemon)
 
 
@@ -148,29 +141,6 @@ def test_launcher_shim_and_init_killed_nothing_is_left_and_no_exit_invented(make
     )
     assert ask(daemon, "DELETE", "/v1/containers/kept")[0] == 204
     settle(daemon)
-
-
-def test_a_client_of_an_adopted_run_still_signals_it(make_daemon: MakeDaemon) -> None:
-    daemon = make_daemon()
-    with waiting(daemon, "--rm") as run:
-        _kill_daemon(daemon)
-        run.client.send_signal(signal.SIGTERM)
-        assert (
-            run.client.wait(GUARD_SECONDS) == -signal.SIGTERM or run.client.returncode == 128 + signal.SIGTERM
-        )
-        eventually(lambda: not [line for line in remains(daemon) if "process" in line], "its guardian ends")
-    daemon.start()
-    settle(daemon)
-
-
-def test_without_a_daemon_the_client_says_so(make_daemon: MakeDaemon) -> None:
-    daemon = make_daemon()
-    _kill_daemon(daemon)
-    refused = daemon.dkrctl("run", "--rm", "/bin/true")
-    assert refused.returncode == 125
-    assert "nobody listens there" in refused.stderr
-    daemon.start()
-    daemon.run("/bin/true")
 
 
 def test_a_second_daemon_on_the_same_directories_is_refused(make_daemon: MakeDaemon) -> None:

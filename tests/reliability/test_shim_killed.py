@@ -24,7 +24,6 @@ from tests.reliability.support import (
     settle,
     shims,
     start_raw,
-    the_shim,
     waiting,
 )
 
@@ -70,32 +69,29 @@ def test_the_containers_run_on_and_their_exits_are_read(daemon: Daemon) -> None:
     settle(daemon)
 
 
-def test_the_signal_that_ended_it_is_read(daemon: Daemon) -> None:
-    with waiting(daemon, "--name", "lost"):
-        kill_and_wait(the_shim(daemon))
-        (init,) = inits(daemon)
-        host.kill(init)
+def test_however_the_command_ends_without_its_guardian(daemon: Daemon) -> None:
+    before = count(daemon)
+    with (
+        waiting(daemon, "--name", "lost") as lost,
+        waiting(daemon, "--rm", "--name", "signalled") as signalled,
+        waiting(daemon, "--rm", "--name", "exits") as exits,
+        waiting(daemon, "--rm", "--name", "together"),
+    ):
+        pids = {container["name"]: container["pid"] for container in running(daemon)}
+        processes = {process.pid: process for process in (*inits(daemon), *shims(daemon))}
+        for name, pid in pids.items():
+            guardian = processes[processes[pid].parent]
+            host.kill(guardian)
+            if name != "together":
+                assert host.wait_gone(guardian.pid, GUARD_SECONDS)
+            if name != "exits":
+                host.kill(processes[pid])
+        exits.say("on 0")
+        assert exits.line() == "got on\n"
         assert _stopped(daemon, "lost")["exit"] == {"code": None, "signal": 9, "cause": "signalled"}
-    assert ask(daemon, "DELETE", "/v1/containers/lost")[0] == 204
-    settle(daemon)
-
-
-def test_leftovers_of_a_run_with_rm_are_collected(daemon: Daemon) -> None:
-    before = count(daemon)
-    with waiting(daemon, "--rm") as run:
-        kill_and_wait(the_shim(daemon))
-        run.say("on 0")
-        assert run.line() == "got on\n"
+        assert ask(daemon, "DELETE", "/v1/containers/lost")[0] == 204
         assert_same(daemon, before)
-
-
-def test_shim_and_init_killed_together(daemon: Daemon) -> None:
-    before = count(daemon)
-    with waiting(daemon, "--rm"):
-        shim, (init,) = the_shim(daemon), inits(daemon)
-        host.kill(shim)
-        host.kill(init)
-        assert_same(daemon, before)
+        assert {run.client.wait(GUARD_SECONDS) for run in (lost, signalled, exits)} == {125}
 
 
 def test_many_at_once(daemon: Daemon) -> None:

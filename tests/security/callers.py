@@ -23,7 +23,9 @@ def as_user(user: User | int, work: Callable[[], Any]) -> Any:
         status = 1
         try:
             os.close(read)
-            uid, gid, groups = (user, user, ()) if isinstance(user, int) else (user.uid, user.gid, user.groups)
+            uid, gid, groups = (
+                (user, user, ()) if isinstance(user, int) else (user.uid, user.gid, user.groups)
+            )
             os.setgroups(groups)
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)

@@ -51,9 +51,7 @@ def tell(value):
 """
 
 
-def ask(
-    daemon: Daemon, probe: str, *options: str, user: host.User | None = None, **more: Any
-) -> Any:
+def ask(daemon: Daemon, probe: str, *options: str, user: host.User | None = None, **more: Any) -> Any:
     """What `probe` passes to tell(), run in a fresh container as its first process."""
     done = daemon.run(*options, *PYTHON, PRELUDE + probe, user=user, **more)
     return json.loads(done.stdout)
@@ -98,6 +96,7 @@ def standing(daemon: Daemon, *options: str, user: host.User | None = None, **mor
         user=user,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
         **more,
     )

@@ -6,7 +6,6 @@ import array
 import json
 import shutil
 import socket
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from tests import host
 from tests.daemon import Daemon
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Sequence
 
 HERE = Path(__file__).resolve().parent

@@ -6,13 +6,15 @@ import os
 import socket
 import struct
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.security.taken_over import Client
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests import host
     from tests.security.taken_over import TakenOver
@@ -201,8 +203,6 @@ def test_what_the_api_has_itself_is_no_evidence(taken_over: TakenOver, evil: str
 
 
 def test_a_connection_whose_client_has_gone_is_no_evidence(taken_over: TakenOver) -> None:
-    from tests.security.taken_over import Client
-
     before = len(taken_over.told("answer"))
     client = Client(taken_over.daemon.socket)
     client.post({"args": ["/bin/echo", "ran"], "labels": {"evil": "gone"}, "rm": True})

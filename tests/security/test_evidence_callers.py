@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,9 +64,7 @@ def test_roots_request_whose_session_another_attends_is_a_tenants(daemon: Daemon
     assert frames[-1]["error"]["rule"] == "network-host"
 
 
-def test_a_tenants_connection_stays_a_tenants_in_roots_hands(
-    daemon: Daemon, tenant: host.User, tmp_path: Path
-) -> None:
+def test_a_tenants_connection_stays_a_tenants_in_roots_hands(daemon: Daemon, tenant: host.User) -> None:
     """A program of root's that was steered to go on with a connection somebody else has made (setuid, a helper)."""
     for request in (LIFTED, PLAIN):
         client = _made_by(tenant, daemon)
@@ -110,8 +109,6 @@ def test_an_id_of_a_container_is_nobody_at_the_session(daemon: Daemon) -> None:
 
 def test_credentials_in_the_frame_cannot_be_chosen(daemon: Daemon, tenant: host.User) -> None:
     """SCM_CREDENTIALS may be sent along, unix(7), but the kernel checks them: root's are refused to a tenant."""
-    import socket
-    import struct
 
     def lie() -> str:
         client = Client(daemon.socket)
@@ -132,8 +129,6 @@ def test_credentials_in_the_frame_cannot_be_chosen(daemon: Daemon, tenant: host.
 
 def _made_by(user: host.User, daemon: Daemon) -> Client:
     """A connection that `user` has made, in our hands."""
-    import socket
-
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def make() -> None:

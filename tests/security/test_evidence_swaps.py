@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.security.callers import as_user
 from tests.security.evil_api import SWAPS
 from tests.security.taken_over import Client, frame, frames_of
 
@@ -55,8 +56,7 @@ def _start(daemon: Daemon, request: dict[str, Any], asks: list[str]) -> dict[str
     session = client.session()
     with session:
         frame(session, request, {}, asks=asks)
-        last = frames_of(session)[-1]
-    return last
+        return frames_of(session)[-1]
 
 
 def test_what_a_client_did_not_ask_for_in_its_frame_is_refused_to_root(daemon: Daemon) -> None:
@@ -70,7 +70,6 @@ def test_what_a_client_did_not_ask_for_in_its_frame_is_refused_to_root(daemon: D
 
 def test_asking_for_everything_gives_a_tenant_nothing(daemon: Daemon, tenant: host.User) -> None:
     """Asks bound what may be granted; they grant nothing."""
-    from tests.security.callers import as_user
 
     def ask() -> Any:
         everything = ["user:host", "network:host", "pid:host", "cap:CAP_SYS_ADMIN", "unmask:/proc/kcore"]
