@@ -5,6 +5,7 @@ BINDIR      ?= /usr/bin
 SBINDIR     ?= /usr/sbin
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 TMPFILESDIR ?= /usr/lib/tmpfiles.d
+UNITDIR     ?= /usr/lib/systemd/system
 DESTDIR     ?=
 
 # The install that the tests drive: outside the checkout, which other users may not be able to reach.
@@ -15,9 +16,9 @@ ARGS ?=
 # What `make test` tests, and how: make test TESTS="tests/unit -k frames"
 TESTS ?= tests/unit tests/integration tests/security tests/reliability
 
-INSTALL  := PREFIX=$(PREFIX) BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) SYSUSERSDIR=$(SYSUSERSDIR) TMPFILESDIR=$(TMPFILESDIR) \
+INSTALL  := PREFIX=$(PREFIX) BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) SYSUSERSDIR=$(SYSUSERSDIR) TMPFILESDIR=$(TMPFILESDIR) UNITDIR=$(UNITDIR) \
             DESTDIR=$(DESTDIR) scripts/install.sh
-INSTALL_TEST := PREFIX=$(TEST_PREFIX) BINDIR=$(TEST_PREFIX)/bin SBINDIR=$(TEST_PREFIX)/sbin SYSUSERSDIR= TMPFILESDIR= \
+INSTALL_TEST := PREFIX=$(TEST_PREFIX) BINDIR=$(TEST_PREFIX)/bin SBINDIR=$(TEST_PREFIX)/sbin SYSUSERSDIR= TMPFILESDIR= UNITDIR= \
             DESTDIR= scripts/install.sh
 PYTEST   := DKR_TEST_PREFIX=$(TEST_PREFIX) .venv/bin/python -m pytest
 

@@ -4,7 +4,7 @@
 # Places dkr as the Makefile's variables say, which come through the environment:
 #   PREFIX       a private environment: dkr, its dependencies, nothing writable by others        /opt/dkr
 #   BINDIR       where dkrctl goes, SBINDIR where dkrd goes                            /usr/bin /usr/sbin
-#   SYSUSERSDIR  where sysusers.d(5), TMPFILESDIR where tmpfiles.d(5) files go; empty: nowhere
+#   SYSUSERSDIR  where sysusers.d(5), TMPFILESDIR where tmpfiles.d(5) files, UNITDIR where systemd's units go; empty: nowhere
 #   DESTDIR      put in front of all of these while writing (packaging); no users are created then
 # check: silent, status 0 where what stands is what this tree would install.
 #
@@ -13,7 +13,7 @@
 set -eu
 PYTHON=/usr/bin/python3
 : "${PREFIX:?}" "${BINDIR:?}" "${SBINDIR:?}"
-DESTDIR=${DESTDIR-} SYSUSERSDIR=${SYSUSERSDIR-} TMPFILESDIR=${TMPFILESDIR-}
+DESTDIR=${DESTDIR-} SYSUSERSDIR=${SYSUSERSDIR-} TMPFILESDIR=${TMPFILESDIR-} UNITDIR=${UNITDIR-}
 cd "$(dirname "$0")/.."
 umask 022
 # What a caller's environment says to Python or pip about other environments does not hold for this one.
@@ -30,7 +30,7 @@ placed=$DESTDIR$PREFIX      # where the environment is written
 site=                       # site-packages below PREFIX
 
 examine() {
-    for path in "$PREFIX" "$BINDIR" "$SBINDIR" $SYSUSERSDIR $TMPFILESDIR; do
+    for path in "$PREFIX" "$BINDIR" "$SBINDIR" $SYSUSERSDIR $TMPFILESDIR $UNITDIR; do
         case $path in
             *[!A-Za-z0-9._/+-]*) fail "cannot install to $path: only letters, digits and ._/+- can stand in it" ;;
             /*[!/]*) ;;
@@ -45,12 +45,12 @@ examine() {
 
 # Two lines: what the dependencies rest on, and what all rests on.
 stamp() {
-    layout="$PREFIX $BINDIR $SBINDIR $SYSUSERSDIR $TMPFILESDIR"
+    layout="$PREFIX $BINDIR $SBINDIR $SYSUSERSDIR $TMPFILESDIR $UNITDIR"
     dependencies=$({ echo "$layout"; $PYTHON -VV; cat requirements/runtime.txt; } | sha256sum | cut -c1-64)
     all=$({
         echo "$dependencies"
         find common dkrctl dkrd -name '*.py' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
-        sha256sum pyproject.toml requirements/build.txt scripts/install.sh systemd/*/dkr.conf
+        sha256sum pyproject.toml requirements/build.txt scripts/install.sh systemd/*/dkr*
     } | sha256sum | cut -c1-64)
     printf '%s\n%s\n' "$dependencies" "$all"
 }
@@ -164,6 +164,11 @@ place_outside() {
     [ "$SBINDIR" = "$PREFIX/sbin" ] || place "$stage/sbin/dkrd" "$SBINDIR/dkrd"
     [ -z "$SYSUSERSDIR" ] || place systemd/sysusers.d/dkr.conf "$SYSUSERSDIR/dkr.conf"
     [ -z "$TMPFILESDIR" ] || place systemd/tmpfiles.d/dkr.conf "$TMPFILESDIR/dkr.conf"
+    if [ -n "$UNITDIR" ]; then
+        sed "s|@PREFIX@|$PREFIX|g; s|@SBINDIR@|$SBINDIR|g" systemd/system/dkrd.service >"$stage/dkrd.service"
+        place "$stage/dkrd.service" "$UNITDIR/dkrd.service"
+        rm "$stage/dkrd.service"
+    fi
 }
 
 # Both names change places in one step (renameat2(2), RENAME_EXCHANGE): a client that starts meanwhile finds the old or the new.

@@ -219,10 +219,11 @@ def test_one_request_makes_one_container(taken_over: TakenOver) -> None:
     assert (done.returncode, done.stdout) == (0, "ran\n")
     taken_over.settle()
     first, second = taken_over.told("answer")[-2:]
-    assert taken_over.has_started(first["id"])
+    # Two shims may have offered a session; the client takes the one that comes first and closes the connection.
     if second["type"] == "accepted":
-        assert not taken_over.has_started(second["id"])
+        assert taken_over.has_started(first["id"]) != taken_over.has_started(second["id"])
     else:
+        assert taken_over.has_started(first["id"])
         assert second["error"]["rule"] == "evidence-gone"
     taken_over.assert_nothing()
 

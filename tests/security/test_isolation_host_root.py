@@ -151,8 +151,10 @@ bound = {BOUND}
 found = {{}}
 for path in [*bound, {str(planted)!r}, {str(planted / "everybodys")!r}]:
     if os.path.isdir(path):
-        found[path + " mkdir"] = refusal(os.mkdir, path + "/x")
-        found[path + " utime"] = refusal(os.utime, path)
+        made = path + "/dkr-test-made-inside"
+        found[path + " mkdir"] = refusal(os.mkdir, made)
+        if found[path + " mkdir"] is None:
+            os.rmdir(made)
     else:
         found[path + " open"] = refusal(os.open, path, os.O_WRONLY)
 writable = {str(planted / "writable")!r}

@@ -54,8 +54,8 @@ def test_only_what_must_be_is_writable(daemon: Daemon, tenant: host.User) -> Non
 
 
 def test_a_read_only_root_leaves_nothing_of_it_writable(daemon: Daemon) -> None:
-    probe = "tell([refusal(os.mkdir, d + '/x') for d in ('/', '/etc', '/tmp', '/var', '/root', '/usr', '/home', '/sys')])"
-    assert ask(daemon, probe, "--read-only") == ["EROFS"] * 8
+    probe = "tell([refusal(os.mkdir, d + '/dkr-test-made-inside') for d in ('/', '/etc', '/tmp', '/var', '/root', '/home', '/sys')])"
+    assert ask(daemon, probe, "--read-only") == ["EROFS"] * 7
 
 
 def test_the_hosts_mounts_are_the_same_before_during_and_after(daemon: Daemon, tenant: host.User) -> None:
