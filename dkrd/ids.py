@@ -14,6 +14,7 @@ import fcntl
 import os
 import pwd
 import stat
+import time
 from dataclasses import dataclass
 
 from common import frames
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 SLOT_IDS = 65536
+_PATIENCE = 0.5  # seconds until a map that overlaps the pool is somebody's for good
 _RECORD_MAX = 8192  # bytes of a slot file
 _HINT = "choose another range for [ids] first and last in dkrd.toml, or remove the other one"
 
@@ -141,17 +143,34 @@ def _check_live_maps(pool: Pool, proc: str) -> None:
     names = ("uid_map", "gid_map")
     own = {name: _map_text(f"{proc}/self/{name}") for name in names}
     for pid in os.listdir(proc):
-        if not pid.isdecimal():
-            continue
-        try:
-            texts = {name: _map_text(f"{proc}/{pid}/{name}") for name in names}
-            with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as stream:
-                comm = stream.read(64).strip()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
-        for name, text in texts.items():
-            for first, count in _foreign_ranges(pool, text) if text != own[name] else ():
-                raise _overlap(pool, f"the range {first}:{count} in the {name} of process {pid} ({comm})")
+        if pid.isdecimal():
+            _check_process(pool, f"{proc}/{pid}", own)
+
+
+def _check_process(pool: Pool, directory: str, own: dict[str, str]) -> None:
+    # A container whose slot was freed between two of our looks is about to end: it is looked at again.
+    ends = time.monotonic() + _PATIENCE
+    while (other := _foreign_map(pool, directory, own)) is not None:
+        if time.monotonic() >= ends:
+            raise _overlap(pool, other)
+        time.sleep(0.02)
+
+
+def _foreign_map(pool: Pool, directory: str, own: dict[str, str]) -> str | None:
+    """The range of the process in `directory` that overlaps the pool and is no claimed slot's, or None."""
+    try:
+        texts = {name: _map_text(f"{directory}/{name}") for name in own}
+        with open(f"{directory}/stat", encoding="utf-8", errors="replace") as stream:
+            head, _, tail = stream.read().rpartition(")")
+    except (FileNotFoundError, ProcessLookupError):
+        return None  # it ended while we looked
+    if tail.split()[0] in "ZX":
+        return None  # a zombie can do nothing with its ids, and nobody can wait for it but its parent
+    pid, _, comm = head.partition(" (")
+    for name, text in texts.items():
+        for first, count in _foreign_ranges(pool, text) if text != own[name] else ():
+            return f"the range {first}:{count} in the {name} of process {pid} ({comm})"
+    return None
 
 
 def _map_text(path: str) -> str:

@@ -165,7 +165,7 @@ place_outside() {
     [ -z "$SYSUSERSDIR" ] || place systemd/sysusers.d/dkr.conf "$SYSUSERSDIR/dkr.conf"
     [ -z "$TMPFILESDIR" ] || place systemd/tmpfiles.d/dkr.conf "$TMPFILESDIR/dkr.conf"
     if [ -n "$UNITDIR" ]; then
-        sed "s|@PREFIX@|$PREFIX|g; s|@SBINDIR@|$SBINDIR|g" systemd/system/dkrd.service >"$stage/dkrd.service"
+        sed "s|@SBINDIR@|$SBINDIR|g" systemd/system/dkrd.service >"$stage/dkrd.service"
         place "$stage/dkrd.service" "$UNITDIR/dkrd.service"
         rm "$stage/dkrd.service"
     fi

@@ -291,6 +291,19 @@ def test_in_tmux(root: Caller, open_tmp: Path) -> None:
         window.until("^status 3$")
 
 
+def test_the_size_is_right_before_the_command_is_there(root: Caller, open_tmp: Path) -> None:
+    """In the background the client may not touch its terminal, and so cannot give the command its size afterwards."""
+    with Tmux(root, open_tmp, 31, 91) as window:
+        window.until("^outside>")
+        window.type("dkrctl run --rm --init /bin/sh -c 'stty size; exec sleep 600' &", "Enter")
+        root.command("sleep")
+        window.until(r"Stopped|^outside>$")
+        window.type("fg", "Enter")
+        window.until("^31 91$")
+        window.type("C-c")
+        window.until(r"\^C\noutside>$")
+
+
 def _is_client(pid: int, directory: Path) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/cmdline", "rb") as cmdline:

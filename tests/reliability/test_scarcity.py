@@ -49,6 +49,13 @@ def _few_descriptors(pid: int, more: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
+def _wait_for_descriptors(daemon: Daemon, held: int) -> None:
+    """Until the launcher has let go of what the last run needed."""
+    eventually(
+        lambda: len(host.descriptors(daemon.pid)) <= held, f"the launcher is down to {held} descriptors"
+    )
+
+
 def test_a_launcher_short_of_descriptors_refuses_and_recovers(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     daemon.run("/bin/true")
@@ -57,9 +64,12 @@ def test_a_launcher_short_of_descriptors_refuses_and_recovers(make_daemon: MakeD
     with contextlib.ExitStack() as stack, _few_descriptors(daemon.pid, 32):
         runs: list[Waiting] = []
         while len(runs) < 20:
+            assert len(running(daemon)) == len(runs)
+            held = len(host.descriptors(daemon.pid))
             refused = daemon.dkrctl("run", "--rm", "/bin/true")
             if refused.returncode:
                 break
+            _wait_for_descriptors(daemon, held)
             runs.append(stack.enter_context(waiting(daemon, "--rm")))
         assert 2 <= len(runs) < 20
         assert refused.returncode == 125
@@ -136,6 +146,7 @@ def test_a_pool_of_one_slot(make_daemon: MakeDaemon) -> None:
     daemon.run("/bin/true")
 
     # One that is kept keeps its ids: its files carry them.
+    settle(daemon)
     assert daemon.dkrctl("run", "--name", "kept", "/bin/true").returncode == 0
     assert daemon.dkrctl("run", "--rm", "/bin/true").returncode == 125
     assert ask(daemon, "DELETE", "/v1/containers/kept")[0] == 204

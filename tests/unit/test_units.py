@@ -14,7 +14,7 @@ def test_systemd_finds_nothing_to_say(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     unit = tmp_path / "dkrd.service"
-    unit.write_text(UNIT.read_text().replace("@SBINDIR@", str(tmp_path)).replace("@PREFIX@", str(tmp_path)))
+    unit.write_text(UNIT.read_text().replace("@SBINDIR@", str(tmp_path)))
     assert "@" not in unit.read_text()
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
