@@ -23,6 +23,7 @@ from dkrd.launcher.api_process import ApiProcess, Identity, Message
 from dkrd.launcher.containers import Containers
 from dkrd.launcher.loop import Loop
 from dkrd.launcher.requests import Host, Requests
+from dkrd.runtime import cgroups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Launcher:
             self._loop.run()
         finally:
             self._listener.close()
+            cgroups.remove_parent(cgroups.read_layout(), self._settings.cgroup_parent)
         if self._api.gave_up is not None:
             raise self._api.gave_up
         self._log.info("ended; containers live on", containers=len(self._containers.states()))

@@ -14,6 +14,7 @@ init is handed descriptors of the `tasks` files.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -176,6 +177,13 @@ def remove(paths: tuple[str, ...], deadline: float = 2.0) -> tuple[str, ...]:
             if not _rmdir(target, ends):
                 left.append(target)
     return tuple(left)
+
+
+def remove_parent(layout: Layout, parent: str) -> None:
+    """Remove PARENT from every hierarchy where no container is left below it."""
+    for mount_point in (layout.unified, *layout.legacy):
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{mount_point}/{parent}")
 
 
 def _rmdir(path: str, ends: float) -> bool:
