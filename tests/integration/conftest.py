@@ -7,12 +7,15 @@ import json
 import select
 import socket
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.daemon import Daemon
     from tests.host import Process, User
 
@@ -41,7 +44,17 @@ class Caller:
         assert done.stderr == ""
         return str(done.stdout)
 
-    def popen(self, *args: str, **options: Any) -> subprocess.Popen[Any]:
+    @contextmanager
+    def popen(self, *args: str, **options: Any) -> Iterator[subprocess.Popen[Any]]:
+        """`dkrctl run --rm ARGS...` for the block, see `start`; then it is waited for, or killed where the block fails."""
+        with self.start(*args, **options) as client:
+            try:
+                yield client
+            except BaseException:
+                client.kill()
+                raise
+
+    def start(self, *args: str, **options: Any) -> subprocess.Popen[Any]:
         """Starts `dkrctl run --rm ARGS...` with pipes (of bytes) to all three; options as those of subprocess.Popen."""
         for name in ("stdin", "stdout", "stderr"):
             options.setdefault(name, subprocess.PIPE)

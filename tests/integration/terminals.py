@@ -52,7 +52,7 @@ class Terminal:
         slave = self.slave
         for name in ("stdin", "stdout", "stderr"):
             options.setdefault(name, slave)
-        self.client = self.caller.popen(
+        self.client = self.caller.start(
             *args,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),

@@ -150,7 +150,7 @@ def test_without_a_start_there_is_no_file_for_the_id(
 
 
 def test_many_at_once(caller: Caller) -> None:
-    clients = [caller.popen("/bin/echo", str(i), stdin=subprocess.DEVNULL) for i in range(12)]
+    clients = [caller.start("/bin/echo", str(i), stdin=subprocess.DEVNULL) for i in range(12)]
     try:
         for i, client in enumerate(clients):
             assert client.communicate(timeout=GUARD) == (b"%d\n" % i, b"")

@@ -301,7 +301,7 @@ def test_the_size_is_right_before_the_command_is_there(root: Caller, open_tmp: P
         window.type("fg", "Enter")
         window.until("^31 91$")
         window.type("C-c")
-        window.until(r"\^C\noutside>$")
+        window.until(r"\^C\n?outside>$")
 
 
 def _is_client(pid: int, directory: Path) -> bool:

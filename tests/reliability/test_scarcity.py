@@ -269,6 +269,26 @@ def test_a_full_state_directory(make_daemon: MakeDaemon) -> None:
         assert_same(daemon, before)
 
 
+def test_an_index_without_room_catches_up(make_daemon: MakeDaemon) -> None:
+    """Runs need no index; what it could not write down is written once it can."""
+    daemon = make_daemon()
+    with _small(daemon, daemon.state_dir / "api", 256):
+        with waiting(daemon, "--rm") as removed, waiting(daemon, "--name", "kept") as kept:
+            running(daemon)
+            filler = _fill(daemon.state_dir / "api")
+            for _ in range(10):
+                daemon.run("/bin/true")
+            assert removed.end("on", 7) == 7
+            assert kept.end("on", 8) == 8
+            eventually(lambda: "a transaction of the index failed" in daemon.log, "the index has no room")
+        assert len(listed(daemon)) == 2  # as far as it knows
+        filler.unlink()
+        assert _exit_of(daemon, "kept") == {"code": 8, "signal": None, "cause": "exited"}
+        eventually(lambda: len(listed(daemon, every=True)) == 1, "the others are gone from it")
+        assert ask(daemon, "DELETE", "/v1/containers/kept")[0] == 204
+        settle(daemon)
+
+
 def test_a_full_disk_inside_is_the_commands_error(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     done = daemon.dkrctl(
