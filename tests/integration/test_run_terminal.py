@@ -134,13 +134,19 @@ def test_job_control(caller: Caller) -> None:
         terminal.run(*SHELL)
         terminal.until(PROMPT)
         assert b"no job control" not in terminal.shown
-        terminal.type("sh -c 'echo up; exec sleep 600'\r")
+        terminal.type("sh -c 'echo up; exec cat'\r")
         terminal.until("up\r\n")
+        terminal.type("one\r")
+        terminal.until("one\r\none\r\n")
         terminal.type(CTRL_Z)
         terminal.until(r"\[1\]\+  Stopped")
         terminal.until(PROMPT)
         terminal.type("fg\r")
-        terminal.until("exec sleep 600'\r\n")
+        terminal.until("exec cat'\r\n")
+        terminal.type("two\r")
+        terminal.until(
+            "two\r\ntwo\r\n"
+        )  # so it has the terminal again, which the shell's own word comes before
         terminal.type(CTRL_C)
         terminal.until(PROMPT)
         terminal.type("echo status $?; exit 5\r")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,23 @@ def test_a_damaged_index_is_made_anew(make_daemon: MakeDaemon) -> None:
         assert found["name"] == "mine"
         assert run.end("on", 2) == 2
     settle(daemon)
+
+
+def test_a_zombie_that_had_ids_of_the_pool_is_in_nobodys_way(make_daemon: MakeDaemon) -> None:
+    """The init of a container whose guardian was killed stays one until PID 1 has reaped it, which may take a while."""
+    daemon = make_daemon()
+    daemon.stop()
+    command = ["unshare", "--user", "sh", "-c", "echo; read x"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        first = daemon.settings["ids"]["first"]
+        Path(f"/proc/{process.pid}/uid_map").write_text(f"0 {first} 65536\n")
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert str(first) in Path(f"/proc/{process.pid}/uid_map").read_text()
+        daemon.start()
+        daemon.run("/bin/true")
 
 
 # Each puts something below run_dir/containers or state_dir/containers that no dkrd of ours would leave so.
@@ -197,6 +215,7 @@ def test_starts_and_removals_that_were_cut_off_are_finished(make_daemon: MakeDae
     daemon = make_daemon(limits=BUILD)
     assert daemon.dkrctl("run", "--name", "half", "/bin/true").returncode == 0
     (half,) = listed(daemon, every=True)
+    above = [path for path in host.cgroups(daemon.cgroup) if path.name == daemon.cgroup]
     daemon.stop()
 
     # A removal, in the middle.
@@ -210,9 +229,9 @@ def test_starts_and_removals_that_were_cut_off_are_finished(make_daemon: MakeDae
     # A start whose guardian died after it had made the cgroups, and before it wrote anything.
     third = os.urandom(32).hex()
     (daemon.run_dir / "containers" / third).mkdir(mode=0o700)
-    groups = [path / third for path in host.cgroups(daemon.cgroup) if path.name == daemon.cgroup]
+    groups = [path / third for path in above]
     for path in groups:
-        path.mkdir()
+        path.mkdir(parents=True)
 
     daemon.start()
     settle(daemon)

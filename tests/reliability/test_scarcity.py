@@ -88,7 +88,7 @@ def test_a_launcher_short_of_descriptors_refuses_and_recovers(make_daemon: MakeD
 def test_a_launcher_out_of_descriptors_survives(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     launcher = host.read_process(daemon.pid)
-    for more in (0, 1, 2, 3, 5):
+    for more in (0, 2, 5):
         daemon.run("/bin/true")
         with waiting(daemon, "--rm") as run, _few_descriptors(daemon.pid, more):
             assert daemon.dkrctl("run", "--rm", "/bin/true").returncode == 125
