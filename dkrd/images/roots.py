@@ -26,7 +26,10 @@ class Root:
 
 BUILTIN = {
     root.name: root
-    for root in (Root("builtin", "host", "a fresh skeleton that shows the host's /usr, read-only"),)
+    for root in (
+        Root("builtin", "host", "a fresh skeleton that shows the host's /usr, read-only"),
+        Root("builtin", "busybox", "a fresh skeleton with a copy of the host's static busybox"),
+    )
 }
 
 

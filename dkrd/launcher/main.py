@@ -36,7 +36,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     (interpreter.seal).
     """
     from dkrd.launcher import listener, runner
-    from dkrd.launcher.jobs import host_root, seccomp
+    from dkrd.launcher.jobs import busybox_root, host_root, seccomp
     from dkrd.launcher.notify import Notifier
     from dkrd.launcher.requests import Work
     from dkrd.launcher.server import Launcher
@@ -56,7 +56,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         remove=cleanup.remove,
         collect=cleanup.collect,
         seccomp=seccomp.compile_default,
-        layer=host_root.ensure,
+        layers={host_root.NAME: host_root.ensure, busybox_root.NAME: busybox_root.ensure},
         prime=container.prime,
     )
     log = Log(settings.log_level, settings.log_format)

@@ -21,7 +21,7 @@ from dkrd.shim.task import ShimTask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from dkrd.launcher.api_process import Message
     from dkrd.launcher.containers import Containers
@@ -50,7 +50,7 @@ class Host:
     api_uid: int
     admin_gid: int | None
     seccomp: str
-    host_layer: str
+    layers: Mapping[str, str | DkrError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Work:
     remove   `rm` of a stopped container; None
     collect  the end of a container whose shim died: its state where it is kept, None where nothing is left
     seccomp  path of the compiled filter
-    layer    name of the skeleton layer of the root `host`
+    layers   built-in root -> name of its layer; no start without that of the root `host`
     prime    what the shims remember of the host, looked up once before the first fork
     """
 
@@ -69,7 +69,7 @@ class Work:
     remove: Callable[[Settings, ids.Pool, str, Credentials, int | None], None]
     collect: Callable[[Settings, ids.Pool, str, dict[str, object]], object]
     seccomp: Callable[[Settings], str]
-    layer: Callable[[Settings], str]
+    layers: Mapping[str, Callable[[Settings], str]]
     prime: Callable[[], None]
 
 
@@ -177,7 +177,7 @@ class Requests:
             api_uid=host.api_uid,
             admin_gid=host.admin_gid,
             seccomp=host.seccomp,
-            host_layer=host.host_layer,
+            layers=host.layers,
             log=self._log.of("shim"),
         )
         try:

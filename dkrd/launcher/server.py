@@ -13,6 +13,7 @@ import pwd
 import signal
 import time
 from dataclasses import fields, replace
+from functools import partial
 from itertools import chain
 
 from common import frames
@@ -38,6 +39,7 @@ _JOB_SECONDS = 60.0  # of a job at the start; a warm cache takes milliseconds
 _HELLO_MAX = 3 * 1024 * 1024  # bytes of states in `hello`; what does not fit follows as messages of its own
 _END_SECONDS = 10.0  # of the orderly end, api and jobs together
 _LIVE = ("log_level", "log_format", "containers_per_user", "start_seconds")  # settings that SIGHUP changes
+_HOST = "host"  # the built-in root without which nothing is served
 _SYSUSERS_HINT = "run `make install`, or systemd-sysusers with the package's sysusers.d file"
 
 
@@ -102,7 +104,7 @@ class Launcher:
         found = runner.run_now(self._loop, "probe", lambda: probe.machine(settings), _JOB_SECONDS)
         self._log.info("machine", **(found if isinstance(found, dict) else {}))
         seccomp = runner.run_now(self._loop, "seccomp", lambda: self._work.seccomp(settings), _JOB_SECONDS)
-        layer = runner.run_now(self._loop, "layer", lambda: self._work.layer(settings), _JOB_SECONDS)
+        layers = {root: self._layer(root) for root in self._work.layers}
         self._listener = listener.open_listener(settings, self._passed)
         self._containers = Containers(self._loop, self._log, self._runner, settings.run_dir)
         self._requests = Requests(self._loop, self._log, self._runner, self._containers, self._work)
@@ -114,12 +116,27 @@ class Launcher:
             api_uid=api_uid,
             admin_gid=_gid(settings.admin_group),
             seccomp=str(seccomp),
-            host_layer=str(layer),
+            layers=layers,
         )
         self._start_serving(Identity(self._argv, api_uid, api_gid), pool)
         self._log.info(
             "started", socket=self._listener.path, milliseconds=round((time.monotonic() - begun) * 1000)
         )
+
+    def _layer(self, root: str) -> str | DkrError:
+        """The layer of a built-in root, or why there is none; that of `host` must be.
+
+        A host may do without the others: who asks for one is told.
+        """
+        work = partial(self._work.layers[root], self._settings)
+        try:
+            return str(runner.run_now(self._loop, "layer", work, _JOB_SECONDS))
+        except DkrError as err:
+            if root == _HOST:
+                raise
+            say = self._log.warning if root == self._settings.default_root else self._log.info
+            say(f"there is no root {root}", cause=err.message, hint=err.hint)
+            return err
 
     def _start_serving(self, identity: Identity, pool: ids.Pool) -> None:
         settings = self._settings
@@ -234,7 +251,34 @@ class Launcher:
             waiting = [name for name in changed if name not in _LIVE]
             if waiting:
                 self._log.warning("these settings need a restart of dkrd", settings=waiting)
-        self._notifier.send("READY=1")
+        self._look_again([root for root in self._work.layers if root != _HOST])
+
+    def _look_again(self, roots: list[str]) -> None:
+        """Make the layers of these roots anew, one after the other: what they are made of may have been
+        installed since. Then the settings are read again in the eyes of the service manager.
+        """
+        if not roots:
+            self._notifier.send("READY=1")
+            return
+        root = roots[0]
+        work = partial(self._work.layers[root], self._settings)
+        try:
+            self._runner.submit("layer", work, partial(self._looked, roots))
+        except DkrError as err:
+            self._looked(roots, None, err)
+
+    def _looked(self, roots: list[str], value: object, error: DkrError | None) -> None:
+        root = roots[0]
+        host = self._requests.host
+        before = host.layers[root]
+        layer = error or str(value)
+        self._requests.host = replace(host, layers={**host.layers, root: layer})
+        if isinstance(layer, str) and layer != before:
+            self._log.info(f"the root {root} is there", layer=layer)
+        elif isinstance(layer, DkrError):
+            self._log.info(f"there is no root {root}", cause=layer.message, hint=layer.hint)
+        if not self._ending:
+            self._look_again(roots[1:])
 
     def _end(self) -> None:
         """SIGTERM, SIGINT: the api ends, running jobs finish; containers are not touched."""

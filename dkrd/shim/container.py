@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common import frames, oci
-from common.errors import NotFound
+from common.errors import DkrError, NotFound
 from dkrd import ids
 from dkrd.runtime import build, capabilities, cgroups, mounting, mounts, seccomp_bpf, spec
 from dkrd.runtime.operations import LAYERS, ROOT
@@ -146,22 +146,29 @@ def _host_binds() -> tuple[tuple[str, str], ...]:
 
 
 def root_of(task: ShimTask, config: Config) -> mounts.Root:
-    """Where the root comes from: decided here, by name, from what the daemon laid down itself."""
-    layers = f"{task.settings.state_dir}/layers"
-    if config.root == "host":
-        return mounts.Root(layers, (task.host_layer,), config.rm, _host_binds())
-    raise NotFound(
-        f"cannot find the image {config.root!r}: only the built-in root host is known",
-        hint="a command in the default root begins with /: dkrctl run /bin/sh",
-    )
+    """Where the root comes from: decided here, by name, from what the daemon laid down itself.
+
+    Raises NotFound for a name that is none of a built-in root, and why the host cannot have that root.
+    """
+    layer = task.layers.get(config.root)
+    if layer is None:
+        raise NotFound(
+            f"cannot find the image {config.root!r}: no root of this name is known",
+            hint=f"known roots: {', '.join(task.layers)}",
+        )
+    if isinstance(layer, DkrError):
+        raise layer
+    # Of the host's files, the root `host` shows some and no other root any.
+    binds = _host_binds() if config.root == "host" else ()
+    return mounts.Root(f"{task.settings.state_dir}/layers", (layer,), config.rm, binds)
 
 
 def start(
-    task: ShimTask, config: Config, container: Container, first: First, recorder: Recorder
+    task: ShimTask, config: Config, root: mounts.Root, container: Container, first: First, recorder: Recorder
 ) -> build.Built:
     """Build the container and execute its command. Raises DkrError."""
     recorder.begin("plan", "mounts")
-    plan = mounts.plan(config.spec, root_of(task, config), container.base)
+    plan = mounts.plan(config.spec, root, container.base)
     return build.build(
         build.Task(
             spec=config.spec,

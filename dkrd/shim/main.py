@@ -49,13 +49,14 @@ def run(task: ShimTask) -> None:
     try:
         first = session.first()
         who = _judge(task, config, asking, first)
+        root = containers.root_of(task, config)
         container, state, listener = _prepare(task, config, who, first)
     except (DkrError, OSError) as err:
         _refuse(task, session, failure.describe(err, "prepare"), asking.uid)
         return
     claims = _Ending(task, config, container, state)
     try:
-        built = containers.start(task, config, container, first, recorder)
+        built = containers.start(task, config, root, container, first, recorder)
     except (DkrError, OSError) as err:
         claims.failed()
         _refuse(task, session, failure.describe(err, recorder.current), who.uid)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from common.errors import DkrError
     from dkrd.ids import Pool, SubordinateRange
     from dkrd.log import Log
     from dkrd.settings import Settings
@@ -26,7 +29,7 @@ class ShimTask:
     api_uid     uid that the api runs as: nobody at this socket
     admin_gid   gid of the group whose members may do anything; None where it does not exist
     seccomp     path of the compiled default filter
-    host_layer  name of the layer that holds the `host` root's skeleton, below state_dir/layers
+    layers      built-in root -> name of its layer below state_dir/layers, or why the host cannot have it
     log         where audit lines and warnings go
     """
 
@@ -42,5 +45,5 @@ class ShimTask:
     api_uid: int
     admin_gid: int | None
     seccomp: str
-    host_layer: str
+    layers: Mapping[str, str | DkrError]
     log: Log

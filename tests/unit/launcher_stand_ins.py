@@ -7,6 +7,7 @@ The api stand-in takes one JSON command a connection and answers with JSON; see 
 """
 
 import array
+import contextlib
 import json
 import os
 import select
@@ -149,7 +150,8 @@ def _shim(task: object) -> None:
         facts["session"] = os.getsid(0) == os.getpid()
         with open("/proc/self/comm") as stream:
             facts["name"] = stream.read().strip()
-        facts["seccomp"], facts["layer"] = task.seccomp, task.host_layer
+        facts["seccomp"] = task.seccomp
+        facts["layers"] = {root: str(layer) for root, layer in task.layers.items()}
         connection.sendall(frames.record({"type": "session", **facts}))
     if bundle.get("do") == "run":
         _guard(task)
@@ -231,6 +233,15 @@ def _removal(settings: object, pool: object, container: str, credentials: object
         raise NotFound(f"cannot remove {container[:12]}: there is no such container")
 
 
+def _layer(here: str, root: str) -> str:
+    """`ROOT-layer`, or what the test has put into the file `no-ROOT`."""
+    from common.errors import HostUnfit
+
+    with contextlib.suppress(FileNotFoundError), open(f"{here}/no-{root}") as stream:
+        raise HostUnfit(stream.read(), hint="install it")
+    return f"{root}-layer"
+
+
 # --- the launcher, as dkrd.launcher.main puts it together
 
 
@@ -250,7 +261,10 @@ def _launcher(file: str) -> int:
         remove=_removal,
         collect=_collect,
         seccomp=lambda settings: f"{settings.state_dir}/seccomp/x.bpf",
-        layer=lambda settings: "host-layer",
+        layers={
+            "host": lambda settings: _layer(here, "host"),
+            "busybox": lambda settings: _layer(here, "busybox"),
+        },
         prime=lambda: None,
     )
     with open(f"{here}/argv.json") as stream:

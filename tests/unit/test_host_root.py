@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import HostUnfit
-from dkrd.launcher.jobs import host_root
-from dkrd.launcher.jobs.host_root import Directory, File, Link, describe, name_of
+from dkrd.launcher.jobs import host_root, layers
+from dkrd.launcher.jobs.host_root import describe
+from dkrd.launcher.jobs.layers import Directory, Entry, File, Link, Program
 from dkrd.settings import Settings
 from dkrd.shim import host_binds
 from dkrd.shim.host_binds import Bind, Host, scan
@@ -40,7 +41,11 @@ UNMERGED = Host(
 
 
 def build(state_dir: Path, host: Host = MERGED) -> Path:
-    return state_dir / "layers" / host_root.build(str(state_dir), describe(host))
+    return state_dir / "layers" / layers.build(str(state_dir), "host", describe(host))
+
+
+def name_of(entries: tuple[Entry, ...]) -> str:
+    return layers.name_of("host", entries)
 
 
 def snapshot(layer: Path) -> dict[str, tuple[object, ...]]:
@@ -190,8 +195,10 @@ def test_the_name_follows_the_description() -> None:
         name_of((*base, File("x", 0o755, ""))),
         name_of((*base, File("x", 0o755, "a"))),
         name_of((*base, Link("x", "a"))),
+        name_of((*base, Program("x", 0o755, b"a"))),
+        name_of((*base, Program("x", 0o755, b"b"))),
     }
-    assert len(names) == 7
+    assert len(names) == 9
     assert all(len(name) == len("host-") + 12 for name in names)
     assert name_of(base) == name_of(describe(MERGED))
 
@@ -224,7 +231,7 @@ def test_many_at_once_make_one(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_builder_left_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / "layers" / ".host-host-000000000000"
+    left = tmp_path / "layers" / ".builtin-host-000000000000"
     (left / "etc").mkdir(parents=True)
     (tmp_path / "layers").chmod(0o700)
     (left / "etc/passwd").write_text("half")
@@ -237,7 +244,7 @@ def test_what_a_dead_builder_left_is_removed(tmp_path: Path) -> None:
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     entries = (*describe(MERGED), Directory("missing/parent", 0o755))
     with pytest.raises(HostUnfit, match="cannot make the layer"):
-        host_root.build(str(tmp_path), entries)
+        layers.build(str(tmp_path), "host", entries)
     assert os.listdir(tmp_path / "layers") == []
 
 
@@ -249,24 +256,24 @@ def test_layers_directory_is_made_for_root_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", ["mode", "owner", "link"])
 def test_a_layers_directory_of_others_is_refused(spoil: str, tmp_path: Path) -> None:
-    layers = tmp_path / "layers"
+    place = tmp_path / "layers"
     if spoil == "link":
         (tmp_path / "elsewhere").mkdir(0o700)
-        layers.symlink_to("elsewhere")
+        place.symlink_to("elsewhere")
     else:
-        layers.mkdir(0o700)
+        place.mkdir(0o700)
     if spoil == "mode":
-        layers.chmod(0o711)
+        place.chmod(0o711)
     if spoil == "owner":
-        os.chown(layers, 1, 1)
-    with pytest.raises(HostUnfit, match=str(layers)):
+        os.chown(place, 1, 1)
+    with pytest.raises(HostUnfit, match=str(place)):
         build(tmp_path)
 
 
 def test_something_else_of_that_name_is_refused(tmp_path: Path) -> None:
-    layers = tmp_path / "layers"
-    layers.mkdir(0o700)
-    (layers / name_of(describe(MERGED))).symlink_to("/etc")
+    place = tmp_path / "layers"
+    place.mkdir(0o700)
+    (place / name_of(describe(MERGED))).symlink_to("/etc")
     with pytest.raises(HostUnfit, match="not a directory of root's"):
         build(tmp_path)
 

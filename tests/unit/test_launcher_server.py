@@ -327,7 +327,7 @@ def test_start_forks_a_shim_with_nothing_of_the_launcher(daemon: Daemon) -> None
     assert record["session"] is True
     assert record["name"] == "dkr-shim"
     assert len([fd for fd in record["fds"] if fd > 2]) == 3  # connection, reports, the directory being listed
-    assert record["layer"] == "host-layer"
+    assert record["layers"] == {"host": "host-layer", "busybox": "busybox-layer"}
     gone(record["pid"])
     assert daemon.told("gone", record["id"])
     assert f"accepted seq=1 uid=0 id={record['id']}" in daemon.log()
@@ -514,6 +514,35 @@ def test_settings_are_read_again(daemon: Daemon) -> None:
     daemon.process.send_signal(signal.SIGHUP)
     daemon.notified("READY=1")
     assert f"settings stay as they are: {daemon.file}:1: unknown key nonsense" in daemon.log()
+
+
+def test_a_root_that_the_host_lacks_is_looked_for_again(daemon: Daemon) -> None:
+    lacking = daemon.place / "no-busybox"
+    lacking.write_text("cannot use the root busybox: there is none")
+    daemon.start()
+    assert 'there is no root busybox cause="cannot use the root busybox: there is none"' in daemon.log()
+    assert daemon.run_container()["layers"] == {
+        "host": "host-layer",
+        "busybox": "cannot use the root busybox: there is none",
+    }
+    assert daemon.process is not None
+    lacking.unlink()
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.notified("READY=1")
+    assert "the root busybox is there layer=busybox-layer" in daemon.log()
+    assert daemon.run_container()["layers"] == {"host": "host-layer", "busybox": "busybox-layer"}
+    lacking.write_text("gone")
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.notified("READY=1")
+    assert daemon.run_container()["layers"]["busybox"] == "gone"
+
+
+def test_without_the_root_host_there_is_no_start(daemon: Daemon) -> None:
+    (daemon.place / "no-host").write_text("cannot make the layer")
+    process = daemon.spawn()
+    assert process.wait(DEADLINE) == 1
+    assert "dkrd: cannot make the layer\n  hint: install it" in daemon.log()
+    assert not daemon.socket.exists()
 
 
 def test_service_manager_is_told(daemon: Daemon) -> None:

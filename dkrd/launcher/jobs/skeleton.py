@@ -1,10 +1,12 @@
-"""The skeleton of the built-in root `host` as data: what does not depend on the host.
+"""The skeleton of the built-in roots as data: what depends neither on the host nor on the programs in them.
 
 Names and numbers of users and groups are those of Debian's base-passwd, which every tool expects; nobody has
 a password.
 """
 
 from __future__ import annotations
+
+from dkrd.launcher.jobs.layers import Directory, Entry, File, Link
 
 DIRECTORIES = (
     ("dev", 0o755),
@@ -32,7 +34,6 @@ DIRECTORIES = (
 
 LINKS = (
     ("etc/mtab", "../proc/self/mounts"),
-    ("etc/os-release", "../usr/lib/os-release"),
     ("var/lock", "/run/lock"),
     ("var/run", "/run"),
 )
@@ -133,3 +134,10 @@ FILES = (
     ("etc/shadow", 0o640, _shadow()),
     ("etc/shells", 0o644, _SHELLS),
 )
+
+
+def entries() -> dict[str, Entry]:
+    """The skeleton by path, for a root to add to or to replace in."""
+    found: dict[str, Entry] = {path: Directory(path, mode) for path, mode in DIRECTORIES}
+    found |= {path: File(path, mode, text) for path, mode, text in FILES}
+    return found | {path: Link(path, target) for path, target in LINKS}
