@@ -10,10 +10,13 @@ import _signal  # type: ignore[import-not-found]
 import contextlib
 from typing import TYPE_CHECKING
 
+from dkrd.runtime import syscalls
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ALL: tuple[int, ...] = tuple(sorted(int(number) for number in _signal.valid_signals()))
+_INTERNAL = (32, 33)  # SIGCANCEL and SIGSETXID, nptl(7)
 CATCHABLE: tuple[int, ...] = tuple(n for n in ALL if n not in (_signal.SIGKILL, _signal.SIGSTOP))
 
 
@@ -37,7 +40,12 @@ def unblock_all() -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def set_default(numbers: tuple[int, ...] = CATCHABLE) -> None:
-    """Give the signals their default actions; Python itself ignores SIGPIPE and SIGXFSZ."""
-    for number in numbers:
+def set_default() -> None:
+    """Give all signals their default actions; Python itself ignores SIGPIPE and SIGXFSZ.
+
+    Also the two that the C library keeps for itself: whoever was started by posix_spawn(3), as by make(1), ignores them.
+    """
+    for number in CATCHABLE:
         _signal.signal(number, _signal.SIG_DFL)
+    for number in _INTERNAL:
+        syscalls.default_action(number)

@@ -76,8 +76,8 @@ CLOSE_RANGE_CLOEXEC = 4
 
 # Numbers from 424 on are the same everywhere; the older ones are not.
 _OLD_NUMBERS = {
-    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317, "keyctl": 250},
-    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277, "keyctl": 219},
+    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317, "keyctl": 250, "rt_sigaction": 13},
+    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277, "keyctl": 219, "rt_sigaction": 134},
 }
 _NUMBERS = {
     "open_tree": 428,
@@ -160,6 +160,7 @@ _prctl = _function("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _pivot_root = _numbered("pivot_root", c_char_p, c_char_p)
 _capset = _numbered("capset", POINTER(_CapHeader), POINTER(_CapData))
 _seccomp = _numbered("seccomp", c_uint, c_uint, POINTER(_SockFprog))
+_rt_sigaction = _numbered("rt_sigaction", c_int, c_char_p, c_void_p, c_ulong)
 _keyctl = _numbered("keyctl", c_int, c_char_p)
 _open_tree = _numbered("open_tree", c_int, c_char_p, c_uint)
 _move_mount = _numbered("move_mount", c_int, c_char_p, c_int, c_char_p, c_uint)
@@ -236,6 +237,12 @@ def seccomp_filter(program: bytes) -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     fprog = _SockFprog(len(program) // 8, ctypes.addressof(buffer))
     _check(_seccomp(SECCOMP_SET_MODE_FILTER, 0, byref(fprog)), "seccomp")
+
+
+def default_action(signal: int) -> None:
+    """Set the default action by rt_sigaction(2) itself: the C library refuses to for the signals it keeps for itself."""
+    # struct sigaction of the kernel: handler, flags, restorer, mask, eight bytes each; all zero is SIG_DFL.
+    _check(_rt_sigaction(signal, bytes(32), None, 8), f"rt_sigaction {signal}")
 
 
 def join_session_keyring() -> None:

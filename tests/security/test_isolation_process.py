@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -62,14 +63,13 @@ def test_a_filter_is_loaded_and_signals_are_at_their_defaults(daemon: Daemon) ->
 def test_only_what_was_passed_is_open(daemon: Daemon, tenant: host.User) -> None:
     probe = "tell({n: os.readlink('/proc/self/fd/' + n) for n in os.listdir('/proc/self/fd') if os.path.lexists('/proc/self/fd/' + n)})"
     with open("/etc/hostname") as one, open("/etc/passwd") as other:
-        os.dup2(one.fileno(), 30)
-        os.dup2(other.fileno(), 31)
-        passed = {"pass_fds": (one.fileno(), other.fileno(), 30, 31)}
+        high = [fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 300) for file in (one, other)]
+        passed = {"pass_fds": (one.fileno(), other.fileno(), *high)}
         try:
             assert set(ask(daemon, probe, user=tenant, **passed)) == {"0", "1", "2"}
         finally:
-            os.close(30)
-            os.close(31)
+            for number in high:
+                os.close(number)
 
 
 def test_preserved_descriptors_and_no_others(daemon: Daemon, tenant: host.User) -> None:

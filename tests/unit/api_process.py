@@ -148,7 +148,7 @@ class Api:
             (os.POSIX_SPAWN_DUP2, high[0], 3),
             (os.POSIX_SPAWN_DUP2, high[1], 4),
         ]
-        argv = [*as_nobody(), sys.executable, "-I", "-m", "dkrd.api"]
+        argv = [*as_nobody(), PYTHON, "-I", "-m", "dkrd.api"]
         self.pid = os.posix_spawnp(argv[0], argv, {"PATH": os.environ["PATH"]}, file_actions=actions)
         for fd in (*high, log):
             os.close(fd)
@@ -232,6 +232,10 @@ class Api:
             message, _ = self.hear()
             assert message == {"type": "ping"}
             self.say({"type": "pong"})
+
+
+# The installed one, where there is an install: the api's user may not be able to reach the checkout.
+PYTHON = f"{os.environ['DKR_TEST_PREFIX']}/bin/python" if "DKR_TEST_PREFIX" in os.environ else sys.executable
 
 
 def as_nobody() -> list[str]:

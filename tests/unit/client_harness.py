@@ -14,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-ROOT = Path(__file__).parents[2]
+# The installed code, where there is an install: other users run it too, and may not be able to reach the checkout.
+_PREFIX = os.environ.get("DKR_TEST_PREFIX")
+ROOT = next(Path(_PREFIX).glob("lib/python3*/site-packages")) if _PREFIX else Path(__file__).parents[2]
 # Debian's interpreter, as the installed script has it; elsewhere the one that runs the tests.
 PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
 CTTY = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"

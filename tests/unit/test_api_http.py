@@ -7,7 +7,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from common.errors import CLASSES
 from common.version import API_VERSION, VERSION
 from dkrd.api.problems import STATUSES
-from tests.unit.api_process import WAIT, Answer, Api, api_directory, state
+from tests.unit.api_process import PYTHON, WAIT, Answer, Api, api_directory, state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +155,7 @@ def ask_as(command: list[str], api: Api, method: str, path: str) -> tuple[int, A
         *command,
         "/usr/bin/env",
         "-i",
-        sys.executable,
+        PYTHON,
         "-I",
         "-c",
         ASK,
@@ -237,7 +236,7 @@ sys.stdout.buffer.write(held[0].recv(65536))
 
 
 def test_one_user_cannot_take_all_connections(api: Api, as_other: list[str]) -> None:
-    argv = [*as_other, sys.executable, "-I", "-c", FLOOD, api.settings.socket]
+    argv = [*as_other, PYTHON, "-I", "-c", FLOOD, api.settings.socket]
     done = subprocess.run(argv, capture_output=True, check=True, timeout=WAIT)
     assert done.stdout.startswith(b"HTTP/1.1 429 ")
     assert b'"limit-reached"' in done.stdout
