@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 CLONE_NEWNS = 0x00020000
+
+# A runner started in the background of a script ignores some signals, and all that it starts would inherit that.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 
 class MakeDaemon(Protocol):

@@ -420,7 +420,12 @@ def test_what_the_caller_ignores_stays_ignored(peer: Peer) -> None:
 
 def test_job_control_stops_the_client(peer: Peer) -> None:
     client = peer.popen(
-        "/bin/sh", "-c", "echo ready; read line", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        "/bin/sh",
+        "-c",
+        "echo ready; read line",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        process_group=0,  # one of its own, as a shell would: in an orphaned group nobody can be stopped
     )
     assert client.stdout is not None
     client.stdout.readline()
