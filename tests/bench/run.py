@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
 
-from tests.bench import contenders, measures, report
+from tests.bench import contenders, measures, report, terminals
 from tests.daemon import Daemon, test_prefix
 
-NAMES = ("start", "rate", "pipe", "memory")
+NAMES = ("start", "rate", "pipe", "pty", "memory")
 # More than any measurement starts; the limit is not what is measured.
 LIMITS = {"containers_per_user": 1000}
 
@@ -29,7 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if none is given"
     )
-    parser.add_argument("--rounds", type=int, default=40, help="of `start`; `pipe` does an eighth")
+    parser.add_argument("--rounds", type=int, default=40, help="of `start`; `pipe` and `pty` do an eighth")
     parser.add_argument("--mebibytes", type=int, default=2048, help="of `pipe`")
     parser.add_argument("--peers-only", action="store_true", help="without dkr: how the others do here")
     parsed = parser.parse_args()
@@ -59,10 +59,12 @@ def measure(options: argparse.Namespace, stack: ExitStack) -> list[report.Result
             result = measures.rate(everyone)
         elif name == "pipe":
             result = measures.pipe(everyone, max(1, options.rounds // 8), options.mebibytes << 20)
-        elif daemon is not None:
-            result = measures.memory(daemon)
-        else:
+        elif daemon is None:
             continue
+        elif name == "pty":
+            result = terminals.pty_(daemon, max(1, options.rounds // 8))
+        else:
+            result = measures.memory(daemon)
         report.show(result)
         results.append(result)
     return results
