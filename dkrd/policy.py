@@ -78,6 +78,11 @@ def caller(
     )
 
 
+def may_touch(who: Caller, uid: int) -> bool:
+    """Whether a container of `uid` is there for `who`: their own, or anybody's for an admin."""
+    return who.admin or who.uid == uid
+
+
 def needs(spec: Spec) -> frozenset[str]:
     """What `spec` wants beyond a tenant's defaults, in the words of docs/protocol.md (3)."""
     result = {f"{name}:host" for name in NAMESPACES if name not in spec.namespaces}

@@ -33,7 +33,7 @@ MAX_QUEUE = 1024  # messages that wait for room in the socket
 MAX_QUESTIONS = 4096  # without an answer; each holds a descriptor
 MAX_BATCH = 64  # messages read before others get their turn
 PONG_SECONDS = 5.0
-ANSWERS = {"start": "accepted", "remove": "done"}
+ANSWERS = {"start": "accepted", "remove": "done", "ask": "done"}
 _BROKEN = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN)
 
 
@@ -96,7 +96,7 @@ class Channel:
     def ask(
         self, message: dict[str, object], fd: int, on_answer: Callable[[Answer], None], body: bytes = b""
     ) -> None:
-        """Send `message` (`start` or `remove`) with the descriptor `fd`, which is the channel's from here on.
+        """Send `message` (one of ANSWERS) with the descriptor `fd`, which is the channel's from here on.
 
         `on_answer` is called exactly once, maybe before this returns: with the launcher's message
         (`refused` too), or with an error where the launcher was not reached or ended. `fd` is still open

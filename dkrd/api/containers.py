@@ -5,18 +5,15 @@ Others' containers are not there (404), except for uid 0 and the admin group.
 
 from __future__ import annotations
 
-import asyncio
-import os
 from typing import TYPE_CHECKING
 
-from common.errors import BadRequest, DkrError, NotFound, Unavailable, from_wire
-from dkrd.api.connections import open_transport
+from common.errors import BadRequest, NotFound
+from dkrd.api.asks import ask_root, find
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from common.models import Container
-    from dkrd.api.channel import Answer
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
 
@@ -35,38 +32,20 @@ async def list_containers(context: Context, peer: Peer, request: web.Request) ->
 
 async def inspect(context: Context, peer: Peer, request: web.Request) -> Container:
     """One container, by id, name or unique beginning of its id."""
-    return await _find(context, peer, request)
+    return await find(context, peer, request)
 
 
 async def remove(context: Context, peer: Peer, request: web.Request) -> None:
     """Remove a container that has stopped. Root's side judges by the client's connection, which is handed
     over.
     """
-    container = await _find(context, peer, request)
-    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-    def on_answer(answer: Answer) -> None:
-        if not answered.done():
-            answered.set_result(answer)
-
-    fd = os.dup(open_transport(request).get_extra_info("socket").fileno())
-    context.channel.ask({"type": "remove", "id": container.id}, fd, on_answer)
+    container = await find(context, peer, request)
+    message: dict[str, object] = {"type": "remove", "id": container.id}
     try:
-        async with asyncio.timeout(REMOVE_SECONDS):
-            answer = await answered
-    except TimeoutError:
-        raise Unavailable(
-            f"cannot remove {container.name}: no answer within {REMOVE_SECONDS:g} s",
-            hint="it may still be removed",
-        ) from None
-    if isinstance(answer, DkrError):
-        raise answer
-    if answer.get("type") == "refused":
-        error = from_wire(answer.get("error"))
-        if not isinstance(error, NotFound):
-            raise error
+        await ask_root(context, request, message, f"remove {container.name}", REMOVE_SECONDS)
+    except NotFound:
         forget(context, container.id)  # root knows best what there is
-        raise error
+        raise
     forget(context, container.id)
 
 
@@ -74,9 +53,3 @@ def forget(context: Context, container: str) -> None:
     """Nothing of `container` is left."""
     context.names.forget(container)
     context.index.post(lambda index: index.remove(container))
-
-
-async def _find(context: Context, peer: Peer, request: web.Request) -> Container:
-    reference = request.match_info["container"]
-    scope = peer.scope()
-    return await context.index.ask(lambda index: index.find(reference, scope, peer.owner))

@@ -1,30 +1,25 @@
 """POST /v1/run: check, build the bundle, answer 101, and hand the client's connection to root's side.
 
-After the 101 this process writes nothing more to the client but the error record of docs/protocol.md,
-section 2, and that only where the launcher was not reached: one that was answers itself.
+A launcher that was reached tells the client itself what becomes of the start.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
-import os
-import socket
 import time
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from common import frames
-from common.errors import BadRequest, Conflict, DkrError, LimitReached
+from common.errors import Conflict, DkrError, LimitReached
 from common.models import Container
-from dkrd.api import bodies, names, problems
-from dkrd.api.connections import open_transport
+from dkrd.api import bodies, names
 from dkrd.api.spec_of import bundle_of, image_of
+from dkrd.api.upgrade import required, tell, upgrade, wants_upgrade
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from common.models import RunRequest
     from dkrd.api.channel import Answer
     from dkrd.api.context import Context
@@ -32,44 +27,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dkr.api")
 
-PROTOCOL = "dkr-session/1"
 ROOM = 64  # bytes of the message around the bundle, with the longest number
-FLUSH_SECONDS = 10.0
 
 
 async def run(context: Context, peer: Peer, request: web.Request) -> web.StreamResponse:
     """Start a container for the client, who keeps talking to its shim over the same connection."""
-    if not _wants_upgrade(request):
-        return problems.response(
-            BadRequest(f"cannot run: the connection must be upgraded to {PROTOCOL}", hint="use dkrctl run"),
-            426,
-            {"Upgrade": PROTOCOL, "Connection": "Upgrade"},
-        )
+    if not wants_upgrade(request):
+        return required("run")
     uid = peer.account()
     wanted = bodies.run_request(await bodies.read_json(request))
     name = await _reserve(context, uid, wanted)
     start = _Start(context, uid, name, wanted)
     try:
         bundle = _encode(bundle_of(wanted, context.settings, name))
-        transport = open_transport(request)
-        # What can fail is done before the 101, behind which no problem can be answered.
-        start.fd = os.dup(transport.get_extra_info("socket").fileno())
-        answer = await _switch(request, transport)
+        return await upgrade(request, lambda fd: start.hand_over(fd, bundle))
     except BaseException:
-        start.release()
-        if start.fd >= 0:
-            os.close(start.fd)
+        if start.fd < 0:
+            start.release()
         raise
-    context.channel.ask({"type": "start"}, start.fd, start.answered, bundle)
-    # Lets go without shutdown(2): the connection lives on in the descriptor that was handed over.
-    transport.abort()
-    return answer
-
-
-def _wants_upgrade(request: web.Request) -> bool:
-    upgrades = [word.strip().lower() for word in request.headers.get("Upgrade", "").split(",")]
-    options = [word.strip().lower() for word in request.headers.get("Connection", "").split(",")]
-    return request.version == (1, 1) and PROTOCOL in upgrades and "upgrade" in options
 
 
 async def _reserve(context: Context, uid: int, wanted: RunRequest) -> str:
@@ -101,27 +76,6 @@ def _encode(bundle: dict[str, object]) -> bytes:
     return data
 
 
-async def _switch(request: web.Request, transport: asyncio.Transport) -> web.StreamResponse:
-    """Answer 101 and wait until it has left this process: what root's side writes must come behind it."""
-    # From here on the bytes are the shim's. asyncio would read them, and drop the descriptors that come
-    # along.
-    transport.pause_reading()
-    transport.set_write_buffer_limits(0)
-    headers = {"Upgrade": PROTOCOL, "Connection": "Upgrade", "Server": "dkr"}
-    answer = web.StreamResponse(status=101, headers=headers)
-    answer.force_close()
-    try:
-        await answer.prepare(request)
-        if transport.get_write_buffer_size():
-            async with asyncio.timeout(FLUSH_SECONDS):
-                await answer.drain()
-    except TimeoutError:
-        raise ConnectionResetError("the client does not read the answer") from None
-    if transport.is_closing():
-        raise ConnectionResetError("the client is gone")
-    return answer
-
-
 class _Start:
     """A start between the hand-over and the launcher's answer."""
 
@@ -135,6 +89,11 @@ class _Start:
         self.fd = -1
         self.created = _now()
 
+    def hand_over(self, fd: int, bundle: bytes) -> None:
+        """Pass the client's connection on; what comes of it is told by the answer."""
+        self.fd = fd
+        self.context.channel.ask({"type": "start"}, fd, self.answered, bundle)
+
     def release(self) -> None:
         """There will be no container: the name is free again."""
         self.context.names.release(self.uid, self.name)
@@ -143,7 +102,7 @@ class _Start:
         """What the launcher says; called by the channel while `fd` is open."""
         if isinstance(answer, DkrError):
             self.release()
-            _tell(self.fd, answer)
+            tell(self.fd, answer)
             log.warning("a start of uid %d was lost: %s", self.uid, answer)
         elif answer.get("type") == "accepted":
             self._accepted(str(answer.get("id")))
@@ -166,19 +125,6 @@ class _Start:
         )
         self.context.index.post(lambda index: index.insert(record))
         log.debug("container %s (%s) of uid %d is being started", container[:12], self.name, self.uid)
-
-
-def _tell(fd: int, error: DkrError) -> None:
-    """Write the error record to a client that nobody else will tell. One that does not read it, or is gone,
-    misses it.
-    """
-    sock = socket.socket(fileno=fd)
-    try:
-        with contextlib.suppress(OSError):
-            record = frames.record({"type": "error", "error": error.to_wire()})
-            sock.send(record, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    finally:
-        sock.detach()
 
 
 def _now() -> str:

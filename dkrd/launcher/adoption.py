@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -61,7 +62,7 @@ def _ids(directory: str) -> list[str]:
 def _inspect(directory: str, container_id: str) -> Container | None:
     """What the container is, or None where nothing speaks for it."""
     state = _read_state(directory, container_id)
-    link = _connect(directory)
+    link = connect(directory)
     shim = -1
     if state is not None:
         shim = pidfd.open_verified(state.get("shimPid"), state.get("shimStartTime"))
@@ -97,23 +98,23 @@ def _read_state(directory: str, container_id: str) -> dict[str, object] | None:
     return state if state.get("id") == container_id else None
 
 
-def _connect(directory: str) -> socket.socket | None:
-    """A connection to the shim of `directory`, or None where none listens."""
-    try:
-        place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    flags = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    sock = socket.socket(socket.AF_UNIX, flags)
-    try:
-        # Through the descriptor: the directory's own path may be longer than a socket's may be.
-        sock.connect(f"/proc/self/fd/{place}/shim.sock")
-        wire.widen(sock)
-    except OSError:
-        sock.close()
-        return None
-    finally:
-        os.close(place)
+def connect(directory: str) -> socket.socket | None:
+    """A connection to the shim of `directory`, or None where none listens, or none can be made just now."""
+    with contextlib.ExitStack() as stack:
+        try:
+            place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            stack.callback(os.close, place)
+            flags = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            sock = socket.socket(socket.AF_UNIX, flags)
+        except OSError:
+            return None
+        try:
+            # Through the descriptor: the directory's own path may be longer than a socket's may be.
+            sock.connect(f"/proc/self/fd/{place}/shim.sock")
+            wire.widen(sock)
+        except OSError:
+            sock.close()
+            return None
     return sock
 
 

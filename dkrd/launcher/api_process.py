@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from dkrd.launcher.loop import Loop, Timer
+    from dkrd.launcher.loop import Loop
     from dkrd.log import Log
+    from dkrd.loop import Timer
 
 _BATCH = 32  # messages read in one go
 _HEAD_MAX = 64 * 1024  # bytes of a message's JSON line; the bundle comes after it
@@ -212,6 +213,16 @@ class ApiProcess:
             return  # it has closed its end; its death is on its way
         else:
             self._watch_channel()
+
+    def answer(self) -> Callable[[dict[str, object]], None]:
+        """What sends to the api that is there now: another one would not know what an answer is about."""
+        asked = self._sender
+
+        def send(message: dict[str, object]) -> None:
+            if self._sender is asked:
+                self.send(message)
+
+        return send
 
     def _watch_channel(self) -> None:
         if self._channel is not None and self._sender is not None and self._sender.waiting:

@@ -102,6 +102,11 @@ class Containers:
     def __contains__(self, container_id: object) -> bool:
         return container_id in self._table
 
+    def is_guarded(self, container_id: str) -> bool:
+        """Whether it has a shim and has not stopped."""
+        container = self._table.get(container_id)
+        return container is not None and container.shim >= 0 and not container.stopped
+
     def live_of(self, uid: int) -> int:
         """How many live containers count for `uid`."""
         return sum(1 for container in self._table.values() if container.uid == uid and not container.stopped)

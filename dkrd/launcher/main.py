@@ -55,6 +55,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         shim=shim.run,
         remove=cleanup.remove,
         collect=cleanup.collect,
+        asks={},
         seccomp=seccomp.compile_default,
         layers={host_root.NAME: host_root.ensure, busybox_root.NAME: busybox_root.ensure},
         prime=container.prime,

@@ -16,6 +16,7 @@ from common import frames
 from common.errors import BadRequest, DkrError, LimitReached, NotPermitted, ProtocolError
 from dkrd import evidence, ids
 from dkrd.launcher import shims, wire
+from dkrd.launcher.asks import Asks, Question
 from dkrd.launcher.containers import is_id
 from dkrd.shim.task import ShimTask
 
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     Answer = Callable[[dict[str, object]], None]
 
 _SEQ_MAX = 2**53
+KEYS: Mapping[str, set[str]] = {
+    "start": {"type", "seq"},
+    "remove": {"type", "seq", "id"},
+    "ask": {"type", "seq", "id", "ask"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ class Work:
     remove   `rm` of a stopped container; None
     collect  the end of a container whose shim died: its state where it is kept, None where nothing is left
     seccomp  path of the compiled filter
+    asks     what clients may ask of a container: kind -> what is answered where it has no shim (any more)
     layers   built-in root -> name of its layer; no start without that of the root `host`
     prime    what the shims remember of the host, looked up once before the first fork
     """
@@ -69,14 +76,28 @@ class Work:
     remove: Callable[[Settings, ids.Pool, str, Credentials, int | None], None]
     collect: Callable[[Settings, ids.Pool, str, dict[str, object]], object]
     seccomp: Callable[[Settings], str]
+    asks: Mapping[str, Callable[[Settings, ids.Pool, str, Credentials, int | None], object]]
     layers: Mapping[str, Callable[[Settings], str]]
     prime: Callable[[], None]
 
 
-class Requests:
-    """Answers `start` and `remove`."""
+@dataclass(slots=True)
+class _Request:
+    """What is asked of one container. `uid`: who asks, once that is proven."""
 
-    def __init__(self, loop: Loop, log: Log, runner: Runner, containers: Containers, work: Work) -> None:
+    kind: str
+    seq: int
+    id: str
+    answer: Answer
+    uid: int | None = None
+
+
+class Requests:
+    """Answers `start`, `remove` and `ask`."""
+
+    def __init__(
+        self, loop: Loop, log: Log, runner: Runner, containers: Containers, work: Work, host: Host
+    ) -> None:
         self._loop = loop
         self._log = log
         self._runner = runner
@@ -87,22 +108,24 @@ class Requests:
         self._slot_hint = int.from_bytes(os.urandom(4), "big")
         self._limits = shims.OpenFiles()
         self._limits.raise_soft()
-        self.host: Host
+        self.host = host
+        self._asks = Asks(loop, runner, containers, host.settings.run_dir, host.listener)
 
     def handle(self, message: Message, answer: Answer) -> None:
-        """Do what a `start` or `remove` asks; raises ProtocolError for what an honest api does not send."""
-        kind = message.body.get("type")
-        known = {"type", "seq"} if kind == "start" else {"type", "seq", "id"}
+        """Do what a message of KEYS asks; raises ProtocolError for what an honest api does not send."""
+        kind = str(message.body.get("type"))
         seq = message.body.get("seq")
-        fits = set(message.body) == known and type(seq) is int and 0 <= seq < _SEQ_MAX
+        fits = set(message.body) == KEYS[kind] and type(seq) is int and 0 <= seq < _SEQ_MAX
         if not fits or len(message.descriptors) != 1 or bool(message.rest) != (kind == "start"):
             wire.close_all(message.descriptors)
             raise ProtocolError(f"its {kind} has other keys, bytes or descriptors than it must")
         assert type(seq) is int
         if kind == "start":
             self._start(seq, message, answer)
-        else:
+        elif kind == "remove":
             self._remove(seq, message, answer)
+        else:
+            self._ask(seq, message, answer)
 
     # --- who asks
 
@@ -148,12 +171,15 @@ class Requests:
             if connection is not None:
                 connection.close()
 
-    def _check_budget(self, owner: int) -> None:
+    def _check_descriptors(self, what: str) -> None:
         if self._limits.are_low():
             raise LimitReached(
-                "cannot start a container: the daemon is almost out of descriptors",
+                f"cannot {what}: the daemon is almost out of descriptors",
                 hint="end some containers, or raise LimitNOFILE= of dkrd.service (RLIMIT_NOFILE)",
             )
+
+    def _check_budget(self, owner: int) -> None:
+        self._check_descriptors("start a container")
         bound = self.host.settings.containers_per_user
         if owner != 0 and self._containers.live_of(owner) >= bound:
             raise LimitReached(
@@ -192,42 +218,84 @@ class Requests:
             ) from err
         return task.id
 
-    # --- remove
+    # --- remove, ask
 
     def _remove(self, seq: int, message: Message, answer: Answer) -> None:
-        container_id = message.body["id"]
-        uid: int | None = None
+        request = _Request("remove", seq, _id_of(message), answer)
         try:
             with evidence.open_connection(message.descriptors[0]) as connection:
                 credentials, _ = self._prove(connection)
-            uid = credentials.uid
-            if not isinstance(container_id, str) or not is_id(container_id):
-                raise BadRequest("cannot remove a container: its id must be 64 hex digits")
-            host = self.host
-            work = partial(
-                self._work.remove, host.settings, host.pool, container_id, credentials, host.admin_gid
-            )
-            self._runner.submit("remove", work, partial(self._removed, seq, container_id, uid, answer))
+            request.uid = credentials.uid
+            work = self._for_container(self._work.remove, request, credentials)
+            self._runner.submit("remove", work, partial(self._removed, request))
         except DkrError as err:
-            self._refuse_removal(seq, container_id, uid, answer, err)
+            self._refuse(request, err)
 
-    def _removed(
-        self, seq: int, container_id: str, uid: int, answer: Answer, value: object, error: DkrError | None
-    ) -> None:
+    def _removed(self, request: _Request, value: object, error: DkrError | None) -> None:
         if error is not None:
-            self._refuse_removal(seq, container_id, uid, answer, error)
+            self._refuse(request, error)
             return
-        self._log.audit("removed", seq=seq, uid=uid, id=container_id)
-        answer({"type": "done", "seq": seq})
-        self._containers.removed(container_id)
+        self._log.audit("removed", seq=request.seq, uid=request.uid, id=request.id)
+        request.answer({"type": "done", "seq": request.seq})
+        self._containers.removed(request.id)
 
-    def _refuse_removal(
-        self, seq: int, container_id: object, uid: int | None, answer: Answer, error: DkrError
-    ) -> None:
+    def _ask(self, seq: int, message: Message, answer: Answer) -> None:
+        ask = message.body["ask"]
+        kind = ask.get("type") if isinstance(ask, dict) else None
+        if not isinstance(ask, dict) or not isinstance(kind, str) or kind not in self._work.asks:
+            wire.close_all(message.descriptors)
+            raise ProtocolError("it asks a container for what nobody can be asked for")
+        request = _Request(kind, seq, _id_of(message), answer)
+        connection: socket.socket | None = None
+        try:
+            connection = evidence.open_connection(message.descriptors[0])
+            credentials, owner = self._prove(connection)
+            request.uid = credentials.uid
+            unguarded = self._for_container(self._work.asks[kind], request, credentials)
+            self._check_descriptors(f"{kind} {request.id[:12]}")
+            done = partial(self._asked, request)
+            self._asks.begin(Question(request.id, ask, connection, owner, unguarded, done))
+        except DkrError as err:
+            if connection is not None:
+                connection.close()
+            self._refuse(request, err)
+
+    def _asked(self, request: _Request, value: object, error: DkrError | None) -> None:
+        if error is not None:
+            self._refuse(request, error)
+        else:
+            request.answer({"type": "done", "seq": request.seq, "value": value})
+
+    def _for_container(
+        self,
+        work: Callable[[Settings, ids.Pool, str, Credentials, int | None], object],
+        request: _Request,
+        credentials: Credentials,
+    ) -> Callable[[], object]:
+        """`work` as a job; BadRequest unless the request names a container by its id."""
+        if not is_id(request.id):
+            raise BadRequest(f"cannot {request.kind} a container: its id must be 64 hex digits")
+        host = self.host
+        return partial(work, host.settings, host.pool, request.id, credentials, host.admin_gid)
+
+    def _refuse(self, request: _Request, error: DkrError) -> None:
         self._log.audit(
-            "not removed", seq=seq, uid=uid, id=str(container_id)[:64], code=error.code, rule=error.rule
+            "refused",
+            seq=request.seq,
+            uid=request.uid,
+            id=request.id[:64],
+            to=request.kind,
+            code=error.code,
+            rule=error.rule,
+            cause=error.message,
         )
-        answer({"type": "refused", "seq": seq, "error": error.to_wire()})
+        request.answer({"type": "refused", "seq": request.seq, "error": error.to_wire()})
+
+
+def _id_of(message: Message) -> str:
+    """The id as the api gave it; nothing where it is no text."""
+    value = message.body["id"]
+    return value if isinstance(value, str) else ""
 
 
 def _tell(connection: socket.socket, error: DkrError) -> None:

@@ -19,7 +19,7 @@ from itertools import chain
 from common import frames
 from common.errors import DkrError, HostUnfit, ProtocolError
 from dkrd import ids
-from dkrd.launcher import adoption, directories, listener, probe, runner, wire
+from dkrd.launcher import adoption, directories, listener, probe, requests, runner, wire
 from dkrd.launcher.api_process import ApiProcess, Identity, Message
 from dkrd.launcher.containers import Containers
 from dkrd.launcher.loop import Loop
@@ -107,8 +107,7 @@ class Launcher:
         layers = {root: self._layer(root) for root in self._work.layers}
         self._listener = listener.open_listener(settings, self._passed)
         self._containers = Containers(self._loop, self._log, self._runner, settings.run_dir)
-        self._requests = Requests(self._loop, self._log, self._runner, self._containers, self._work)
-        self._requests.host = Host(
+        host = Host(
             settings=settings,
             pool=pool,
             subids=ids.read_subids(),
@@ -118,6 +117,7 @@ class Launcher:
             seccomp=str(seccomp),
             layers=layers,
         )
+        self._requests = Requests(self._loop, self._log, self._runner, self._containers, self._work, host)
         self._start_serving(Identity(self._argv, api_uid, api_gid), pool)
         self._log.info(
             "started", socket=self._listener.path, milliseconds=round((time.monotonic() - begun) * 1000)
@@ -190,8 +190,8 @@ class Launcher:
 
     def _message(self, message: Message) -> None:
         kind = message.body.get("type")
-        if kind in ("start", "remove"):
-            self._requests.handle(message, self._api.send)
+        if isinstance(kind, str) and kind in requests.KEYS:
+            self._requests.handle(message, self._api.answer())
             return
         plain = set(message.body) == {"type"} and not message.rest and not message.descriptors
         if not plain or kind not in ("ready", "ping", "pong"):

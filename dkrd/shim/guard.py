@@ -1,6 +1,6 @@
 """The guardian's watch over a running container: its exit, its client, its time limit, its launcher.
 
-One thread, one poll. Nothing here is on the way of the container's bytes: those go through the caller's own
+One thread, one loop. Nothing here is on the way of the container's bytes: those go through the caller's own
 descriptors.
 """
 
@@ -10,15 +10,14 @@ import contextlib
 import os
 import select
 import signal
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common import frames
 from common.errors import DkrError, ProtocolError
+from dkrd.loop import Loop
 from dkrd.runtime import cgroups
 from dkrd.shim import masks
-from dkrd.shim.state import State, send
+from dkrd.shim.asks import Asks
 
 if TYPE_CHECKING:
     import socket
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from dkrd.shim.config import Config
     from dkrd.shim.container import Container
     from dkrd.shim.session import Session
+    from dkrd.shim.state import State
+    from dkrd.shim.task import ShimTask
 
 # What a signal does by default; signal(7). The rest ends the process.
 _IGNORED = frozenset((signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH))
@@ -52,6 +53,7 @@ class Guard:
 
     def __init__(
         self,
+        task: ShimTask,
         config: Config,
         container: Container,
         built: Built,
@@ -63,79 +65,42 @@ class Guard:
         self._container = container
         self._built = built
         self._session = session
-        self._state = state
-        self._listener = listener
-        self._poll = select.poll()
-        self._limit = time.monotonic() + config.timeout if config.timeout is not None else None
-        self._kill_at: float | None = None
+        self._loop = Loop()
+        self._asks = Asks(self._loop, listener, task, state, built.pidfd, {})
+        self._ended = False
         self._cause: str | None = None
         self._as_if: int | None = None
 
     def watch(self) -> Exit:
         """Serve until init has ended; reap it; say how."""
-        self._poll.register(self._built.pidfd, select.POLLIN)
-        self._poll.register(self._listener, select.POLLIN)
+        loop = self._loop
+        loop.watch(self._built.pidfd, select.EPOLLIN, self._init_ended)
+        self._asks.serve()
+        if self._config.timeout is not None:
+            loop.later(self._config.timeout, lambda: self._stop("timeout"))
         if self._session.open:
-            self._poll.register(self._session, select.POLLIN)
+            fd = self._session.fileno()
+            self._session.on_close = lambda: loop.forget(fd)
+            loop.watch(fd, select.EPOLLIN, self._serve)
         else:
             self._client_gone()  # it vanished while its container was built
-        while True:
-            ready = [fd for fd, _ in self._poll.poll(self._patience())]
-            if self._built.pidfd in ready:
-                return self._reap()
-            if self._listener.fileno() in ready:
-                self._accept()
-            for follower in [f for f in self._state.followers if f.fileno() in ready]:
-                self._poll.unregister(follower)
-                self._state.followers.remove(follower)
-                follower.close()
-            if self._session.open and self._session.fileno() in ready:
-                self._serve()
-            if self._built.master in ready:
-                self._drain()
-            self._check_clock()
+        while not self._ended:
+            loop.turn(None)
+        return self._reap()
 
-    def _patience(self) -> int | None:
-        """Milliseconds until the next deadline; None waits for an event, without any wake-up."""
-        deadlines = [d for d in (self._limit, self._kill_at) if d is not None]
-        if not deadlines:
-            return None
-        return max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
+    def _init_ended(self, events: int) -> None:
+        self._ended = True
 
-    def _check_clock(self) -> None:
-        now = time.monotonic()
-        if self._limit is not None and now >= self._limit:
-            self._limit = None
-            self._stop("timeout")
-        if self._kill_at is not None and now >= self._kill_at:
-            self._kill_at = None
-            self._kill()
-
-    def _accept(self) -> None:
-        """A launcher that adopts us: it gets the state now and every report from now on."""
-        with contextlib.suppress(OSError):
-            follower, _ = self._listener.accept()
-            data = frames.dumps({"type": "state", "state": self._state.values})
-            if send(follower, data, self._built.pidfd):
-                self._state.followers.append(follower)
-                # It never speaks: readable means gone.
-                self._poll.register(follower, select.POLLIN)
-            else:
-                follower.close()
-
-    def _serve(self) -> None:
+    def _serve(self, events: int) -> None:
         """One frame of the client's, or its end. One that breaks the protocol is no client any more."""
-        fd = self._session.fileno()
         detached = False
         try:
             detached = self._obey(self._session.next())
         except DkrError as err:
             self._session.send({"type": "error", "error": err.to_wire()})
             self._session.close()
-        if not self._session.open:
-            self._poll.unregister(fd)
-            if not detached:
-                self._client_gone()
+        if not self._session.open and not detached:
+            self._client_gone()
 
     def _obey(self, frame: dict[str, object] | None) -> bool:
         """Do what a frame asks (None: the client is gone); whether it was `detach`. Raises ProtocolError."""
@@ -155,19 +120,21 @@ class Guard:
         """The terminal has lost its reader: what the command writes is read here, or it would soon be held up."""
         if self._built.master >= 0:
             os.set_blocking(self._built.master, False)
-            self._poll.register(self._built.master, select.POLLIN)
+            self._loop.watch(self._built.master, select.EPOLLIN, self._drain)
 
-    def _drain(self) -> None:
+    def _drain(self, events: int) -> None:
         try:
             os.read(self._built.master, 65536)
         except BlockingIOError:
             return
         except OSError:
             # EIO: no process has the terminal open any more.
-            self._poll.unregister(self._built.master)
+            self._loop.forget(self._built.master)
 
     def _client_gone(self) -> None:
         self._nobody_reads()
+        if self._is_over():
+            return  # it ended in the same moment, by itself
         wish = self._config.on_disconnect
         if wish == "stop":
             self._stop("client-gone")
@@ -175,11 +142,15 @@ class Guard:
             self._cause = self._cause or "client-gone"
             self._kill()
 
+    def _is_over(self) -> bool:
+        """Whether init has ended, told or not yet told by the loop."""
+        return os.waitid(os.P_PIDFD, self._built.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def _stop(self, cause: str) -> None:
         """The stop signal now, SIGKILL for all after the stop timeout."""
         if self._cause is None:
             self._cause = cause
-            self._kill_at = time.monotonic() + self._config.stop_timeout
+            self._loop.later(self._config.stop_timeout, self._kill)
             self._deliver(self._config.stop_signal)
 
     def _kill(self) -> None:

@@ -14,10 +14,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from common.errors import DkrError, NotPermitted
-from dkrd import evidence, ids, policy
+from dkrd import policy
 from dkrd.runtime import failure
 from dkrd.runtime.steps import Recorder
-from dkrd.shim import cleanup
+from dkrd.shim import callers, cleanup
 from dkrd.shim import config as configs
 from dkrd.shim import container as containers
 from dkrd.shim import session as sessions
@@ -36,7 +36,7 @@ def run(task: ShimTask) -> None:
     connection = socket.socket(fileno=task.connection)
     try:
         config = configs.parse(task.bundle)
-        asking = _prove(task, connection)
+        asking = callers.prove(task, connection, task.listener)
         session = sessions.Session(sessions.offer(connection, task.id))
     except (DkrError, OSError) as err:
         error = failure.describe(err, "session")
@@ -67,26 +67,13 @@ def run(task: ShimTask) -> None:
             os.close(fd)
     container.mounts = built.mounts
     _started(task, config, who, session, state, built)
-    claims.ended(Guard(config, container, built, session, state, listener).watch(), session)
-
-
-def _prove(task: ShimTask, connection: socket.socket) -> policy.Credentials:
-    credentials = evidence.prove(connection, task.listener)
-    if credentials.uid == task.api_uid:
-        raise NotPermitted("cannot act for the api itself: it is nobody at this socket", rule="evidence-api")
-    return credentials
+    claims.ended(Guard(task, config, container, built, session, state, listener).watch(), session)
 
 
 def _judge(
     task: ShimTask, config: configs.Config, asking: policy.Credentials, first: sessions.First
 ) -> policy.Caller:
-    who = policy.caller(
-        asking,
-        first.credentials,
-        ids.owner_of(asking.uid, task.pool, task.subids),
-        ids.owner_of(first.credentials.uid, task.pool, task.subids),
-        task.admin_gid,
-    )
+    who = callers.weigh(task, asking, first.credentials)
     policy.judge(who, config.spec, config.document, first.request, first.asks, task.settings.default_root)
     if bool(first.stdio) and config.spec.process.terminal:
         raise NotPermitted("cannot take stdio and make a terminal: it is one or the other", rule="terminal")

@@ -16,10 +16,14 @@ import stat
 import struct
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from common import frames
 from common.errors import BadRequest, DkrError, ProtocolError
 from dkrd.policy import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FIRST_FRAME_SECONDS = 10.0
 SO_SNDBUFFORCE = 32
@@ -80,11 +84,15 @@ def refuse(connection: socket.socket, error: DkrError) -> None:
 
 
 class Session:
-    """Our end of the session socket."""
+    """Our end of the session socket.
+
+    on_close  called just before it is closed, by whichever side: who watches the descriptor lets go of it
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.open = True
+        self.on_close: Callable[[], None] = lambda: None
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -163,6 +171,7 @@ class Session:
     def close(self) -> None:
         if self.open:
             self.open = False
+            self.on_close()
             self._sock.close()
 
 

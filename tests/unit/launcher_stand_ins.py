@@ -93,7 +93,22 @@ class _Api:
     def do_remove(self, connection: socket.socket, id: str) -> dict[str, object]:
         return self.ask({"type": "remove", "id": id}, b"", connection.fileno())
 
-    def do_forge(self, connection: socket.socket, what: str) -> dict[str, object]:
+    def do_ask(self, connection: socket.socket, id: str, ask: object) -> dict[str, object]:
+        return self.ask({"type": "ask", "id": id, "ask": ask}, b"", connection.fileno())
+
+    def do_ask_all(self, connection: socket.socket, asks: list[list[object]]) -> list[dict[str, object]]:
+        """All at once; the answers in the order in which they come."""
+        for container, ask in asks:
+            self.seq += 1
+            message = {"type": "ask", "seq": self.seq, "id": container, "ask": ask}
+            self.send(message, b"", connection.fileno())
+        answers: list[dict[str, object]] = []
+        while len(answers) < len(asks):
+            message = self.receive()
+            (answers if "seq" in message else self.messages).append(message)
+        return answers
+
+    def do_forge(self, connection: socket.socket, what: str, id: str | None = None) -> dict[str, object]:
         left, right = socket.socketpair()
         own = socket.socket(socket.AF_UNIX)
         own.connect(self.listener.getsockname())
@@ -107,7 +122,11 @@ class _Api:
         }
         # Descriptor 0 is /dev/null, no socket at all.
         forged = made[what].fileno() if what in made else 0
-        answer = self.ask({"type": "start"}, b"\n{}", forged)
+        if id is None:
+            answer = self.ask({"type": "start"}, b"\n{}", forged)
+        else:
+            look = {"type": "look", "do": "answer"}
+            answer = self.ask({"type": "ask", "id": id, "ask": look}, b"", forged)
         for sock in (left, right, own, accepted):
             sock.close()
         return answer
@@ -123,6 +142,11 @@ class _Api:
             if found:
                 return found
             self.messages.append(self.receive())
+
+    def do_seen(self, connection: socket.socket, type: str) -> object:
+        """All messages of a type that came without being asked for, and are here now."""
+        self.ask({"type": "remove", "id": "00" * 32}, b"", connection.fileno())
+        return [m for m in self.messages if m["type"] == type]
 
     def do_deaf(self, connection: socket.socket) -> dict[str, object]:
         self.deaf = True
@@ -193,18 +217,65 @@ def _guard(task: object) -> None:
         shimStartTime=state.start_time(os.getpid()),
     )
     while True:
-        ready = select.select([listener.fileno(), pidfd], [], [])[0]
-        if listener.fileno() in ready:
+        watched: list[int | socket.socket] = [pidfd, listener, *told.followers]
+        ready = select.select(watched, [], [])[0]
+        if pidfd in ready:
+            break
+        if listener in ready:
             follower = listener.accept()[0]
             message = json.dumps({"type": "state", "state": told.values}).encode()
             state.send(follower, message, pidfd)
             told.followers.append(follower)
-        if pidfd in ready:
-            break
+        for follower in [sock for sock in told.followers if sock in ready]:
+            if not _asked(follower, run):
+                told.followers.remove(follower)
+                follower.close()
     code = os.waitstatus_to_exitcode(os.waitpid(init, 0)[1])
     told.update(status="stopped", exit={"code": code, "signal": None, "cause": "exited"})
     _remove(run, keep)
     told.report({"type": "gone", "id": task.id})
+
+
+def _asked(follower: socket.socket, run: str) -> bool:
+    """One ask, answered as its `do` says; False at the follower's end."""
+    data, descriptors, _, _ = socket.recv_fds(follower, 65536, 4)
+    if not data:
+        return False
+    message = json.loads(data)
+    ask = message["ask"]
+    with socket.socket(fileno=descriptors[0]) as connection:
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        fds = len(descriptors)
+    value = {"message": message, "uid": int.from_bytes(peer[4:8], "little"), "descriptors": fds}
+    answers: dict[str, list[object]] = {
+        "answer": [{"type": "answer", "value": value}],
+        "refuse": [{"type": "answer", "error": {"code": "conflict", "message": "no", "rule": "busy"}}],
+        "babble": [[], {"type": "other"}, {"type": "answer", "value": value}],
+        "late": [{"type": "answer", "value": value}],
+        "silence": [],
+        "hang up": [],
+    }
+    if ask["do"] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if ask["do"] == "late":
+        # Until the test takes the file away.
+        asked = f"{run}/asked"
+        open(asked, "w").close()
+        while os.path.exists(asked):
+            os.sched_yield()
+    for answer in answers[ask["do"]]:
+        follower.send(json.dumps(answer).encode())
+    return bool(ask["do"] != "hang up")
+
+
+def _unguarded(settings: object, pool: object, container: str, credentials: object, admin: object) -> object:
+    from common.errors import Conflict, NotFound
+
+    if container.startswith("00"):
+        return {"last": "words"}
+    if container.startswith("11"):
+        raise NotFound("cannot find it")
+    raise Conflict("cannot look: it has ended")
 
 
 def _remove(run: str, keep: str) -> None:
@@ -260,6 +331,7 @@ def _launcher(file: str) -> int:
         shim=_shim,
         remove=_removal,
         collect=_collect,
+        asks={"look": _unguarded},
         seccomp=lambda settings: f"{settings.state_dir}/seccomp/x.bpf",
         layers={
             "host": lambda settings: _layer(here, "host"),

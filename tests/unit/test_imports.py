@@ -13,12 +13,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("common", "dkrctl", "dkrd")
 
 # Room -> rooms that it may import from besides itself. Whoever runs as root stands on `BASE`.
-BASE = frozenset({"common", "dkrd.settings", "dkrd.ids", "dkrd.evidence", "dkrd.log"})
+BASE = frozenset({"common", "dkrd.settings", "dkrd.ids", "dkrd.evidence", "dkrd.log", "dkrd.loop"})
 DOORS: dict[str, frozenset[str]] = {
     "common": frozenset(),
     "dkrctl": frozenset({"common"}),
     "dkrd.settings": frozenset({"common"}),
     "dkrd.log": frozenset({"common", "dkrd.settings"}),
+    "dkrd.loop": frozenset(),
     "dkrd.ids": BASE,
     "dkrd.evidence": BASE | {"dkrd.policy"},
     "dkrd.policy": BASE | {"dkrd.runtime"},
@@ -41,6 +42,7 @@ ROOTS_SIDE = (
     "dkrd.ids",
     "dkrd.evidence",
     "dkrd.log",
+    "dkrd.loop",
 )
 # The fork server has one thread and no event loop, starts no program by name, and reads JSON through common.frames.
 BANNED = frozenset({"asyncio", "concurrent", "json", "multiprocessing", "subprocess", "threading", "pickle"})

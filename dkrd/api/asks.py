@@ -1,0 +1,68 @@
+"""Questions to root's side about a container, with the client's connection as evidence: what it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from common.errors import DkrError, Unavailable, from_wire
+from dkrd.api.connections import open_transport
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from common.models import Container
+    from dkrd.api.channel import Answer
+    from dkrd.api.context import Context
+    from dkrd.api.peers import Peer
+
+ASK_SECONDS = 15.0  # the launcher gives a guardian 10, and a job may follow
+
+
+async def find(context: Context, peer: Peer, request: web.Request) -> Container:
+    """The container that the path names, by id, name or unique beginning of its id, if it is there for
+    `peer`. Raises NotFound, Conflict.
+    """
+    reference = request.match_info["container"]
+    scope = peer.scope()
+    return await context.index.ask(lambda index: index.find(reference, scope, peer.owner))
+
+
+async def ask_guardian(
+    context: Context, request: web.Request, container: Container, ask: dict[str, object]
+) -> object:
+    """What the guardian of `container` answers to `ask` (docs/protocol.md, section 6). Raises the DkrError
+    that it answers instead, or Unavailable.
+    """
+    message: dict[str, object] = {"type": "ask", "id": container.id, "ask": ask}
+    answer = await ask_root(context, request, message, f"{ask['type']} {container.name}", ASK_SECONDS)
+    return answer.get("value")
+
+
+async def ask_root(
+    context: Context, request: web.Request, message: dict[str, object], what: str, patience: float
+) -> dict[str, object]:
+    """The launcher's answer to `message`, within `patience` seconds. Raises the DkrError of a refusal, or
+    Unavailable. `what` is what then cannot be done: "remove happy_ada".
+    """
+    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def on_answer(answer: Answer) -> None:
+        if not answered.done():
+            answered.set_result(answer)
+
+    fd = os.dup(open_transport(request).get_extra_info("socket").fileno())
+    context.channel.ask(message, fd, on_answer)
+    try:
+        async with asyncio.timeout(patience):
+            answer = await answered
+    except TimeoutError:
+        raise Unavailable(
+            f"cannot {what}: no answer within {patience:g} s", hint="it may still happen"
+        ) from None
+    if isinstance(answer, DkrError):
+        raise answer
+    if answer.get("type") == "refused":
+        raise from_wire(answer.get("error"))
+    return answer

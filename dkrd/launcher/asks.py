@@ -1,0 +1,169 @@
+"""What a client asks of a container: passed on to its guardian, and the answer back, without ever waiting.
+
+    connect ─► send ─► answer ──────────────────────► done, or refused
+       │ none listens     │ end without an answer
+       │ (yet: again)     ▼
+       └──────────────► a job says what can be said without a guardian
+
+The shim proves the evidence anew and judges whose container it is. Here only the form was looked at, and it
+is bounded how many questions are under way: each holds two descriptors.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import select
+import socket
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+
+from common import frames
+from common.errors import DkrError, LimitReached, ProtocolError, Unavailable, from_wire
+from dkrd.launcher import adoption, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dkrd.launcher.containers import Containers
+    from dkrd.launcher.runner import Runner
+    from dkrd.loop import Loop, Timer
+
+VERSION = 1
+SECONDS = 10.0  # from the question to its answer
+MAX = 256  # under way
+MAX_OF_ONE = 32  # of one user; root has no bound of its own
+_AGAIN = 0.02  # seconds until a guardian that does not listen yet is looked for again
+
+
+@dataclass(slots=True)
+class Question:
+    """One question.
+
+    ask         in the api's words; the shim reads them
+    connection  the client's, proven; closed once the question is answered
+    owner       the uid it counts for
+    unguarded   the job for a container without a guardian: its value is the answer, or its DkrError
+    done        called once, with a value or an error
+    """
+
+    id: str
+    ask: dict[str, object]
+    connection: socket.socket
+    owner: int
+    unguarded: Callable[[], object]
+    done: Callable[[object, DkrError | None], None]
+    link: socket.socket | None = None
+    timer: Timer | None = None
+    over: bool = False
+
+
+class Asks:
+    """The questions under way.
+
+    listener  device and inode of the socket from which the clients' connections were accepted
+    """
+
+    def __init__(
+        self, loop: Loop, runner: Runner, containers: Containers, run_dir: str, listener: tuple[int, int]
+    ) -> None:
+        self._loop = loop
+        self._runner = runner
+        self._containers = containers
+        self._run_dir = run_dir
+        self._listener = list(listener)
+        self._counts: Counter[int] = Counter()
+
+    def begin(self, question: Question) -> None:
+        """Ask. Raises LimitReached; then the connection stays the caller's."""
+        owner = question.owner
+        if self._counts.total() >= MAX or (owner != 0 and self._counts[owner] >= MAX_OF_ONE):
+            raise LimitReached(
+                f"cannot ask {question.id[:12]}: too many questions wait for an answer", hint="try again"
+            )
+        self._counts[owner] += 1
+        question.timer = self._loop.later(SECONDS, partial(self._late, question))
+        self._connect(question)
+
+    def _connect(self, question: Question) -> None:
+        if question.over:
+            return
+        link = adoption.connect(f"{self._run_dir}/containers/{question.id}")
+        if link is None:
+            # Forked just now, it does not listen yet; or so many ask it that its backlog is full.
+            if self._containers.is_guarded(question.id):
+                self._loop.later(_AGAIN, partial(self._connect, question))
+            else:
+                self._without_guardian(question)
+            return
+        question.link = link
+        self._loop.watch(link.fileno(), select.EPOLLIN, partial(self._hear, question))
+        frame = {"type": "ask", "version": VERSION, "listener": self._listener, "ask": question.ask}
+        rights = array.array("i", [question.connection.fileno()])
+        # Where it has ended meanwhile, reading finds the end.
+        with contextlib.suppress(OSError):
+            link.sendmsg(
+                [frames.dumps(frame)],
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)],
+                socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,
+            )
+
+    def _hear(self, question: Question, events: int) -> None:
+        """The answer; before it may come the state, which every connection to a shim is told."""
+        assert question.link is not None
+        try:
+            received = wire.receive(question.link)
+        except BlockingIOError:
+            return
+        except (OSError, ProtocolError):
+            received = None
+        if received is None:
+            self._unlink(question)
+            self._without_guardian(question)
+            return
+        data, descriptors = received
+        wire.close_all(descriptors)
+        try:
+            message = frames.loads_object(data)
+        except ValueError:
+            message = {}
+        if message.get("type") != "answer":
+            return
+        if "error" in message:
+            self._finish(question, None, from_wire(message["error"]))
+        else:
+            self._finish(question, message.get("value"), None)
+
+    def _without_guardian(self, question: Question) -> None:
+        try:
+            self._runner.submit("ask", question.unguarded, partial(self._finish, question))
+        except DkrError as err:
+            self._finish(question, None, err)
+
+    def _late(self, question: Question) -> None:
+        error = Unavailable(
+            f"cannot ask {question.id[:12]}: its guardian did not answer within {SECONDS:g} s",
+            hint="what was asked for may still happen",
+        )
+        self._finish(question, None, error)
+
+    def _unlink(self, question: Question) -> None:
+        if question.link is not None:
+            self._loop.forget(question.link.fileno())
+            question.link.close()
+            question.link = None
+
+    def _finish(self, question: Question, value: object, error: DkrError | None) -> None:
+        if question.over:
+            return  # a job that was late
+        question.over = True
+        self._unlink(question)
+        if question.timer is not None:
+            question.timer.cancel()
+        self._counts[question.owner] -= 1
+        if not self._counts[question.owner]:
+            del self._counts[question.owner]
+        question.connection.close()
+        question.done(value, error)
