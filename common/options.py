@@ -131,6 +131,17 @@ _SOCKET = Option(
 )
 _HELP = Option("help", "", FLAG, "", "", "print this help and exit", group=_CLIENT)
 
+DETACH_KEYS = Option(
+    "detach-keys",
+    "",
+    VALUE,
+    "KEYS",
+    "",
+    "keys that leave a terminal, the command runs on; also the variable DKR_DETACH_KEYS; empty switches them off",
+    group=_STDIO,
+    default="ctrl-p,ctrl-q",
+)
+
 GLOBAL: tuple[Option, ...] = (
     _SOCKET,
     Option("help", "h", FLAG, "", "", "print this help and exit", group=_CLIENT),
@@ -257,7 +268,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         FLAG,
         "",
         "terminal",
-        "give the command a terminal of its own; the default if input, output and error output are terminals",
+        "give the command a terminal of its own to type at; the default if input and output are terminals",
         group=_STDIO,
         docker="Docker never does so by itself",
     ),
@@ -267,10 +278,11 @@ RUN_OPTIONS: tuple[Option, ...] = (
         FLAG,
         "",
         "",
-        "no terminal of its own, whatever the caller has",
+        "no terminal of its own, whatever the caller has: pipes",
         group=_STDIO,
         docker="Docker has it in compose only",
     ),
+    DETACH_KEYS,
     Option(
         "preserve-fds",
         "",

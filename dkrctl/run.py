@@ -11,7 +11,7 @@ from dkrctl import request as requests
 from dkrctl import stdio
 from dkrctl.http import ask_run
 from dkrctl.parse import Parsed, parse
-from dkrctl.session import Attendance, Left, Session
+from dkrctl.session import Attendance, Detached, Left, Session
 from dkrctl.signals import Signals
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
@@ -70,7 +70,7 @@ class Cidfile:
 class _Run:
     """One run: what is decided before the daemon is asked."""
 
-    __slots__ = ("cidfile", "extra", "found", "parsed", "path", "quiet", "request", "terminal")
+    __slots__ = ("cidfile", "extra", "found", "parsed", "path", "quiet", "request", "typed")
 
     def __init__(self, parsed: Parsed, path: str, found: tuple[int, ...]) -> None:
         self.parsed = parsed
@@ -84,7 +84,7 @@ class _Run:
             self._announce(listening)
         if self.extra:
             self.request["preserveFds"] = len(self.extra)
-        self.terminal = self._terminal()
+        self.typed = self._typed()
         self.cidfile: Cidfile | None = None
 
     def _extra(self) -> tuple[list[int], dict[str, str]]:
@@ -101,26 +101,32 @@ class _Run:
         given = env if isinstance(env, dict) else {}
         self.request["env"] = {**listening, **given}
 
-    def _terminal(self) -> "Terminal | None":
-        """A terminal of the command's own: where asked for, or where the caller has nothing else.
-
-        Not where one of 0-2 is something else: `2>errors` at a prompt must stay a file.
-        """
+    def _typed(self) -> bool:
+        """Whether the command gets a terminal to type at: where asked for, or where input and output are one here."""
         wanted = self.parsed.flag("tty")
         if self.parsed.flag("no-tty"):
             if wanted:
                 raise BadRequest("cannot give the command a terminal and none: -t and -T")
-            return None
+            return False
         input_given = self.parsed.flag("interactive") is not False
-        if wanted is None:
-            wanted = input_given and self.found == (0, 1, 2) and all(map(posix.isatty, self.found))
-        if not wanted:
-            return None
-        if not input_given:
+        if wanted and not input_given:
             raise BadRequest("cannot give the command a terminal without input: -t and --interactive=false")
+        if wanted is None:
+            wanted = input_given and self.found[:2] == (0, 1) and posix.isatty(0) and posix.isatty(1)
+        return wanted
+
+    def _terminal(self, passing: stdio.Passing) -> "Terminal | None":
+        """The caller's terminal as the command's own will be shown on it; None where it has none."""
+        keys = b""
+        if passing.tty or self.parsed.last("detach-keys") is not None:
+            from dkrctl.keys import keys_of
+
+            keys = keys_of(self.parsed)
+        if not passing.tty:
+            return None
         from dkrctl.terminal import Terminal
 
-        terminal = Terminal()
+        terminal = Terminal(passing.shown, typed=self.typed, keys=keys)
         self.request["terminal"] = True
         size = terminal.size()
         if size is not None:
@@ -131,31 +137,43 @@ class _Run:
         """Ask, start, attend; the exit status."""
         signals = Signals()
         given = self.parsed.flag("interactive") is not False
-        passing = stdio.Passing() if self.terminal else stdio.prepare(self.found, give_input=given)
+        own = not self.parsed.flag("no-tty")
+        passing = stdio.prepare(self.found, give_input=given, typed=self.typed, own=own)
+        terminal = self._terminal(passing)
         cidfile = self.parsed.last("cidfile")
         if cidfile is not None:
             self.cidfile = Cidfile(cidfile)
+        container = ""
         try:
             _, descriptor = ask_run(self.path, self.request)
             session = Session(descriptor)
             signals.record()
-            if self.terminal is not None:
+            if self.typed:
                 signals.keep_job_control()
-            session.start(
-                self.request, requests.asks(self.request), passing.numbers, passing.descriptors + self.extra
+            session.first(
+                {
+                    "type": "start",
+                    "request": self.request,
+                    "asks": requests.asks(self.request),
+                    "stdio": passing.numbers,
+                    "tty": passing.tty,
+                },
+                passing.descriptors + self.extra,
             )
             passing.sent()
             self._let_go(passing.fed)
-            attendance = Attendance(session, signals, passing.pumps, self.terminal)
+            attendance = Attendance(session, signals, passing.pumps, terminal)
             container = attendance.until_started()
             if self.cidfile is not None and container:
                 self.cidfile.fill(container)
             exit_data = attendance.until_exit()
         except Left as left:
             return left.status
+        except Detached:
+            return self._detached(container, terminal)
         finally:
-            if self.terminal is not None:
-                self.terminal.restore()
+            if terminal is not None:
+                terminal.leave()
             if self.cidfile is not None:
                 self.cidfile.withdraw()
         return self._status(exit_data)
@@ -168,7 +186,7 @@ class _Run:
         """
         for descriptor in self.extra:
             posix.close(descriptor)
-        if self.terminal is not None:
+        if self.typed:
             return
         null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
         if not fed:
@@ -176,6 +194,16 @@ class _Run:
         if not posix.isatty(1):
             posix.dup2(null, 1, False)
         posix.close(null)
+
+    def _detached(self, container: str, terminal: "Terminal | None") -> int:
+        if terminal is not None:
+            terminal.leave()  # first: what follows is a line for people
+        if not self.quiet:
+            from dkrctl.report import note
+
+            name = self.parsed.last("name") or container[:12]
+            note(f"left {name}, which runs on; to come back: dkrctl attach {name}")
+        return 0
 
     def _status(self, ended: dict[str, object]) -> int:
         cause, code, signal = ended.get("cause"), ended.get("code"), ended.get("signal")

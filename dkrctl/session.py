@@ -14,15 +14,18 @@ from dkrctl.signals import SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, S
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dkrctl.pump import Pump
     from dkrctl.terminal import Terminal
 
-VERSION = 1
+VERSION = 2
 MAX_ANSWER = 256 * 1024  # bytes; a frame from the shim
 _ROOM = _socket.CMSG_SPACE(4)
 _LEAVING = frozenset((SIGHUP, SIGINT, SIGQUIT, SIGTERM))
 _DRAIN = 1000  # ms without output after the exit, before a terminal that did not hang up is left
 _REST = 100  # ms until a pty is looked at again whose other side nobody held
+_BEHIND = 500  # ms until a client in the background looks whether it is in front
 
 
 class Session:
@@ -36,7 +39,7 @@ class Session:
         The peer's uid is what tells the shim from the api: the api could have put itself in between, and
         would get the caller's descriptors.
         """
-        self._pending: list[int] = []
+        self._pending: list[dict[str, object]] = []
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, descriptor)
         option = self._socket.getsockopt
         try:
@@ -57,13 +60,9 @@ class Session:
         """For poll(2)."""
         return self._socket.fileno()
 
-    def start(
-        self, request: dict[str, object], asks: list[str], numbers: list[int], descriptors: list[int]
-    ) -> None:
-        """Send the first frame with its descriptors."""
-        frame = dumps(
-            {"type": "start", "version": VERSION, "request": request, "asks": asks, "stdio": numbers}
-        )
+    def first(self, head: dict[str, object], descriptors: list[int]) -> None:
+        """Send the first frame, with its version, and its descriptors."""
+        frame = dumps({**head, "version": VERSION})
         packed = b"".join(n.to_bytes(4, sys.byteorder) for n in descriptors)
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if packed else []
         try:
@@ -94,8 +93,12 @@ class Session:
 
     def signal(self, number: int) -> None:
         """Have a signal forwarded; one that already waits for its turn is not doubled, as in the kernel."""
-        if number not in self._pending:
-            self._pending.append(number)
+        self.post({"type": "signal", "signal": number})
+
+    def post(self, frame: dict[str, object]) -> None:
+        """Have a frame sent, once `flush` finds room for it."""
+        if frame not in self._pending:
+            self._pending.append(frame)
 
     @property
     def waiting(self) -> bool:
@@ -105,9 +108,8 @@ class Session:
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it."""
         while self._pending:
-            frame = dumps({"type": "signal", "signal": self._pending[0]})
             try:
-                self._socket.send(frame, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+                self._socket.send(dumps(self._pending[0]), _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return
             except OSError:
@@ -146,22 +148,33 @@ class Left(Exception):
         self.status = status
 
 
+class Detached(Exception):
+    """The keys that leave were typed: the command runs on."""
+
+
 class Attendance:
     """One session from the first frame to the exit: frames, signals, and what has to be copied.
 
-    pumps     without a terminal of the command's own: what stdio.prepare() made
-    terminal  with one
+    pumps     what stdio.prepare() made
+    terminal  where the command has one of its own, or it is attached to at one
+    plain     what to copy where it is attached to without one
     """
 
-    __slots__ = ("_exit", "_pumps", "_session", "_signals", "_terminal", "started_as")
+    __slots__ = ("_exit", "_plain", "_pumps", "_session", "_signals", "_terminal", "started_as")
 
     def __init__(
-        self, session: Session, signals: Signals, pumps: "list[Pump]", terminal: "Terminal | None"
+        self,
+        session: Session,
+        signals: Signals,
+        pumps: "list[Pump]",
+        terminal: "Terminal | None",
+        plain: "Callable[[int], list[Pump]] | None" = None,
     ) -> None:
         self._session = session
         self._signals = signals
         self._pumps = pumps
         self._terminal = terminal
+        self._plain = plain
         self._exit: dict[str, object] | None = None
         self.started_as: str | None = None
 
@@ -210,24 +223,41 @@ class Attendance:
         if self._signals.fileno() in ready:
             for number in self._signals.take():
                 self._signalled(number)
-        if self._session.waiting:
-            self._session.flush()
         if ready.get(self._session.fileno(), 0) & ~select.POLLOUT:
             self._frame()
         for pump in self._pumps:
             pump.step(ready)
-        if self._terminal is not None and self._exit is None and self._terminal.lost:
-            raise Left(128 + SIGHUP)
+        if self._terminal is not None and self._exit is None:
+            self._attend(self._terminal)
+        if self._session.waiting:
+            self._session.flush()
         return bool(ready)
+
+    def _attend(self, terminal: "Terminal") -> None:
+        """What is to be done about the caller's terminal. Raises Left, Detached."""
+        if terminal.leaving:
+            self._session.post({"type": "detach"})
+            self._session.flush()
+            raise Detached
+        if terminal.lost:
+            raise Left(128 + SIGHUP)
+        if terminal.waits:
+            terminal.look()
 
     def _patience(self) -> int | None:
         if self._exit is not None:
             return None if any(pump.holding() for pump in self._pumps) else _DRAIN
-        return _REST if any(pump.resting or pump.blocked for pump in self._pumps) else None
+        if any(pump.resting or pump.blocked for pump in self._pumps):
+            return _REST
+        return _BEHIND if self._terminal is not None and self._terminal.waits else None
 
     def _signalled(self, number: int) -> None:
         if self._terminal is not None and number in (SIGWINCH, SIGTSTP, SIGCONT):
             self._terminal.signalled(number)
+            if number == SIGWINCH and not self._terminal.typed and self._exit is None:
+                self._session.signal(
+                    number
+                )  # no session inside has this terminal, so the kernel tells nobody
         elif self._exit is None:
             self._session.signal(number)
         elif number in _LEAVING:
@@ -246,7 +276,19 @@ class Attendance:
         if kind == "started" and self.started_as is None and isinstance(frame.get("id"), str):
             self.started_as = str(frame["id"])
             if self._terminal is not None and len(descriptors) == 1:
-                self._pumps = self._terminal.begin(descriptors.pop())
+                self._pumps += self._terminal.begin(self._session, master=descriptors.pop())
+        elif kind == "attached" and self.started_as is None and len(descriptors) == 1:
+            self.started_as = str(frame.get("id"))
+            if self._terminal is not None:
+                self._pumps += self._terminal.begin(self._session, stream=descriptors.pop())
+            elif self._plain is not None:
+                self._pumps += self._plain(descriptors.pop())
+        elif (
+            kind == "yield" and self._terminal is not None and self._terminal.begun and len(descriptors) == 1
+        ):
+            self._terminal.relay(descriptors.pop())
+            self._session.post({"type": "relay"})
+            self._terminal.resize()
         for descriptor in descriptors:
             _socket.close(descriptor)
         if kind == "exited" and isinstance(frame.get("exit"), dict):
@@ -254,7 +296,7 @@ class Attendance:
             self._exit = value if isinstance(value, dict) else {}
         elif kind == "error":
             raise from_wire(frame.get("error"))
-        elif kind != "started" or self.started_as is None:
+        elif kind not in ("started", "attached", "yield") or self.started_as is None:
             raise ProtocolError(f"cannot understand the container's guardian: a frame {kind!a}")
         elif self._terminal is not None and not self._terminal.begun:
             raise ProtocolError("cannot take the terminal: the container's guardian sent none")

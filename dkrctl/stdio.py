@@ -3,10 +3,10 @@
 On the lean path (see lean.py): imports built-in modules and errors; the pump only where a terminal has to be
 fed.
 
-A terminal is never passed as it is: descriptors 0-2 of a shell are one open file description, readable and
-writable, so a command that was given only the output of a terminal could read what is typed, switch the echo
-off, take the terminal for itself. stdout and stderr are opened again for writing only, stdin goes through a
-pipe that the client feeds.
+A terminal is never passed, not even opened again for writing only: by ioctl the command could switch the echo off, take the
+terminal for itself, change what its characters mean. Where the command has no terminal of its own to type at, its stdout and
+stderr get one for output only, whose other side the client copies to the caller's; stdin goes through a pipe that the client
+feeds. With -T all three are pipes.
 """
 
 import fcntl
@@ -22,6 +22,7 @@ _S_IFMT = 0o170000  # inode(7)
 _S_IFDIR = 0o040000
 _S_IFIFO = 0o010000
 _TIOCGPTN = 0x80045430  # ioctl_tty(2); works on the master of a pty only
+_TIOCGDEV = 0x80045432  # ioctl_tty(2): the device, also behind /dev/tty
 _NAMES = ("stdin", "stdout", "stderr")
 
 
@@ -85,21 +86,26 @@ def handed_on(given: int) -> tuple[int, dict[str, str]]:
 class Passing:
     """What goes along with the first frame.
 
-    numbers      which of 0-2 the command gets
-    descriptors  for each of them, what is sent
+    numbers      for which of 0-2 a descriptor is sent
+    tty          which of 0-2 are the command's own terminal
+    shown        the descriptor on which that is shown
+    descriptors  for each of `numbers`, what is sent
     made         those of them that were made here; closed once they are sent
     pumps        what the client has to copy
     fed          stdin is read by the client itself
     """
 
-    __slots__ = ("descriptors", "fed", "made", "numbers", "pumps")
+    __slots__ = ("_relays", "descriptors", "fed", "made", "numbers", "pumps", "shown", "tty")
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
         self.descriptors: list[int] = []
         self.made: list[int] = []
         self.pumps: list[Pump] = []
+        self.tty: list[int] = []
+        self.shown = -1
         self.fed = False
+        self._relays: dict[bytes, int] = {}
 
     def add(self, number: int, descriptor: int, *, made: bool = False) -> None:
         """`descriptor` becomes the command's `number`."""
@@ -108,6 +114,29 @@ class Passing:
         if made:
             self.made.append(descriptor)
 
+    def show(self, number: int) -> bool:
+        """Have `number`, a terminal, be shown from the command's own; False where that one is shown on another."""
+        if self.tty and posix.isatty(self.shown) and _device(self.shown) != _device(number):
+            return False
+        if not self.tty:
+            self.shown = number
+        self.tty.append(number)
+        return True
+
+    def relay(self, number: int) -> None:
+        """Output for a terminal through a pipe that the client empties: one for all that go to one terminal, to keep their order."""
+        from dkrctl.pump import Pump
+
+        device = _device(number)
+        if device not in self._relays:
+            reader, writer = posix.pipe2(posix.O_CLOEXEC)
+            _open_up(writer, posix.fstat(writer))
+            self._relays[device] = writer
+            self.made.append(writer)
+            again = open_terminal(number, posix.O_WRONLY)
+            self.pumps.append(Pump(reader, again if again >= 0 else number, outward=True, owned=reader))
+        self.add(number, self._relays[device])
+
     def sent(self) -> None:
         """Close what was made for sending."""
         for descriptor in self.made:
@@ -115,16 +144,22 @@ class Passing:
         self.made = []
 
 
-def prepare(found: tuple[int, ...], *, give_input: bool) -> Passing:
-    """How 0-2 are passed without a terminal of the command's own.
+def prepare(found: tuple[int, ...], *, give_input: bool, typed: bool, own: bool) -> Passing:
+    """How 0-2 are passed.
 
     found       those the caller has
     give_input  else the command's stdin is /dev/null
+    typed       the command has a terminal of its own to type at: 0 and 1, and 2 if that is one here
+    own         terminals become one of the command's own for output, else pipes
 
     Raises BadRequest for a directory or an O_PATH descriptor.
     """
     passing = Passing()
+    if typed:
+        passing.tty, passing.shown = [0, 1], 1
     for number in found:
+        if number in passing.tty:
+            continue
         if number == 0 and not give_input:
             passing.add(0, posix.open("/dev/null", posix.O_RDONLY | posix.O_CLOEXEC), made=True)
             continue
@@ -137,7 +172,10 @@ def prepare(found: tuple[int, ...], *, give_input: bool) -> Passing:
                 hint="give it a file, a pipe, a socket or a terminal",
             )
         if posix.isatty(number):
-            _add_terminal(passing, number, mode)
+            if number == 0:
+                _add_input(passing, mode)
+            elif not (typed or own) or not passing.show(number):
+                passing.relay(number)
             continue
         if number and status.st_mode & _S_IFMT == _S_IFIFO:
             _open_up(number, status)
@@ -169,25 +207,21 @@ def _open_up(number: int, status: posix.stat_result) -> None:
         return
 
 
-def _add_terminal(passing: Passing, number: int, mode: int) -> None:
-    access = mode & (posix.O_WRONLY | posix.O_RDWR)
-    if number == 0:
-        if access == posix.O_WRONLY:
-            passing.add(0, 0)
-        else:
-            _feed(passing)
-    elif access == posix.O_WRONLY:
-        passing.add(number, number)
+def _device(number: int) -> bytes:
+    """Which terminal a descriptor leads to."""
+    return fcntl.ioctl(number, _TIOCGDEV, b"\0\0\0\0")
+
+
+def _add_input(passing: Passing, mode: int) -> None:
+    if mode & (posix.O_WRONLY | posix.O_RDWR) == posix.O_WRONLY:
+        # Nothing can be read from it here either.
+        passing.add(0, posix.open("/dev/null", posix.O_WRONLY | posix.O_CLOEXEC), made=True)
     else:
-        again = open_terminal(number, posix.O_WRONLY)
-        if again >= 0:
-            passing.add(number, again, made=True)
-        else:
-            _relay(passing, number)
+        _feed(passing)
 
 
-def open_terminal(number: int, access: int, *, waits: bool = True) -> int:
-    """The terminal behind descriptor `number` opened again with `access`, or -1 where that cannot be.
+def open_terminal(number: int, access: int) -> int:
+    """The terminal behind descriptor `number` opened again with `access`, non-blocking, or -1 where that cannot be.
 
     It cannot after su(1), when the terminal belongs to another user, or without /proc. `/dev/ptmx` opened
     again would be another pty, so the master of one is not opened at all.
@@ -197,15 +231,13 @@ def open_terminal(number: int, access: int, *, waits: bool = True) -> int:
         return -1
     except OSError:
         pass  # no master: the usual case
-    flags = access | posix.O_NOCTTY | posix.O_CLOEXEC
     try:
-        # O_NONBLOCK: the open of a serial line would wait for its carrier, termios(3).
-        descriptor = posix.open(f"/proc/self/fd/{number}", flags | posix.O_NONBLOCK)
+        # O_NONBLOCK also because the open of a serial line would wait for its carrier, termios(3).
+        return posix.open(
+            f"/proc/self/fd/{number}", access | posix.O_NOCTTY | posix.O_CLOEXEC | posix.O_NONBLOCK
+        )
     except OSError:
         return -1
-    if waits:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, access)
-    return descriptor
 
 
 def _feed(passing: Passing) -> None:
@@ -217,13 +249,3 @@ def _feed(passing: Passing) -> None:
     passing.add(0, reader, made=True)
     passing.pumps.append(Pump(0, writer, outward=False, owned=writer))
     passing.fed = True
-
-
-def _relay(passing: Passing, number: int) -> None:
-    """stdout or stderr on a terminal that does not open again: a pipe that the client empties."""
-    from dkrctl.pump import Pump
-
-    reader, writer = posix.pipe2(posix.O_CLOEXEC)
-    _open_up(writer, posix.fstat(writer))
-    passing.add(number, writer, made=True)
-    passing.pumps.append(Pump(reader, number, outward=True, owned=reader))

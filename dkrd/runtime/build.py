@@ -60,6 +60,7 @@ class Task:
     user: str | None
     reaper: bool
     stdio: dict[int, int]
+    tty: tuple[int, ...]
     preserved: tuple[int, ...]
     program: bytes
     last_cap: int
@@ -178,6 +179,7 @@ def _init_task(task: Task, sync: socket.socket, error: int) -> init.InitTask:
         user=task.user,
         reaper=task.reaper,
         stdio=task.stdio,
+        tty=task.tty,
         preserved=task.preserved,
         program=task.program,
         last_cap=task.last_cap,

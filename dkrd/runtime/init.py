@@ -51,7 +51,9 @@ class InitTask:
 
     user        "NAME[:GROUP]" to look up inside, or None for the spec's numbers
     reaper      PID 1 stays ours (--init)
-    stdio       {0..2: descriptor}; a missing number stays closed. Unused with a terminal
+    stdio       {0..2: descriptor}
+    tty         those of 0..2 that get the container's terminal; without 0 it is for output only. What is in
+                neither stays closed
     preserved   descriptors that become 3, 4, ... in this order
     program     the compiled seccomp filter
     last_cap    the kernel's highest capability
@@ -64,6 +66,7 @@ class InitTask:
     user: str | None
     reaper: bool
     stdio: dict[int, int]
+    tty: tuple[int, ...]
     preserved: tuple[int, ...]
     program: bytes
     last_cap: int
@@ -104,12 +107,11 @@ def _run(task: InitTask, error: int, recorder: Recorder) -> NoReturn:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     recorder.begin("user", f"user {task.user or spec.process.uid}")
     user = users.resolve(task.user, spec.process.uid, spec.process.gid, spec.process.additional_gids)
+    descriptors = dict(task.stdio)
     if spec.process.terminal:
         recorder.begin("terminal", 'open("/dev/ptmx"); ioctl(TIOCGPTPEER)')
         peer = _terminal(task, user.uid)
-        descriptors = {0: peer, 1: peer, 2: peer}
-    else:
-        descriptors = dict(task.stdio)
+        descriptors |= dict.fromkeys(task.tty, peer)
     task.sync.close()
     recorder.begin("filter", "seccomp(SECCOMP_SET_MODE_FILTER)")
     # Before the capabilities go: without no_new_privs loading wants CAP_SYS_ADMIN (here: in the container's
@@ -186,6 +188,11 @@ def _terminal(task: InitTask, owner: int) -> int:
     process = task.spec.process
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", process.rows, process.columns, 0, 0))
     peer = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    if 0 not in task.tty:
+        # Output only: the caller's own terminal makes the line ends, and would make them twice.
+        mode = termios.tcgetattr(peer)
+        mode[1] &= ~termios.OPOST
+        termios.tcsetattr(peer, termios.TCSANOW, mode)
     os.fchown(peer, owner, -1)
     tree = syscalls.open_tree(peer, "", syscalls.AT_EMPTY_PATH | syscalls.OPEN_TREE_CLONE)
     console = syscalls.openat2(
@@ -243,7 +250,8 @@ def _with_reaper(task: InitTask, user: users.User, recorder: Recorder) -> None:
 def _become(task: InitTask, user: users.User, recorder: Recorder) -> NoReturn:
     """Terminal, groups, capabilities, user, directory, signals; then the command."""
     process = task.spec.process
-    if process.terminal:
+    # Not one for output only: nobody types there, and /dev/tty says so at once (ENXIO) where it would wait for ever.
+    if 0 in task.tty:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     recorder.begin("capabilities", "setgroups(); setresgid(); setresuid(); capset()")
     sets = process.capabilities

@@ -180,6 +180,7 @@ def start(
             user=config.user,
             reaper=config.init,
             stdio=first.stdio,
+            tty=first.tty,
             preserved=first.preserved,
             program=seccomp_bpf.read_program(task.seccomp),
             last_cap=capabilities.last_cap(),

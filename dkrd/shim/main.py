@@ -75,8 +75,11 @@ def _judge(
 ) -> policy.Caller:
     who = callers.weigh(task, asking, first.credentials)
     policy.judge(who, config.spec, config.document, first.request, first.asks, task.settings.default_root)
-    if bool(first.stdio) and config.spec.process.terminal:
-        raise NotPermitted("cannot take stdio and make a terminal: it is one or the other", rule="terminal")
+    if bool(first.tty) != config.spec.process.terminal:
+        raise NotPermitted(
+            "cannot start the container: its first frame and its request differ on a terminal",
+            rule="terminal",
+        )
     return who
 
 

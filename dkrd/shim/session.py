@@ -25,7 +25,9 @@ from dkrd.policy import Credentials
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+VERSION = 2
 FIRST_FRAME_SECONDS = 10.0
+_CHOICES: tuple[list[int], ...] = ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2])
 SO_SNDBUFFORCE = 32
 _CREDENTIALS = struct.Struct("iII")
 _ANCILLARY = socket.CMSG_SPACE(4 * frames.MAX_DESCRIPTORS) + socket.CMSG_SPACE(_CREDENTIALS.size)
@@ -36,12 +38,14 @@ class First:
     """The client's first frame: what it asks, as whom, with which descriptors.
 
     stdio      {0..2: descriptor}
+    tty        those of 0..2 that get the container's own terminal; what is in neither stays closed
     preserved  descriptors for 3, 4, ...
     """
 
     request: dict[str, object]
     asks: frozenset[str]
     stdio: dict[int, int]
+    tty: tuple[int, ...]
     preserved: tuple[int, ...]
     credentials: Credentials
 
@@ -182,19 +186,20 @@ def _first(
         raise ProtocolError("cannot go on: the client went away before its first frame")
     if credentials is None:
         raise ProtocolError("cannot go on: the kernel named no sender of the first frame")
-    known = {"type", "version", "request", "asks", "stdio"}
-    if set(message) != known or message["type"] != "start" or message["version"] != 1:
+    known = {"type", "version", "request", "asks", "stdio", "tty"}
+    if set(message) != known or message["type"] != "start" or message["version"] != VERSION:
         raise ProtocolError(
-            "cannot read the first frame: it is not a version 1 start",
+            f"cannot read the first frame: it is not a version {VERSION} start",
             hint="use a dkrctl of the daemon's release",
         )
-    request, asks, stdio = message["request"], message["asks"], message["stdio"]
-    if not isinstance(request, dict) or not isinstance(asks, list) or not isinstance(stdio, list):
-        raise ProtocolError("cannot read the first frame: request, asks or stdio is of another type")
+    request, asks = message["request"], message["asks"]
+    if not isinstance(request, dict) or not isinstance(asks, list):
+        raise ProtocolError("cannot read the first frame: request or asks is of another type")
     if not all(isinstance(a, str) for a in asks):
         raise ProtocolError("cannot read the first frame: asks are strings")
-    if stdio != sorted(set(stdio)) or not set(stdio) <= {0, 1, 2}:
-        raise ProtocolError("cannot read the first frame: stdio is a sorted choice of 0, 1, 2")
+    stdio, tty = _numbers(message, "stdio"), _numbers(message, "tty")
+    if set(stdio) & set(tty):
+        raise ProtocolError("cannot read the first frame: a number is in stdio and in tty")
     preserved = request.get("preserveFds", 0)
     wanted = len(stdio) + (preserved if isinstance(preserved, int) else 0)
     if len(descriptors) != wanted:
@@ -204,7 +209,14 @@ def _first(
     named = dict(zip(stdio, descriptors, strict=False))
     for number, fd in named.items():
         _check_stdio(number, fd)
-    return First(request, frozenset(asks), named, tuple(descriptors[len(stdio) :]), credentials)
+    return First(request, frozenset(asks), named, tty, tuple(descriptors[len(stdio) :]), credentials)
+
+
+def _numbers(message: dict[str, object], key: str) -> tuple[int, ...]:
+    numbers = message[key]
+    if not isinstance(numbers, list) or any(type(n) is not int for n in numbers) or numbers not in _CHOICES:
+        raise ProtocolError(f"cannot read the first frame: {key} is a sorted choice of 0, 1, 2")
+    return tuple(numbers)
 
 
 def _check_stdio(number: int, fd: int) -> None:

@@ -201,20 +201,20 @@ def test_a_full_screen_program_draws(root: Caller) -> None:
 
 
 def test_what_is_no_terminal_stays_what_it_is(caller: Caller, open_tmp: Path) -> None:
-    """`2>errors` at a prompt; the command gets no terminal of its own then."""
+    """`2>errors` at a prompt; what is left is a terminal."""
     with Terminal(caller) as terminal, (open_tmp / "errors").open("wb") as errors:
         terminal.run("/bin/sh", "-c", "echo fault >&2; test -t 0; echo $?; test -t 1; echo $?", stderr=errors)
-        assert (terminal.status(), terminal.shown) == (0, b"1\r\n0\r\n")
+        assert (terminal.status(), terminal.shown) == (0, b"0\r\n0\r\n")
         assert (open_tmp / "errors").read_text() == "fault\n"
 
 
 def test_without_a_terminal_of_its_own(caller: Caller) -> None:
-    """With -T what is typed comes through a pipe, and the caller's terminal, open for writing only, keeps its mode."""
+    """With -T all is pipes, and the caller's terminal keeps its mode."""
     with Terminal(caller) as terminal:
         before = terminal.mode()
         script = "test -t 0; echo $?; test -t 1; echo $?; read word; echo got $word; (read more <&1) 2>/dev/null; echo $?; cat; echo end"
         terminal.run("-T", "/bin/sh", "-c", script)
-        terminal.until("1\r\n0\r\n")
+        terminal.until("1\r\n1\r\n")
         assert terminal.mode() == before
         terminal.type("this\r")
         terminal.until("this\r\ngot this\r\n[12]\r\n")
@@ -297,24 +297,28 @@ def test_in_tmux(root: Caller, open_tmp: Path) -> None:
         window.until("^status 3$")
 
 
-def test_the_size_is_right_before_the_command_is_there(root: Caller, open_tmp: Path) -> None:
-    """In the background the client may not touch its terminal, and so cannot give the command its size afterwards."""
+def test_in_the_background_it_runs_on_and_shows_what_it_writes(root: Caller, open_tmp: Path) -> None:
+    """As any job that does not read: it neither stops nor touches the terminal's mode; `fg` makes it the one that is typed to."""
     with Tmux(root, open_tmp, 31, 91) as window:
         window.until("^outside>")
-        window.type("dkrctl run --rm --init /bin/sh -c 'stty size; exec sleep 600' &", "Enter")
-        root.command("sleep")
-        window.until(r"Stopped|^outside>$")
+        window.type(
+            "dkrctl run --rm --init /bin/sh -c 'stty size; read word; echo got $word; exec sleep 600' &",
+            "Enter",
+        )
+        window.until("31 91$")
+        window.type("stty -a | grep -o '.icanon'", "Enter")
+        window.until("^ icanon$")
         window.type("fg", "Enter")
-        window.until("^31 91$")
+        window.until("^dkrctl run .*")
+        window.type("this", "Enter")
+        window.until("^got this$")
         window.type("C-c")
         window.until(r"\^C\n?outside>$")
 
 
 def _is_client(pid: int, directory: Path) -> bool:
     try:
-        with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/cmdline", "rb") as cmdline:
-            return (
-                f"TMUX_TMPDIR={directory}".encode() in environ.read() and b"/dkrctl\0run\0" in cmdline.read()
-            )
+        with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/comm", "rb") as comm:
+            return f"TMUX_TMPDIR={directory}".encode() in environ.read() and comm.read() == b"dkrctl\n"
     except OSError:
         return False

@@ -140,7 +140,7 @@ class RawClient:
 
     def first(self, request: dict[str, Any], stdio: tuple[int, int, int]) -> None:
         """Sends the first frame."""
-        frame = {"type": "start", "version": 1, "request": request, "asks": [], "stdio": [0, 1, 2]}
+        frame = {"type": "start", "version": 2, "request": request, "asks": [], "stdio": [0, 1, 2], "tty": []}
         assert self.session is not None
         rights = array.array("i", stdio)
         self.session.sendmsg([json.dumps(frame).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])

@@ -184,7 +184,7 @@ def test_dkrctl_killed_at_any_moment(daemon: Daemon) -> None:
         b'{"type": "signal"}',
         b'{"type": "signal", "signal": 65}',
         b'{"type": "signal", "signal": true}',
-        b'{"type": "start", "version": 1}',
+        b'{"type": "start", "version": 2}',
         b"\xff",
     ],
 )

@@ -71,6 +71,7 @@ def main(job: dict[str, object]) -> int:
                 user=None,
                 reaper=bool(job.get("reaper")),
                 stdio={0: 0, 1: 1, 2: 2},
+                tty=(),
                 preserved=(),
                 program=ALLOW_ALL,
                 last_cap=capabilities.last_cap(),

@@ -148,7 +148,15 @@ def frame(
     asks: Sequence[str] = (),
 ) -> None:
     """Send the first frame; `stdio` maps 0-2 to descriptors, `more` follow."""
-    first = {"type": "start", "version": 1, "request": request, "asks": list(asks), "stdio": sorted(stdio)}
+    tty = [0, 1, 2] if request.get("terminal") else []
+    first = {
+        "type": "start",
+        "version": 2,
+        "request": request,
+        "asks": list(asks),
+        "stdio": sorted(stdio),
+        "tty": tty,
+    }
     rights = array.array("i", [*(stdio[n] for n in sorted(stdio)), *more])
     session.sendmsg(
         [json.dumps(first).encode()],

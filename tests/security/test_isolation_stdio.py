@@ -38,19 +38,22 @@ BOUND_SECONDS = 10.0  # a guard against hangs, far above what is measured
 LINGER_SECONDS = 60
 
 
-# --- a terminal that is passed without a pty between
+# --- a terminal of the caller's is never passed
 
 TERMINAL = """
 TIOCSTI, TIOCLINUX, TIOCEXCL, TIOCSCTTY, TIOCSETD, TIOCNOTTY, TIOCCONS = 0x5412, 0x541C, 0x540C, 0x540E, 0x5423, 0x5422, 0x541D
 import termios
-found = {}
+found, got = {}, []
 for fd in (0, 1, 2):
     for name, number in (("sti", TIOCSTI), ("linux", TIOCLINUX)):
         found[f"{name} {fd}"] = refusal(fcntl.ioctl, fd, number, b"#")
     found[f"read again {fd}"] = None if fd == 0 else refusal(os.open, f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK)
     found[f"control {fd}"] = refusal(fcntl.ioctl, fd, TIOCSCTTY, 1)
 for fd in (1, 2):
-    found[f"read {fd}"] = refusal(os.read, fd, 1)
+    os.set_blocking(fd, False)
+    found[f"read {fd}"] = refusal(lambda: got.append(os.read(fd, 9).decode())) or "".join(got)
+    found[f"modes {fd}"] = refusal(fcntl.ioctl, fd, 0x5402, bytes(36))  # TCSETS: no echo, no lines, no signals
+    found[f"exclusive {fd}"] = refusal(fcntl.ioctl, fd, TIOCEXCL)
 found["tty"] = refusal(os.open, "/dev/tty", os.O_RDWR)
 os.write(4 if RESULT else 1, json.dumps(found).encode())
 """
@@ -68,23 +71,43 @@ def _terminal(owner: int) -> Iterator[tuple[int, int]]:
         os.close(peer)
 
 
+# How 0-2 are given, and whether all are terminals
+WAYS = {
+    "-T": ("peer", "peer", "peer"),
+    "only output": ("null", "peer", "peer"),
+    "only errors": ("null", "null", "peer"),
+}
+
+
 @pytest.mark.parametrize("who", ["root", "tenant"])
-def test_a_passed_terminal_gives_away_no_keystroke(daemon: Daemon, tenant: host.User, who: str) -> None:
-    """TIOCSTI, reading what is typed by descriptors 1 and 2, becoming its owner."""
+@pytest.mark.parametrize("way", WAYS)
+def test_a_terminal_gives_away_no_keystroke_and_no_mode(
+    daemon: Daemon, tenant: host.User, who: str, way: str
+) -> None:
+    """TIOCSTI, reading what is typed by descriptors 1 and 2, changing modes, becoming its owner."""
     user = tenant if who == "tenant" else None
-    with _terminal(tenant.uid if user else 0) as (_master, peer), _result() as (reader, arrange):
+    with _terminal(tenant.uid if user else 0) as (master, peer), _result() as (reader, arrange):
         before = termios.tcgetattr(peer)
+        os.write(master, b"secret\n")
+        stdin, stdout, stderr = (peer if what == "peer" else subprocess.DEVNULL for what in WAYS[way])
         done = daemon.popen(
-            "run", "--rm", "-T", "--preserve-fds", "2", *PYTHON, PRELUDE + "RESULT = True\n" + TERMINAL,
-            user=user, stdin=peer, stdout=peer, stderr=peer, close_fds=False, preexec_fn=arrange,
+            "run", "--rm", *(["-T"] if way == "-T" else []), "--preserve-fds", "2", *PYTHON,
+            PRELUDE + "RESULT = True\n" + TERMINAL, user=user, stdin=stdin, stdout=stdout, stderr=stderr,
+            close_fds=False, preexec_fn=arrange,
         ).wait(BOUND_SECONDS)  # fmt: skip
         assert done == 0
         found = json.loads(reader())
-        assert {name for name, how in found.items() if how is None} <= {"read again 0"}
-        waiting = array.array("i", [0])
-        fcntl.ioctl(peer, termios.FIONREAD, waiting)
-        assert waiting[0] == 0
+        lone = {f"{what} {fd}" for what in ("control", "read again", "modes", "exclusive") for fd in (1, 2)}
+        assert {name for name, how in found.items() if how is None} <= {
+            "read again 0",
+            *(lone if way != "-T" else ()),
+        }
+        assert {found["read 1"], found["read 2"]} <= {"", "EAGAIN", "EBADF"}
         assert termios.tcgetattr(peer) == before
+        if way != "-T":  # there the client reads it, for the command's input
+            waiting = array.array("i", [0])
+            fcntl.ioctl(peer, termios.FIONREAD, waiting)
+            assert waiting[0] == len(b"secret\n")
         os.close(os.open(os.ttyname(peer), os.O_RDWR | os.O_NOCTTY))  # nobody holds it exclusively
 
 

@@ -175,7 +175,13 @@ class Shim:
         master = slave = -1
         if request.get("terminal"):
             master, slave = pty.openpty()
-            stdio, descriptors = [0, 1, 2], [slave, slave, slave, *descriptors]
+            tty = frame["tty"]
+            assert isinstance(tty, list)
+            if 0 not in tty:
+                mode = termios.tcgetattr(slave)
+                mode[1] &= ~termios.OPOST
+                termios.tcsetattr(slave, termios.TCSANOW, mode)
+            stdio, descriptors = [*tty, *stdio], [*[slave] * len(tty), *descriptors]
         if self.what == "slow":
             # Until a signal came: it must arrive before the start and not be lost.
             data = self.session.recv(65536)

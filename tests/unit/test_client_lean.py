@@ -17,7 +17,7 @@ OURS = {
     *("dkrctl.http", "dkrctl.session", "dkrctl.stdio"),
 }
 C = {"_json", "_signal", "_socket", "errno", "fcntl", "posix", "select", "termios"}
-TERMINAL = {"dkrctl.pump", "dkrctl.terminal"}
+TERMINAL = {"dkrctl.keeper", "dkrctl.keys", "dkrctl.pump", "dkrctl.terminal"}
 
 # Written in place of the exit: the client ends by _exit, which runs no hook of Python's.
 SCRIPT = """#!{python} -IS

@@ -212,7 +212,7 @@ def test_the_first_frame_is_the_request(peer: Peer) -> None:
     peer.run("--network", "host", "--pid=host", "/bin/true")
     told = peer.told("start")
     frame = told["start"]
-    assert (frame["type"], frame["version"]) == ("start", 1)
+    assert (frame["type"], frame["version"]) == ("start", 2)
     assert frame["request"] == {
         "args": ["/bin/true"],
         "namespaces": {"network": "host", "pid": "host"},

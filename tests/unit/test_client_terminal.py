@@ -211,15 +211,31 @@ def test_the_other_side_may_be_nobodys_for_a_while(peer: Peer, tty: Tty) -> None
 # A terminal on some of 0-2 only
 
 
-def test_without_one_stdout_is_write_only(peer: Peer, tty: Tty) -> None:
-    client = tty.client(peer.command("-T", "/bin/sh", "-c", "tty <&1; echo done"))
-    tty.until(b"done")
+def test_with_capital_t_all_is_pipes(peer: Peer, tty: Tty) -> None:
+    """One for output and error output, which are one terminal here: their order is kept."""
+    line = "for i in 1 2 3 4 5; do echo o$i; echo e$i >&2; done"
+    client = tty.client(peer.command("-T", "/bin/sh", "-c", line))
     assert client.wait() == 0
+    assert tty.rest().split() == [word for i in b"12345" for word in (b"o%c" % i, b"e%c" % i)]
     told = peer.told("start")
-    assert told["start"]["stdio"] == [0, 1, 2]
+    assert (told["start"]["stdio"], told["start"]["tty"]) == ([0, 1, 2], [])
     assert "terminal" not in told["start"]["request"]
     assert told["access"] == [os.O_RDONLY, os.O_WRONLY, os.O_WRONLY]
-    assert told["tty"] == [False, True, True]
+    assert told["tty"] == [False, False, False]
+
+
+def test_output_for_a_terminal_is_one_of_the_commands_own(peer: Peer, tty: Tty) -> None:
+    """With its size, and the line ends as the caller's terminal makes them, once."""
+    size(tty, 21, 43)
+    before = termios.tcgetattr(tty.slave)
+    line = "test -t 1 && test -t 2 && ! test -t 0; echo $?; stty size <&1; echo err >&2; cat"
+    client = tty.client(["/bin/sh", "-c", f"echo piped | {shlex.join(sh(peer, line))}"])
+    assert client.wait() == 0
+    assert tty.rest() == b"0\r\n21 43\r\nerr\r\npiped\r\n"
+    frame = peer.told("start")["start"]
+    assert (frame["stdio"], frame["tty"]) == ([0], [1, 2])
+    assert frame["request"]["consoleSize"] == {"height": 21, "width": 43}
+    assert termios.tcgetattr(tty.slave) == before
 
 
 def test_errors_to_a_file_are_not_mixed_into_a_terminal(peer: Peer, tty: Tty, tmp_path: Path) -> None:
@@ -289,7 +305,5 @@ def test_a_terminal_of_another_user_is_written_by_the_client(peer: Peer, tty: Tt
     status = client.wait()
     assert (status, sorted(tty.rest().split())) == (3, [b"err", b"out"])
     told = peer.told("start")
-    assert told["access"][1:] == [os.O_WRONLY, os.O_WRONLY]
-    assert told["modes"][1:] == [0o602, 0o602]
-    assert told["tty"] == [False, False, False]
+    assert told["start"]["tty"] == [1, 2]
     assert told["credentials"][1:] == [12345, 12345]
