@@ -47,7 +47,8 @@ class Settings:
     ids_directory        where ranges are claimed; the same for all daemons of the host
     containers_per_user  live containers a user may have; uid 0 has no bound
     start_seconds        deadline of a container's build
-    cgroup_parent        name of the cgroup above all containers
+    cgroup_parent        cgroup above all containers: the name of one of our own, or the path of one that somebody else
+                         makes, such as /system.slice/dkr-containers.service
     """
 
     state_dir: str = "/var/lib/dkr"
@@ -136,6 +137,16 @@ def _name(value: object) -> str:
     return value
 
 
+def _cgroup(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith("/"):
+        return _name(value)
+    parts = value[1:].split("/")
+    # The names of units: systemd.unit(5).
+    if not all(part and set(part) <= _NAME | set("@:\\") and part not in (".", "..") for part in parts):
+        raise ValueError(f'a name, or a path such as /system.slice/dkr-containers.service, not "{value}"')
+    return value
+
+
 def _mode(value: object) -> int:
     if not isinstance(value, str):
         raise ValueError('a string of octal digits such as "0660"')
@@ -200,7 +211,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "ids.directory": ("ids_directory", _path),
     "limits.containers_per_user": ("containers_per_user", _integer(1, 65536)),
     "limits.start_seconds": ("start_seconds", _integer(1, 3600)),
-    "cgroup.parent": ("cgroup_parent", _name),
+    "cgroup.parent": ("cgroup_parent", _cgroup),
 }
 _SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in _KEYS if "." in key))
 
@@ -221,7 +232,9 @@ def load(file: str | None = None, options: Mapping[str, object] | None = None) -
         try:
             values[name] = check(given)
         except ValueError as err:
-            raise BadRequest(f"cannot use option --{key.replace('_', '-')}: expected {err}") from None
+            raise BadRequest(
+                f"cannot use option --{key.replace('_', '-').replace('.', '-')}: expected {err}"
+            ) from None
     if "run_dir" in values and "socket" not in values:
         try:
             values["socket"] = _socket(f"{values['run_dir']}/dkr.sock")

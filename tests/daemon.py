@@ -98,6 +98,7 @@ class Daemon:
     prefix     the test install
     directory  all its files: dkrd.toml, log, state/, run/, ids/
     cgroup     the name of the cgroup above all its containers
+    wrapper    what dkrd is started by: a command that executes the words after it
     """
 
     prefix: Path
@@ -106,6 +107,7 @@ class Daemon:
     lock: IO[bytes]
     process: subprocess.Popen[bytes] | None = None
     seen: dict[int, host.Process] = field(default_factory=dict)
+    wrapper: tuple[str, ...] = ()
 
     @classmethod
     def create(cls, prefix: Path, **settings: Any) -> Daemon:
@@ -147,7 +149,7 @@ class Daemon:
     @property
     def cgroup(self) -> str:
         """The name of the cgroup above all its containers."""
-        return str(self.settings["cgroup"]["parent"])
+        return str(self.settings["cgroup"]["parent"]).strip("/")
 
     @property
     def pid(self) -> int:
@@ -171,7 +173,7 @@ class Daemon:
             ready.bind(str(notify))
             with (self.directory / "log").open("ab") as log:
                 self.process = subprocess.Popen(
-                    [self.prefix / "sbin/dkrd", "--config", self.directory / "dkrd.toml"],
+                    [*self.wrapper, self.prefix / "sbin/dkrd", "--config", self.directory / "dkrd.toml"],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     Collect = Callable[[str, dict[str, object]], object]
     Tell = Callable[[dict[str, object]], None]
+    LetGo = Callable[[int, str], None]
 
 _BATCH = 64  # reports read in one go, so that nothing else waits long
 _REAP_SECONDS = 10.0  # how long a dead init may stay a zombie before its exit counts as lost
@@ -88,16 +89,18 @@ class Containers:
         self._table: dict[str, Container] = {}
         self._collect: Collect = lambda container_id, how: None
         self._tell: Tell = lambda message: None
+        self._let_go: LetGo = lambda uid, container_id: None
         self._exits_are_told = pidfd.tells_exits()
         self._reports, self.reports_end = wire.pair()
         self._loop.watch(self._reports.fileno(), select.EPOLLIN, self._on_reports)
 
-    def connect(self, collect: Collect, tell: Tell) -> None:
-        """Set what cleans up after a dead shim (in a job; None: nothing is left) and what speaks to the
-        api.
+    def connect(self, collect: Collect, tell: Tell, let_go: LetGo) -> None:
+        """Set what cleans up after a dead shim (in a job; None: nothing is left), what speaks to the api, and what
+        removes the cgroup that a shim was in, by uid and id.
         """
         self._collect = collect
         self._tell = tell
+        self._let_go = let_go
 
     def __contains__(self, container_id: object) -> bool:
         return container_id in self._table
@@ -218,6 +221,7 @@ class Containers:
             in_order = status is not None and (status.si_code, status.si_status) == (os.CLD_EXITED, 0)
         os.close(container.shim)
         container.shim = -1
+        self._let_go(container.uid, container.id)
         # What it told before its end counts, and stands in the socket's queue by now.
         while self._readable(self._reports):
             self._drain(self._reports, None)

@@ -28,8 +28,8 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
     Raises BadRequest for settings that do not fit, SystemExit as argparse does.
     """
     given = _parser().parse_args(list(arguments))
-    names = ("state_dir", "run_dir", "socket", "socket_group", "socket_mode", "log_level", "log_format")
-    return settings.load(given.config, {name: getattr(given, name) for name in names}), given.print_config
+    values = {name: value for name, value in vars(given).items() if name not in ("config", "print_config")}
+    return settings.load(given.config, values), given.print_config
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--socket-mode", metavar="MODE", help="permission bits of the socket (default 0660)")
     add("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default info)")
     add("--log-format", metavar="FORMAT", help=f"{' or '.join(LOG_FORMATS)} (default text)")
+    add(
+        "--cgroup-parent",
+        metavar="NAME",
+        help="the cgroup above all containers: a name, or the path of one that is there (default dkr)",
+    )
     add("--print-config", action="store_true", help="print the effective settings as TOML and end")
     add("--version", action="version", version=f"dkrd {VERSION}")
     return parser

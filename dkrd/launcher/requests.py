@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from dkrd.launcher.api_process import Message
     from dkrd.launcher.containers import Containers
+    from dkrd.launcher.leaves import Leaves
     from dkrd.launcher.loop import Loop
     from dkrd.launcher.runner import Runner
     from dkrd.log import Log
@@ -96,9 +97,17 @@ class Requests:
     """Answers `start`, `remove` and `ask`."""
 
     def __init__(
-        self, loop: Loop, log: Log, runner: Runner, containers: Containers, work: Work, host: Host
+        self,
+        loop: Loop,
+        log: Log,
+        runner: Runner,
+        containers: Containers,
+        work: Work,
+        leaves: Leaves,
+        host: Host,
     ) -> None:
         self._loop = loop
+        self._leaves = leaves
         self._log = log
         self._runner = runner
         self._containers = containers
@@ -206,16 +215,21 @@ class Requests:
             layers=host.layers,
             log=self._log.of("shim"),
         )
+        leaf = self._leaves.make(owner, task.id)
         try:
-            pid = shims.start(self._loop, task, self._work.shim, self._limits)
+            pid = shims.start(self._loop, task, self._work.shim, self._limits, leaf)
             self._containers.add_child(task.id, owner, pid)
         except OSError as err:
+            self._leaves.remove(owner, task.id)
             raise LimitReached(
                 f"cannot fork a shim: {err.strerror}",
                 hint="the machine, or the daemon's cgroup, is out of processes, memory or descriptors",
                 step="fork",
                 errno=err.errno,
             ) from err
+        finally:
+            if leaf >= 0:
+                os.close(leaf)
         return task.id
 
     # --- remove, ask

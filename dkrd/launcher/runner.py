@@ -21,7 +21,7 @@ from functools import partial
 from common import errors, frames
 from common.errors import DkrError, Internal, LimitReached, Unavailable
 from dkrd.runtime import signals
-from dkrd.runtime.syscalls import close_range, set_name
+from dkrd.runtime.syscalls import clone3, close_range, set_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,13 +37,15 @@ _QUEUE_MAX = 4096
 _RECORD_MAX = 64 * 1024  # bytes
 
 
-def fork(loop: Loop, child: Callable[[], None]) -> int:
+def fork(loop: Loop, child: Callable[[], None], cgroup: int = -1) -> int:
     """Fork `child`, which runs with all signals at their default; its pid. Raises OSError.
+
+    cgroup  descriptor of the cgroup v2 leaf that the child is born in; -1 for the parent's
 
     Signals are blocked over the fork, so that none meant for the child reaches the parent's pipe.
     """
     with signals.blocked():
-        pid = os.fork()
+        pid = os.fork() if cgroup < 0 else clone3(0, cgroup)
         if pid == 0:
             _run_child(loop, child)
     return pid

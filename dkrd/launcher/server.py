@@ -22,6 +22,7 @@ from dkrd import ids
 from dkrd.launcher import adoption, directories, listener, probe, requests, runner, wire
 from dkrd.launcher.api_process import ApiProcess, Identity, Message
 from dkrd.launcher.containers import Containers
+from dkrd.launcher.leaves import Leaves
 from dkrd.launcher.loop import Loop
 from dkrd.launcher.requests import Host, Requests
 from dkrd.runtime import cgroups
@@ -107,6 +108,8 @@ class Launcher:
         layers = {root: self._layer(root) for root in self._work.layers}
         self._listener = listener.open_listener(settings, self._passed)
         self._containers = Containers(self._loop, self._log, self._runner, settings.run_dir)
+        self._leaves = Leaves(cgroups.read_layout(), settings.cgroup_parent)
+        self._leaves.prepare(self._log)
         host = Host(
             settings=settings,
             pool=pool,
@@ -117,7 +120,9 @@ class Launcher:
             seccomp=str(seccomp),
             layers=layers,
         )
-        self._requests = Requests(self._loop, self._log, self._runner, self._containers, self._work, host)
+        self._requests = Requests(
+            self._loop, self._log, self._runner, self._containers, self._work, self._leaves, host
+        )
         self._start_serving(Identity(self._argv, api_uid, api_gid), pool)
         self._log.info(
             "started", socket=self._listener.path, milliseconds=round((time.monotonic() - begun) * 1000)
@@ -146,7 +151,9 @@ class Launcher:
         self._api.on_end = self._api_ended
         collect = self._work.collect
         self._containers.connect(
-            lambda container_id, how: collect(self._settings, pool, container_id, how), self._api.send
+            lambda container_id, how: collect(self._settings, pool, container_id, how),
+            self._api.send,
+            self._leaves.remove,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._end)
@@ -157,6 +164,7 @@ class Launcher:
         adopted = adoption.adopt(self._containers, settings.run_dir, settings.state_dir, settled=False)
         if adopted:
             self._log.info("adopted", containers=adopted)
+        self._leaves.sweep(self._containers)
         # Once more when every build of before must be over: a shim forked just before the last launcher died.
         self._loop.later(settings.start_seconds + 1, self._settle)
         try:

@@ -50,9 +50,13 @@ class OpenFiles:
         resource.setrlimit(resource.RLIMIT_NOFILE, self._original)
 
 
-def start(loop: Loop, task: ShimTask, run: Callable[[ShimTask], None], limits: OpenFiles) -> int:
-    """Fork the shim of `task`; its pid. Raises OSError where the machine has no room for it."""
-    return runner.fork(loop, lambda: _become(task, run, limits))
+def start(
+    loop: Loop, task: ShimTask, run: Callable[[ShimTask], None], limits: OpenFiles, cgroup: int = -1
+) -> int:
+    """Fork the shim of `task`, into the cgroup of that descriptor; its pid. Raises OSError where the machine has no
+    room for it.
+    """
+    return runner.fork(loop, lambda: _become(task, run, limits), cgroup)
 
 
 def _become(task: ShimTask, run: Callable[[ShimTask], None], limits: OpenFiles) -> None:

@@ -1,10 +1,11 @@
 """A container's cgroup on v2, v1 and the hybrid of both, behind one interface; cgroups(7).
 
-v2      one directory PARENT/ID below the v2 root, with the leaf `c` for the container: its init is born
-        there (CLONE_INTO_CGROUP)
+v2      PARENT/GROUP/ID below the v2 root, with the leaf `c` for the container: its init is born there
+        (CLONE_INTO_CGROUP). Each directory above the leaf passes the controllers on (cgroup_tree.py)
 v1      PARENT/ID in each hierarchy that carries a controller of CONTROLLERS; its init moves itself there
         first of all
-hybrid  both: v1 for the controllers, and the v2 tree for what only it has (cgroup.kill, being born in it)
+hybrid  both: v1 for the controllers, and PARENT/ID/c in the v2 tree for what only it has (cgroup.kill, being
+        born in it)
 
 A process born in its cgroup costs nothing. On v1 a process moved by another (cgroup.procs, or tasks with a
 pid) takes a lock of the whole system and now and then waits for an RCU grace period, some 20 ms; a single
@@ -21,11 +22,11 @@ import time
 from dataclasses import dataclass
 
 from common.errors import HostUnfit
+from dkrd.runtime import cgroup_tree
+from dkrd.runtime.cgroup_tree import CONTROLLERS, LEAF
 
-# The controllers that bound a container; the v1 freezer only where there is no v2 tree to kill and freeze by.
-CONTROLLERS = frozenset(("cpu", "memory", "pids"))
+# Of v1, only where there is no v2 tree to kill and freeze by.
 FREEZER = "freezer"
-LEAF = "c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +95,29 @@ def enter(tasks: tuple[int, ...]) -> None:
         os.write(fd, b"0")
 
 
-def create(layout: Layout, parent: str, name: str) -> Cgroup:
-    """Make PARENT/NAME in every hierarchy. Undoes what it made where it fails. Raises HostUnfit or OSError."""
+def create(layout: Layout, parent: str, name: str, group: str = "") -> Cgroup:
+    """Make PARENT/NAME in every hierarchy. Undoes what it made where it fails. Raises HostUnfit or OSError.
+
+    parent  below the mount points: one name, or a path such as /system.slice/some.service
+    group   on v2 a directory between PARENT and NAME, made where it is missing
+    """
     if layout.kind == "none":
         raise HostUnfit(
             "cannot make a cgroup: no cgroup filesystem is mounted",
             hint="mount -t cgroup2 cgroup2 /sys/fs/cgroup",
         )
     cgroup = Cgroup(())
+    own, parent = not parent.startswith("/"), parent.strip("/")
     try:
-        if layout.unified is not None:
-            above = _make(cgroup, f"{layout.unified}/{parent}/{name}")
-            leaf = f"{above}/{LEAF}"
+        if layout.kind == "v2":
+            names = (group, name) if group else (name,)
+            cgroup.paths = (cgroup_tree.make_leaf(f"{layout.unified}/{parent}", names, LEAF, own=own),)
+        elif layout.unified is not None:
+            leaf = f"{_make(cgroup, f'{layout.unified}/{parent}/{name}')}/{LEAF}"
             os.mkdir(leaf, 0o755)
             cgroup.paths = (leaf,)
-            cgroup.leaf = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if cgroup.paths:
+            cgroup.leaf = os.open(cgroup.paths[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for mount_point in layout.legacy:
             path = _make(cgroup, f"{mount_point}/{parent}/{name}")
             cgroup.tasks += (os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC),)
@@ -163,8 +172,8 @@ def kill(paths: tuple[str, ...]) -> None:
 
 
 def remove(paths: tuple[str, ...], deadline: float = 2.0) -> tuple[str, ...]:
-    """rmdir each path (and the directory of a v2 leaf); returns those that are still busy after `deadline`
-    seconds.
+    """rmdir each path, and what stands above a v2 leaf for it alone; returns those paths that are still busy after
+    `deadline` seconds.
 
     rmdir says EBUSY while a task that has ended is not yet reaped; there is no event for that on v1, hence
     the short waits.
@@ -172,16 +181,16 @@ def remove(paths: tuple[str, ...], deadline: float = 2.0) -> tuple[str, ...]:
     ends = time.monotonic() + deadline
     left: list[str] = []
     for path in paths:
-        targets = (path, os.path.dirname(path)) if path.endswith(f"/{LEAF}") else (path,)
-        for target in targets:
-            if not _rmdir(target, ends):
-                left.append(target)
+        if not _rmdir(path, ends):
+            left.append(path)
+        elif path.endswith(f"/{LEAF}"):
+            cgroup_tree.prune(path)
     return tuple(left)
 
 
 def remove_parent(layout: Layout, parent: str) -> None:
-    """Remove PARENT from every hierarchy where no container is left below it."""
-    for mount_point in (layout.unified, *layout.legacy):
+    """Remove PARENT from every hierarchy where no container is left below it; a path is somebody else's and stays."""
+    for mount_point in () if parent.startswith("/") else (layout.unified, *layout.legacy):
         with contextlib.suppress(OSError):
             os.rmdir(f"{mount_point}/{parent}")
 

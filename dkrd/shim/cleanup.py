@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from common import frames
 from common.errors import Conflict, NotFound
 from dkrd import ids
-from dkrd.runtime import cgroups
+from dkrd.runtime import cgroup_tree, cgroups
 from dkrd.shim.container import layout
 from dkrd.shim.state import now, start_time, timestamp, write_file
 
@@ -101,8 +101,12 @@ def _paths(settings: Settings, container: str, state: dict[str, object]) -> tupl
     paths = state.get("cgroup")
     if isinstance(paths, list):
         return tuple(p for p in paths if isinstance(p, str))
-    host, name = layout(), f"{settings.cgroup_parent}/{container}"
-    leaf = () if host.unified is None else (f"{host.unified}/{name}/{cgroups.LEAF}",)
+    host = layout()
+    if host.kind == "v2":
+        found = cgroup_tree.find(f"{host.unified}/{settings.cgroup_parent.strip('/')}", container)
+        return tuple(f"{path}/{cgroup_tree.LEAF}" for path in found)
+    name = f"{settings.cgroup_parent.strip('/')}/{container}"
+    leaf = () if host.unified is None else (f"{host.unified}/{name}/{cgroup_tree.LEAF}",)
     return (*leaf, *(f"{mount_point}/{name}" for mount_point in host.legacy))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from common import frames, oci
 from common.errors import DkrError, NotFound
 from dkrd import ids
-from dkrd.runtime import build, capabilities, cgroups, mounting, mounts, seccomp_bpf, spec
+from dkrd.runtime import build, capabilities, cgroup_tree, cgroups, mounting, mounts, seccomp_bpf, spec
 from dkrd.runtime.operations import LAYERS, ROOT
 from dkrd.shim import host_binds
 from dkrd.shim.state import write_file
@@ -95,7 +95,7 @@ def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str]) -> Co
         write_file(f"{directory}/config.json", frames.dumps(config.document))
         grant = {"version": 1, "uid": owner, "asks": sorted(asks), "slot": claim.slot if claim else None}
         write_file(f"{directory}/grant.json", frames.dumps(grant))
-        cgroup = cgroups.create(layout(), settings.cgroup_parent, task.id)
+        cgroup = cgroups.create(layout(), settings.cgroup_parent, task.id, cgroup_tree.group_of(owner))
         undo.pop_all()
     return Container(task.id, directory, claim, cgroup)
 

@@ -259,7 +259,12 @@ def kill_and_wait(process: host.Process) -> None:
 
 def inits(daemon: Daemon) -> list[host.Process]:
     """The containers' processes whose parent is outside of any: one a container."""
-    inside = [process for process in daemon.processes() if f"/{daemon.cgroup}/" in process.cgroups]
+    # On cgroup v2 a guardian is in its container's cgroup too, in a leaf of its own.
+    inside = [
+        process
+        for process in daemon.processes()
+        if f"/{daemon.cgroup}/" in process.cgroups and process.comm != "dkr-shim"
+    ]
     pids = {process.pid for process in inside}
     return [process for process in inside if process.parent not in pids]
 
