@@ -54,6 +54,22 @@ def stopped_states(state_dir: str) -> Iterator[dict[str, object]]:
             yield state
 
 
+def live_states(run_dir: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """Id and last state of each container that has a run directory with a state in it; none without a run_dir."""
+    ids: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        ids = _ids(f"{run_dir}/containers")
+    for container_id in ids:
+        state = live_state(run_dir, container_id)
+        if state is not None:
+            yield container_id, state
+
+
+def live_state(run_dir: str, container_id: str) -> dict[str, object] | None:
+    """The state in a container's run directory, or None."""
+    return _read_state(f"{run_dir}/containers/{container_id}", container_id)
+
+
 def _ids(directory: str) -> list[str]:
     with os.scandir(directory) as entries:
         return [entry.name for entry in entries if is_id(entry.name) and entry.is_dir(follow_symlinks=False)]

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 def main(api_python: str) -> NoReturn:
     """Be dkrd: read the command line, seal the interpreter, serve. `api_python` executes the api."""
     try:
-        settings, print_config = options.parse(sys.argv[1:])
-        if print_config:
+        settings, act = options.parse(sys.argv[1:])
+        if act == "print_config":
             sys.stdout.write(settings.to_toml())
             sys.exit(0)
+        if act == "stop_containers":
+            sys.exit(_stop_containers(settings))
         probe.require_root()
         interpreter.seal("dkrd")
         status = _serve(settings, (api_python, "-I", "-m", "dkrd.api"))
@@ -29,6 +31,14 @@ def main(api_python: str) -> NoReturn:
         sys.stderr.write(f"dkrd: {err.message}\n" + (f"  hint: {err.hint}\n" if err.hint else ""))
         status = 1
     sys.exit(status)
+
+
+def _stop_containers(settings: Settings) -> int:
+    from dkrd.launcher import stopping
+    from dkrd.log import Log
+
+    stopping.stop_all(settings, Log(settings.log_level, settings.log_format))
+    return 0
 
 
 def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:

@@ -18,18 +18,23 @@ Options win over the file; keys that have no option are told by --print-config.
 examples:
   dkrd                                   as systemd starts it
   dkrd --print-config                    the effective settings, as a file
+  dkrd --stop-containers                 as systemd does when dkr-containers.service stops
   dkrd --state-dir /srv/dkr --run-dir /run/dkr2 --log-level debug
 """
 
 
-def parse(arguments: Sequence[str]) -> tuple[Settings, bool]:
-    """The effective settings, and whether --print-config asked to print them.
+_ACTS = ("print_config", "stop_containers")
+
+
+def parse(arguments: Sequence[str]) -> tuple[Settings, str]:
+    """The effective settings, and what to do with them: `serve`, `print_config` or `stop_containers`.
 
     Raises BadRequest for settings that do not fit, SystemExit as argparse does.
     """
     given = _parser().parse_args(list(arguments))
-    values = {name: value for name, value in vars(given).items() if name not in ("config", "print_config")}
-    return settings.load(given.config, values), given.print_config
+    values = {name: value for name, value in vars(given).items() if name not in ("config", *_ACTS)}
+    act = next((name for name in _ACTS if getattr(given, name)), "serve")
+    return settings.load(given.config, values), act
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the cgroup above all containers: a name, or the path of one that is there (default dkr)",
     )
-    add("--print-config", action="store_true", help="print the effective settings as TOML and end")
+    acts = parser.add_mutually_exclusive_group().add_argument
+    acts("--print-config", action="store_true", help="print the effective settings as TOML and end")
+    acts(
+        "--stop-containers",
+        action="store_true",
+        help="have every container stopped by its stop signal, wait for that, and end; a daemon that serves stays",
+    )
     add("--version", action="version", version=f"dkrd {VERSION}")
     return parser

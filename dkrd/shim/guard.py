@@ -48,6 +48,16 @@ class Exit:
         return {"code": self.code, "signal": self.signal, "cause": self.cause}
 
 
+def _told_to_end() -> int:
+    """From here on SIGTERM does not end this guardian but makes the descriptor returned readable: whoever shuts the host
+    down (dkr-containers.service, or systemd at the very end) means the container.
+    """
+    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    return read
+
+
 class Guard:
     """Watches one container until it has ended."""
 
@@ -78,6 +88,8 @@ class Guard:
         self._asks.serve()
         if self._config.timeout is not None:
             loop.later(self._config.timeout, lambda: self._stop("timeout"))
+        told = _told_to_end()
+        loop.watch(told, select.EPOLLIN, lambda _events: self._told(told))
         if self._session.open:
             fd = self._session.fileno()
             self._session.on_close = lambda: loop.forget(fd)
@@ -87,6 +99,11 @@ class Guard:
         while not self._ended:
             loop.turn(None)
         return self._reap()
+
+    def _told(self, pipe: int) -> None:
+        """SIGTERM: whoever stops the containers' unit means the container, in order."""
+        os.read(pipe, 64)
+        self._stop("stopped")
 
     def _init_ended(self, events: int) -> None:
         self._ended = True

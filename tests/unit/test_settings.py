@@ -93,6 +93,10 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         ('log_level = "loud"', 1, "one of debug, info, warning, error"),
         ('admin_group = ""', 1, "a name of letters"),
         ('[cgroup]\nparent = "../up"', 2, "a name of letters"),
+        ('[cgroup]\nparent = "/"', 2, "or a path such as /system.slice/dkr-containers.service"),
+        ('[cgroup]\nparent = "/a//b"', 2, "or a path"),
+        ('[cgroup]\nparent = "/a/./b"', 2, "or a path"),
+        ('[cgroup]\nparent = "/a/b c"', 2, "or a path"),
         ('socket = "/' + "s" * 107 + '"', 1, "at most 107 bytes (a socket's limit), this one has 108"),
         ('note = """\nfirst\n"""\n', 1, "unknown key note"),
         ('log_level = "info"\nlist = [\n1,\n2,\n]', 2, "unknown key list"),
@@ -138,10 +142,10 @@ def test_pool_upside_down(tmp_path: Path) -> None:
 def test_options_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "dkrd.toml"
     file.write_text('run_dir = "/run/file"\nsocket_mode = "0600"\nlog_level = "error"\n')
-    got, print_config = options.parse(
+    got, act = options.parse(
         ["--config", str(file), "--run-dir", "/run/option", "--log-level", "debug", "--print-config"]
     )
-    assert print_config
+    assert act == "print_config"
     assert (got.run_dir, got.socket) == ("/run/option", "/run/option/dkr.sock")
     assert (got.socket_mode, got.log_level) == (0o600, "debug")
 
@@ -153,6 +157,7 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
         (["--socket-mode", "9"], "--socket-mode: expected octal permission bits"),
         (["--run-dir", "/" + "r" * 100], "run_dir: its dkr.sock must be a path of at most 107 bytes"),
         (["--log-level", "loud"], "--log-level: expected a string, one of"),
+        (["--cgroup-parent", "/a/../b"], "--cgroup-parent: expected a name, or a path such as"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -161,6 +166,18 @@ def test_options_that_do_not_fit(tmp_path: Path, arguments: list[str], words: st
     with pytest.raises(BadRequest) as caught:
         options.parse(["--config", str(file), *arguments])
     assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "parent", ["dkr", "/system.slice/dkr-containers.service", r"/a.slice/x\x2d@1.service"]
+)
+def test_the_cgroup_is_a_name_or_the_path_of_a_unit(tmp_path: Path, parent: str) -> None:
+    file = tmp_path / "dkrd.toml"
+    file.write_text('[cgroup]\nparent = "other"\n')
+    got, act = options.parse(["--config", str(file), "--cgroup-parent", parent])
+    assert (got.cgroup_parent, act) == (parent, "serve")
+    file.write_text(got.to_toml())
+    assert settings.load(str(file)).cgroup_parent == parent
 
 
 def test_wire_is_a_round_trip() -> None:
