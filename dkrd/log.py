@@ -1,4 +1,4 @@
-"""The log of what runs as root: a line a record on standard error, as text or JSON.
+"""The log of what runs as root: a line a record on standard error, as text or JSON; fields where that is the journal.
 
 Our own few lines because `logging` costs 13 ms and a lock in every child. A log that nobody reads must not
 stop a guardian, so a line that cannot be written at once is dropped, and the next one says how many were.
@@ -10,9 +10,15 @@ import os
 import select
 import socket
 import stat
+import sys
 import time
 
 from common import frames
+from dkrd import journal as journals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dkrd.journal import Journal
 
 _LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3, "audit": 4}
 _PIPE_BUF = 4096  # bytes; poll(2) says a pipe is writable when this much goes in without waiting
@@ -22,12 +28,20 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 class Log:
     """Writes records of `level` and above. `audit` records, one for each privileged act, are always
     written.
+
+    journal  what `fd` is connected to, if that is the journal
     """
 
     def __init__(
-        self, level: str = "info", form: str = "text", process: str = "launcher", fd: int = 2
+        self,
+        level: str = "info",
+        form: str = "text",
+        process: str = "launcher",
+        fd: int = 2,
+        journal: Journal | None = None,
     ) -> None:
         self._process = process
+        self._journal = journal
         self._level = level
         self._form = form
         self._fd = fd
@@ -43,7 +57,7 @@ class Log:
 
     def of(self, process: str) -> Log:
         """The same log for another process, named in its lines."""
-        return Log(self._level, self._form, process, self._fd)
+        return Log(self._level, self._form, process, self._fd, self._journal)
 
     def debug(self, message: str, /, **facts: object) -> None:
         self._write("debug", message, facts)
@@ -66,20 +80,55 @@ class Log:
             return
         if self._dropped:
             facts = {**facts, "droppedLines": self._dropped}
-        if self._emit(self._line(level, message, facts)):
+        known = {name: value for name, value in facts.items() if value is not None}
+        if self._record(level, message, known):
             self._dropped = 0
         else:
             self._dropped += 1
 
+    def _record(self, level: str, message: str, facts: dict[str, object]) -> bool:
+        """Write it where it belongs; whether it was taken."""
+        if self._journal is not None:
+            try:
+                return self._journal.send(self._fields(self._journal, level, message, facts))
+            except OSError:
+                pass  # no journal just now: its stream may still be open
+        return self._emit(self._line(level, message, facts))
+
     def _line(self, level: str, message: str, facts: dict[str, object]) -> bytes:
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
-        known = {name: value for name, value in facts.items() if value is not None}
         if self._json:
-            record = {"time": stamp, "level": level, "process": self._process, "message": message, **known}
+            record = {"time": stamp, "level": level, "process": self._process, "message": message, **facts}
             return frames.dumps(record) + b"\n"
-        pairs = "".join(f" {name}={_quoted(value)}" for name, value in known.items())
-        return f"{stamp} {level} {self._process}: {_one_line(message)}{pairs}\n".encode(errors="replace")
+        text = f"{stamp} {level} {self._process}: {_told(message, facts)}\n"
+        return text.encode(errors="replace")
+
+    def _fields(self, journal: Journal, level: str, message: str, facts: dict[str, object]) -> dict[str, str]:
+        """The record as the journal has it: what a person reads in MESSAGE, and each fact by itself."""
+        if self._json:
+            record = {"level": level, "process": self._process, "message": message, **facts}
+            text = frames.dumps(record).decode()
+        else:
+            text = f"{self._process}: {_told(message, facts)}"
+        caller = sys._getframe(4)  # who called info(), audit(), …
+        fields = {
+            "MESSAGE": text,
+            "PRIORITY": str(journals.PRIORITIES[level]),
+            "SYSLOG_IDENTIFIER": journals.IDENTIFIER,
+            "CODE_FILE": caller.f_code.co_filename,
+            "CODE_LINE": str(caller.f_lineno),
+            "CODE_FUNC": caller.f_code.co_name,
+            "DKR_PROCESS": self._process,
+        }
+        # A guardian's cgroup is in the containers' unit, and its records are to be found with the daemon's.
+        if journal.unit and self._process != "launcher":
+            fields["OBJECT_SYSTEMD_UNIT"] = journal.unit
+        for name, value in facts.items():
+            fields[journals.field_of(name)] = (
+                value if isinstance(value, str) else frames.dumps(value).decode()
+            )
+        return fields
 
     def _emit(self, line: bytes) -> bool:
         """Write at once or not at all; also where the other end is closed: there is no better place to say
@@ -96,6 +145,11 @@ class Log:
             return bool(poll.poll(0)) and os.write(self._fd, line) == len(line)
         except OSError:
             return False
+
+
+def _told(message: str, facts: dict[str, object]) -> str:
+    """One line for people."""
+    return _one_line(message) + "".join(f" {name}={_quoted(value)}" for name, value in facts.items())
 
 
 def _one_line(text: str) -> str:

@@ -1,12 +1,20 @@
-"""The api's log: lines on stderr, which is the launcher's; text for people or JSON for collectors."""
+"""The api's log: lines on stderr, which is the launcher's; text for people or JSON for collectors; fields where that is
+the journal.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+from typing import TYPE_CHECKING, TextIO
 
 from common import frames
+from dkrd import journal as journals
+
+if TYPE_CHECKING:
+    from dkrd.journal import Journal
 
 
 class Text(logging.Formatter):
@@ -32,6 +40,38 @@ class Json(logging.Formatter):
         return frames.dumps(entry).decode("ascii")
 
 
+class JournalHandler(logging.StreamHandler[TextIO]):
+    """A record as the journal has it, traceback and all in one; a line on stderr where the journal does not take it."""
+
+    def __init__(self, journal: Journal, *, json: bool) -> None:
+        super().__init__(sys.stderr)
+        self._journal = journal
+        self._json = json
+        self.setFormatter(Json() if json else Text())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._journal.send(self._fields(record)):
+                return
+        except OSError:
+            pass  # no journal just now: its stream may still be open
+        super().emit(record)
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, str]:
+        text = f"api: {_one_line(record.getMessage())}"
+        if record.exc_info and self.formatter is not None:
+            text += f"\n{self.formatter.formatException(record.exc_info)}"
+        return {
+            "MESSAGE": self.format(record) if self._json else text,
+            "PRIORITY": str(journals.PRIORITIES.get(record.levelname.lower(), 6)),
+            "SYSLOG_IDENTIFIER": journals.IDENTIFIER,
+            "CODE_FILE": record.pathname,
+            "CODE_LINE": str(record.lineno),
+            "CODE_FUNC": record.funcName or "",
+            "DKR_PROCESS": "api",
+        }
+
+
 def _time(record: logging.LogRecord) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"
 
@@ -45,8 +85,13 @@ def _one_line(text: str) -> str:
 
 def configure(level: str, form: str) -> None:
     """Log from `level` (debug, info, warning, error) on, as `form` (text, json). Unknown levels mean info."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Json() if form == "json" else Text())
+    journal = journals.connected(os.environ)
+    handler: logging.Handler
+    if journal is not None:
+        handler = JournalHandler(journal, json=form == "json")
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(Json() if form == "json" else Text())
     # The name of the thread, process or task is not told: do not look for it at each line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()

@@ -39,6 +39,9 @@ _LISTENER, _CHANNEL = 3, 4
 _HIGH = 16  # above every descriptor that is put in its place
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
+_PASSED_ON = (
+    "JOURNAL_STREAM",
+)  # tells that standard error, which the api shares, is the journal; systemd.exec(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +291,8 @@ class ApiProcess:
             if os.getppid() != parent:
                 os._exit(1)
             step = f"execute {self._identity.argv[0]}"
-            os.execve(self._identity.argv[0], self._identity.argv, _ENVIRONMENT)
+            passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+            os.execve(self._identity.argv[0], self._identity.argv, _ENVIRONMENT | passed)
         except OSError as err:
             os.write(_HIGH, f"{step}: {err.strerror}".encode())
             os._exit(1)

@@ -34,10 +34,12 @@ def main(api_python: str) -> NoReturn:
 
 
 def _stop_containers(settings: Settings) -> int:
+    from dkrd import journal
     from dkrd.launcher import stopping
     from dkrd.log import Log
 
-    stopping.stop_all(settings, Log(settings.log_level, settings.log_format))
+    log = Log(settings.log_level, settings.log_format, "stop", journal=journal.connected(os.environ))
+    stopping.stop_all(settings, log)
     return 0
 
 
@@ -45,6 +47,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     """Gather what the launcher is made of and run it. Imports here: what is above runs twice
     (interpreter.seal).
     """
+    from dkrd import journal
     from dkrd.launcher import listener, runner
     from dkrd.launcher.jobs import busybox_root, host_root, seccomp
     from dkrd.launcher.notify import Notifier
@@ -70,7 +73,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         layers={host_root.NAME: host_root.ensure, busybox_root.NAME: busybox_root.ensure},
         prime=container.prime,
     )
-    log = Log(settings.log_level, settings.log_format)
+    log = Log(settings.log_level, settings.log_format, journal=journal.connected(os.environ))
     notifier = Notifier(os.environ)
 
     def reread() -> Settings:

@@ -13,12 +13,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("common", "dkrctl", "dkrd")
 
 # Room -> rooms that it may import from besides itself. Whoever runs as root stands on `BASE`.
-BASE = frozenset({"common", "dkrd.settings", "dkrd.ids", "dkrd.evidence", "dkrd.log", "dkrd.loop"})
+BASE = frozenset(
+    {"common", "dkrd.settings", "dkrd.ids", "dkrd.evidence", "dkrd.log", "dkrd.loop", "dkrd.journal"}
+)
 DOORS: dict[str, frozenset[str]] = {
     "common": frozenset(),
     "dkrctl": frozenset({"common"}),
     "dkrd.settings": frozenset({"common"}),
-    "dkrd.log": frozenset({"common", "dkrd.settings"}),
+    "dkrd.journal": frozenset(),
+    "dkrd.log": frozenset({"common", "dkrd.settings", "dkrd.journal"}),
     "dkrd.loop": frozenset(),
     "dkrd.ids": BASE,
     "dkrd.evidence": BASE | {"dkrd.policy"},
@@ -30,7 +33,7 @@ DOORS: dict[str, frozenset[str]] = {
     "dkrd.network": frozenset({"common", "dkrd.settings"}),
     "dkrd.state": frozenset({"common", "dkrd.settings"}),
     "dkrd.api": frozenset(
-        {"common", "dkrd.settings", "dkrd.ids", "dkrd.state", "dkrd.images", "dkrd.network"}
+        {"common", "dkrd.settings", "dkrd.ids", "dkrd.state", "dkrd.images", "dkrd.network", "dkrd.journal"}
     ),
 }
 ROOTS_SIDE = (
@@ -42,6 +45,7 @@ ROOTS_SIDE = (
     "dkrd.ids",
     "dkrd.evidence",
     "dkrd.log",
+    "dkrd.journal",
     "dkrd.loop",
 )
 # The fork server has one thread and no event loop, starts no program by name, and reads JSON through common.frames.
