@@ -164,10 +164,26 @@ place_outside() {
     [ "$SBINDIR" = "$PREFIX/sbin" ] || place "$stage/sbin/dkrd" "$SBINDIR/dkrd"
     [ -z "$SYSUSERSDIR" ] || place systemd/sysusers.d/dkr.conf "$SYSUSERSDIR/dkr.conf"
     [ -z "$TMPFILESDIR" ] || place systemd/tmpfiles.d/dkr.conf "$TMPFILESDIR/dkr.conf"
-    if [ -n "$UNITDIR" ]; then
-        sed "s|@SBINDIR@|$SBINDIR|g" systemd/system/dkrd.service >"$stage/dkrd.service"
-        place "$stage/dkrd.service" "$UNITDIR/dkrd.service"
-        rm "$stage/dkrd.service"
+    [ -n "$UNITDIR" ] || return 0
+    for unit in systemd/system/*; do
+        sed "s|@SBINDIR@|$SBINDIR|g" "$unit" >"$stage/unit"
+        place "$stage/unit" "$UNITDIR/${unit##*/}"
+        rm "$stage/unit"
+    done
+}
+
+# Whether systemd runs here and has to do with this install: sd_booted(3).
+concerns_systemd() {
+    [ -n "$UNITDIR" ] && [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]
+}
+
+# Restarts nothing: when the new daemon takes over is for who installs to say.
+tell_systemd() {
+    systemctl daemon-reload
+    if systemctl --quiet is-active dkrd.service; then
+        echo "install: to run the new daemon, containers live on: systemctl restart dkrd.service"
+    elif ! systemctl --quiet is-enabled dkrd.socket 2>/dev/null; then
+        echo "install: to have dkrd started by its first client: systemctl enable --now dkrd.socket"
     fi
 }
 
@@ -181,6 +197,13 @@ old, new = (os.fsencode(path) for path in sys.argv[1:])
 if libc.renameat2(AT_FDCWD, old, AT_FDCWD, new, RENAME_EXCHANGE) != 0:
     sys.exit(f"install: cannot exchange {sys.argv[1]} and {sys.argv[2]}: {os.strerror(ctypes.get_errno())}")
 PROGRAM
+}
+
+# What the install before placed outside of PREFIX and this one has not: paths and units change their names.
+remove_outdated() {
+    while read -r path; do
+        grep -qxF "$path" "$2" || rm -f "$DESTDIR$path"
+    done <"$1"
 }
 
 install_all() {
@@ -210,10 +233,12 @@ install_all() {
     chmod -R u=rwX,go=rX "$stage"
     if [ -e "$placed" ]; then
         exchange "$stage" "$placed" # what stood is now in $stage, and removed at exit
+        remove_outdated "$stage/manifest" "$placed/manifest"
     else
         mv "$stage" "$placed"
     fi
     echo "install: dkr is in $PREFIX, the programs are $BINDIR/dkrctl and $SBINDIR/dkrd"
+    ! concerns_systemd || tell_systemd
 }
 
 uninstall_all() {
@@ -221,10 +246,21 @@ uninstall_all() {
         echo "uninstall: nothing of dkr is in $placed"
         return 0
     fi
+    if concerns_systemd; then
+        # The daemon first, so that nothing is started while containers are stopped.
+        systemctl --quiet disable dkrd.socket dkrd.service
+        systemctl stop dkrd.socket dkrd.service
+        systemctl stop dkr-containers.service
+    fi
     while read -r path; do
         rm -f "$DESTDIR$path"
     done <"$placed/manifest"
     rm -rf "$placed"
+    if concerns_systemd; then
+        systemctl daemon-reload
+        rm -f /run/dkr/dkrd.lock
+        rmdir /run/dkr/containers /run/dkr 2>/dev/null || true # a container that is being removed is still there
+    fi
     echo "uninstall: $PREFIX and what belongs to it is removed"
     echo "uninstall: kept are the user dkr-api, the groups dkr-api, dkr and dkr-admin, /etc/dkr and /var/lib/dkr"
 }

@@ -1,8 +1,8 @@
 """Sees to it that an installed dkrd answers: usage: start_daemon.py PREFIX DKRD
 
-One that answers and is not older than the install stays; an older one is ended and started anew (containers live on); where none
-answers one is started, in a session of its own, with its log in /var/log/dkrd.log. Returns when it has said READY=1
-(sd_notify(3)), or fails with the end of its log.
+One that answers and is not older than the install stays; an older one is ended and started anew (containers live on). Where none
+answers one is started: by systemd, where that runs and has this install's unit, else in a session of its own, with its log in
+/var/log/dkrd.log. Returns when it has said READY=1 (sd_notify(3)), or fails with the end of its log.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 SOCKET = "/run/dkr/dkr.sock"
+SOCKET_UNIT, SERVICE = "dkrd.socket", "dkrd.service"
 LOG = Path("/var/log/dkrd.log")
 DEADLINE = 60.0  # seconds until READY=1: a first start compiles the system call filter and lays down the built-in root
 END_DEADLINE = 20.0  # seconds until an ended daemon is gone
@@ -46,9 +47,47 @@ def started(pid: int) -> float:
     )
 
 
+def systemctl(*words: str) -> subprocess.CompletedProcess[str]:
+    """Asks systemd, and gives what it says."""
+    return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+
+
+def has_unit(dkrd: str) -> bool:
+    """Whether systemd runs here (sd_booted(3)) and its unit starts this very program."""
+    if not Path("/run/systemd/system").is_dir():
+        return False
+    return f"ExecStart={dkrd} " in systemctl("cat", SERVICE).stdout
+
+
+def start_by_systemd(prefix: str) -> None:
+    """Has systemd start the service, anew where it is older than the install."""
+    systemctl("daemon-reload")  # the install before this one may have had other units
+    pid = int(systemctl("show", "--property=MainPID", "--value", SERVICE).stdout.strip() or 0)
+    anew = pid > 0 and started(pid) < installed(prefix)
+    begin = time.time()
+    done = systemctl("restart", SERVICE) if anew else systemctl("start", SOCKET_UNIT, SERVICE)
+    if done.returncode == 0:
+        if anew:
+            print(
+                f"make run: {SERVICE} was older than the install and has been restarted, containers live on"
+            )
+        elif pid == 0:
+            print(f"make run: {SERVICE} runs; its log: journalctl -u {SERVICE}")
+        return
+    said = ["journalctl", "--no-pager", f"--since=@{begin:.0f}", "-u", SERVICE]
+    print(done.stderr, file=sys.stderr)
+    subprocess.run(said, stdout=sys.stderr, check=False)
+    sys.exit(f"make run: cannot start {SERVICE}: what it said stands above")
+
+
+def installed(prefix: str) -> float:
+    """When the install was made, in seconds since the epoch."""
+    return (Path(prefix) / "stamp").stat().st_mtime
+
+
 def runs_as_service(pid: int) -> bool:
-    """Whether systemd started it: then systemd is who restarts it."""
-    return pid <= 1 or "/dkrd.service" in Path(f"/proc/{pid}/cgroup").read_text()
+    """Whether systemd holds its socket, or has started it."""
+    return pid <= 1 or f"/{SERVICE}" in Path(f"/proc/{pid}/cgroup").read_text()
 
 
 def end(pid: int) -> None:
@@ -112,14 +151,18 @@ def start(dkrd: str) -> None:
 def main(prefix: str, dkrd: str) -> None:
     """One daemon, of this install, answers afterwards."""
     pid = daemon_pid()
-    if pid is not None:
-        if runs_as_service(pid) or started(pid) >= (Path(prefix) / "stamp").stat().st_mtime:
+    by_systemd = has_unit(dkrd)
+    if pid is not None and not (by_systemd and runs_as_service(pid)):
+        if runs_as_service(pid) or started(pid) >= installed(prefix):
             return
         print(
             "make run: the daemon that runs is older than the install: it is started anew, containers live on"
         )
         end(pid)
-    start(dkrd)
+    if by_systemd:
+        start_by_systemd(prefix)
+    else:
+        start(dkrd)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -119,6 +120,7 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
             theirs.close()
         pidfd = os.pidfd_open(pid)
         kill = stack.enter_context(_killed_on_failure(pid, pidfd))
+        _end_protection(pid)
         userns = _map_ids(pid, task, recorder, stack)
         ours.send(init.MAPS)
         work = mounting.Work(
@@ -239,6 +241,26 @@ def _killed_on_failure(pid: int, pidfd: int) -> Iterator[contextlib.ExitStack]:
     with contextlib.ExitStack() as stack:
         stack.callback(undo)
         yield stack
+
+
+@functools.cache
+def oom_score() -> int:
+    """How this process is judged when memory runs out: oom_score_adj of proc(5), read once."""
+    with open("/proc/self/oom_score_adj", encoding="ascii") as stream:
+        return int(stream.read())
+
+
+def _end_protection(pid: int) -> None:
+    """A daemon that is spared when memory runs out (OOMScoreAdjust= of its unit) has containers that are not.
+
+    Written from here, where the capability for it is: then the container cannot go back to the old value either.
+    """
+    if oom_score() < 0:
+        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"0")
+        finally:
+            os.close(fd)
 
 
 def _map_ids(pid: int, task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> int:

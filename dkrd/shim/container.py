@@ -38,6 +38,7 @@ def prime() -> None:
     host_binds.present()
     layout()
     capabilities.last_cap()
+    build.oom_score()
     mounting.proc_names_namespace()
     # A rehearsal: what is planned for nearly every container is remembered (mounts.py, lru_cache).
     rehearsal = spec.parse(oci.default_spec(["/bin/true"], [], oci.DEFAULT_HOSTNAME, ["mount", "uts"]))
