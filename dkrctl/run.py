@@ -157,6 +157,7 @@ class _Run:
                     "asks": requests.asks(self.request),
                     "stdio": passing.numbers,
                     "tty": passing.tty,
+                    "want": [],
                 },
                 passing.descriptors + self.extra,
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -214,6 +215,7 @@ class Requests:
             seccomp=host.seccomp,
             layers=host.layers,
             log=self._log.of("shim"),
+            begun=time.monotonic_ns(),
         )
         leaf = self._leaves.make(owner, task.id)
         try:

@@ -108,7 +108,7 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
         flags = 0
         for name, flag in _CLONE_FLAGS.items():
             flags |= flag if name in task.spec.namespaces else 0
-        recorder.begin("clone", f"clone3({flags:#x})")
+        recorder.begin("clone", f"clone3({syscalls.clone_names(flags)})")
         try:
             with signals.blocked():
                 pid = syscalls.clone3(flags, task.cgroup.leaf)
@@ -129,19 +129,20 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
             namespaces=task.spec.namespaces,
             pidfd=pidfd,
             stage=Stage(base=task.base, userns=userns),
-            ready=lambda: _await_ready(ours, read, task.deadline),
+            ready=lambda: _await_ready(ours, read, task.deadline, recorder),
         )
         helper = _fill(work, pid, recorder)
     if helper is not None:
-        recorder.begin("root", "wait for the helper")
-        helper.join(lambda fd: _read_to_end(fd, task.deadline))
+        recorder.begin("await helper", "read(errors) = 0; waitpid(helper)")
+        helper.join(lambda fd: _read_to_end(fd, task.deadline), recorder)
+    recorder.begin("go on", 'send(sync, "root")')
     ours.send(init.ROOT)
     master = -1
     if task.spec.process.terminal:
-        recorder.begin("terminal", "recvmsg(master)")
-        master = _receive_master(ours, read, task.deadline, stack)
-    recorder.begin("execve", "wait for init")
-    _raise_if_any(_read_to_end(read, task.deadline))
+        recorder.begin("receive terminal", "recvmsg(sync, SCM_RIGHTS)")
+        master = _receive_master(ours, read, task.deadline, recorder, stack)
+    recorder.begin("await execve", "read(errors) = 0")
+    _raise_if_any(_read_to_end(read, task.deadline), recorder)
     recorder.finish()
     kill.pop_all()
     mounts = -1
@@ -166,12 +167,12 @@ def _fill(work: mounting.Work, pid: int, recorder: Recorder) -> mounting.Helper 
         return mounting.fill_by_helper(work)
 
 
-def _await_ready(sync: socket.socket, errors: int, deadline: float) -> None:
+def _await_ready(sync: socket.socket, errors: int, deadline: float, recorder: Recorder) -> None:
     """Wait until init has its namespaces and needs the host's tree no more; its error, where that came instead."""
     ready, _, _ = select.select([sync], [], [], max(0.0, deadline - time.monotonic()))
     if ready and sync.recv(16) == init.READY:
         return
-    _raise_if_any(_read_to_end(errors, deadline))
+    _raise_if_any(_read_to_end(errors, deadline), recorder)
     raise Internal("cannot start the container: init ended while it was built")
 
 
@@ -299,12 +300,15 @@ def _read_to_end(fd: int, deadline: float) -> bytes:
         data += chunk
 
 
-def _raise_if_any(data: bytes) -> None:
-    if data:
-        raise failure.decode(data)
+def _raise_if_any(data: bytes, recorder: Recorder) -> None:
+    """Keep the steps that a child told; raise the error that came, if any did."""
+    if error := recorder.hear(data):
+        raise failure.decode(error)
 
 
-def _receive_master(sync: socket.socket, errors: int, deadline: float, stack: contextlib.ExitStack) -> int:
+def _receive_master(
+    sync: socket.socket, errors: int, deadline: float, recorder: Recorder, stack: contextlib.ExitStack
+) -> int:
     """The pty's master from init; its error, where that came instead."""
     left = max(0.0, deadline - time.monotonic())
     ready, _, _ = select.select([sync], [], [], left)
@@ -317,7 +321,7 @@ def _receive_master(sync: socket.socket, errors: int, deadline: float, stack: co
                 return int(fd)
         if message:
             raise Internal("cannot start the container: init sent no terminal")
-    _raise_if_any(_read_to_end(errors, deadline))
+    _raise_if_any(_read_to_end(errors, deadline), recorder)
     raise Internal("cannot start the container: init ended without a terminal")
 
 

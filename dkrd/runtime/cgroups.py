@@ -128,6 +128,15 @@ def create(layout: Layout, parent: str, name: str, group: str = "") -> Cgroup:
     return cgroup
 
 
+def places(layout: Layout, parent: str, name: str, group: str = "") -> tuple[str, ...]:
+    """The paths that `create` would make."""
+    parent = parent.strip("/")
+    if layout.kind == "v2":
+        return (f"{layout.unified}/{parent}/{f'{group}/{name}' if group else name}/{LEAF}",)
+    unified = () if layout.unified is None else (f"{layout.unified}/{parent}/{name}/{LEAF}",)
+    return (*unified, *(f"{mount_point}/{parent}/{name}" for mount_point in layout.legacy))
+
+
 def _make(cgroup: Cgroup, path: str) -> str:
     """mkdir, and note it for the undo; the parent only where it is missing, which is once in a machine's
     life.

@@ -85,43 +85,53 @@ def run(task: InitTask) -> NoReturn:
         os.close(task.error)
         _run(task, error, recorder)
     except BaseException as err:
-        failure.send(error, err, recorder.current or "init")
+        step = recorder.current or "init"
+        recorder.finish()
+        recorder.tell(error)
+        failure.send(error, err, step)
     os._exit(125)
 
 
 def _run(task: InitTask, error: int, recorder: Recorder) -> NoReturn:
     spec = task.spec
     # While still uid 0 of the host, whose files these are.
-    recorder.begin("cgroup", "write(tasks, 0)")
+    recorder.begin("enter cgroup", 'write(tasks, "0")' if task.tasks else "born there: CLONE_INTO_CGROUP")
     cgroups.enter(task.tasks)
-    recorder.begin("identity", "setgroups([]); setresgid(0, 0, 0); setresuid(0, 0, 0)")
+    recorder.begin("await maps", 'recv(sync) = "maps"')
     _await(task.sync, MAPS)
     if "user" in spec.namespaces:
+        recorder.begin("identity", "setgroups([]); setresgid(0, 0, 0); setresuid(0, 0, 0)")
         os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     _prepare(task, recorder)
+    recorder.begin("await root", 'send(sync, "ready"); recv(sync) = "root"')
     task.sync.send(READY)
     _await(task.sync, ROOT)
     recorder.begin("lock", "unshare(CLONE_NEWNS)")
     syscalls.unshare(syscalls.CLONE_NEWNS)
-    recorder.begin("user", f"user {task.user or spec.process.uid}")
+    recorder.begin("user", 'openat("/etc/passwd"); openat("/etc/group")')
     user = users.resolve(task.user, spec.process.uid, spec.process.gid, spec.process.additional_gids)
     descriptors = dict(task.stdio)
     if spec.process.terminal:
-        recorder.begin("terminal", 'open("/dev/ptmx"); ioctl(TIOCGPTPEER)')
+        recorder.begin(
+            "terminal",
+            'open("/dev/pts/ptmx"); ioctl(TIOCGPTPEER); move_mount("/dev/console"); sendmsg(SCM_RIGHTS)',
+        )
         peer = _terminal(task, user.uid)
         descriptors |= dict.fromkeys(task.tty, peer)
     task.sync.close()
-    recorder.begin("filter", "seccomp(SECCOMP_SET_MODE_FILTER)")
+    recorder.begin("filter", f"seccomp(SECCOMP_SET_MODE_FILTER, {len(task.program) // 8} instructions)")
     # Before the capabilities go: without no_new_privs loading wants CAP_SYS_ADMIN (here: in the container's
     # user namespace).
     syscalls.seccomp_filter(task.program)
-    recorder.begin("descriptors", "dup2(...); close_range(...)")
+    recorder.begin(
+        "descriptors", f"dup2() to {sorted(descriptors)}, {len(task.preserved)} more; close_range()"
+    )
     _descriptors(descriptors, task.preserved, error)
     if task.reaper:
         _with_reaper(task, user, recorder)
-    _become(task, user, recorder)
+    _become(task, user, error, recorder)
 
 
 def _prepare(task: InitTask, recorder: Recorder) -> None:
@@ -131,10 +141,12 @@ def _prepare(task: InitTask, recorder: Recorder) -> None:
     for name, flag in NAMESPACES.items():
         flags |= flag if name in spec.namespaces else 0
     if flags:
-        recorder.begin("namespaces", f"unshare({flags:#x})")
+        recorder.begin("namespaces", f"unshare({syscalls.clone_names(flags)})")
         syscalls.unshare(flags)
     if "network" in spec.namespaces:
-        recorder.begin("network", "ioctl(SIOCSIFFLAGS, lo, IFF_UP)")
+        recorder.begin(
+            "loopback", 'ioctl(SIOCSIFFLAGS, "lo", IFF_UP); write(ip_unprivileged_port_start, "0")'
+        )
         _loopback()
     if spec.hostname is not None:
         recorder.begin("hostname", f'sethostname("{spec.hostname}")')
@@ -228,7 +240,7 @@ def _descriptors(stdio: dict[int, int], preserved: tuple[int, ...], error: int) 
 
 def _with_reaper(task: InitTask, user: users.User, recorder: Recorder) -> None:
     """Return in a child that is to become the command; PID 1 stays behind as the reaper and never returns."""
-    recorder.begin("init", "fork()")
+    recorder.begin("reaper", "fork()")
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -247,13 +259,15 @@ def _with_reaper(task: InitTask, user: users.User, recorder: Recorder) -> None:
         os._exit(125)
 
 
-def _become(task: InitTask, user: users.User, recorder: Recorder) -> NoReturn:
+def _become(task: InitTask, user: users.User, error: int, recorder: Recorder) -> NoReturn:
     """Terminal, groups, capabilities, user, directory, signals; then the command."""
     process = task.spec.process
     # Not one for output only: nobody types there, and /dev/tty says so at once (ENXIO) where it would wait for ever.
     if 0 in task.tty:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    recorder.begin("capabilities", "setgroups(); setresgid(); setresuid(); capset()")
+    recorder.begin(
+        "become", f"setgroups({list(user.groups)}); setresgid({user.gid}); setresuid({user.uid}); capset()"
+    )
     sets = process.capabilities
     os.setgroups(list(user.groups))
     os.setresgid(user.gid, user.gid, user.gid)
@@ -267,7 +281,8 @@ def _become(task: InitTask, user: users.User, recorder: Recorder) -> NoReturn:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     recorder.begin("chdir", f'chdir("{process.cwd}")')
     command.change_directory(process.cwd)
-    recorder.begin("execve", f"execve({process.args[0]!r})")
+    recorder.begin("execve", f'execve("{process.args[0]}")')
+    recorder.tell(error)
     env: dict[str, str] = {}
     for entry in process.env:
         name, _, value = entry.partition("=")

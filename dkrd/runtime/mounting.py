@@ -121,7 +121,7 @@ class Helper:
     pid: int
     errors: int
 
-    def join(self, read_to_end: Callable[[int], bytes]) -> None:
+    def join(self, read_to_end: Callable[[int], bytes], recorder: Recorder) -> None:
         """Wait for it: its error pipe to the end first (a full pipe would hold it), then its exit."""
         try:
             data = read_to_end(self.errors)
@@ -131,8 +131,8 @@ class Helper:
         finally:
             os.close(self.errors)
             _, status = os.waitpid(self.pid, 0)
-        if data:
-            raise failure.decode(data)
+        if error := recorder.hear(data):
+            raise failure.decode(error)
         if status:
             raise Internal(
                 f"cannot start the container: the mounting helper ended with status {status}", step="mount"
@@ -166,7 +166,12 @@ def _help(work: Work, error: int) -> NoReturn:
     recorder = Recorder("helper")
     try:
         fill_here(work, recorder)
+        recorder.finish()
+        recorder.tell(error)
     except BaseException as err:
-        failure.send(error, err, recorder.current or "mount")
+        step = recorder.current or "mount"
+        recorder.finish()
+        recorder.tell(error)
+        failure.send(error, err, step)
         os._exit(1)
     os._exit(0)

@@ -121,7 +121,7 @@ class MountOverlay:
 class DetachLayers:
     """The overlay holds its own private clones: the idmapped mount must not be reachable from inside."""
 
-    step = "layers"
+    step = "detach layers"
 
     def describe(self) -> str:
         return f'umount2("{LAYERS}", MNT_DETACH)'
@@ -333,7 +333,7 @@ def _null_device() -> int:
 class RootReadonly:
     """root.readonly: only the root's own mount; what is mounted in it stays as it is."""
 
-    step = "readonly"
+    step = "read-only root"
 
     def describe(self) -> str:
         return 'mount_setattr("/", RDONLY)'

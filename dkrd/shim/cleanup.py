@@ -105,9 +105,7 @@ def _paths(settings: Settings, container: str, state: dict[str, object]) -> tupl
     if host.kind == "v2":
         found = cgroup_tree.find(f"{host.unified}/{settings.cgroup_parent.strip('/')}", container)
         return tuple(f"{path}/{cgroup_tree.LEAF}" for path in found)
-    name = f"{settings.cgroup_parent.strip('/')}/{container}"
-    leaf = () if host.unified is None else (f"{host.unified}/{name}/{cgroup_tree.LEAF}",)
-    return (*leaf, *(f"{mount_point}/{name}" for mount_point in host.legacy))
+    return cgroups.places(host, settings.cgroup_parent, container)
 
 
 def _adopt(pool: ids.Pool, settings: Settings, container: str) -> ids.Claim | None:
@@ -194,18 +192,25 @@ def collect(
     return state
 
 
+def check_owner(
+    settings: Settings, pool: ids.Pool, container: str, credentials: Credentials, admin_gid: int | None
+) -> None:
+    """Raise NotFound unless `container` has a grant and is theirs who have these credentials, or they are an admin's."""
+    check_id(container)
+    grant = _document(f"{settings.state_dir}/containers/{container}/grant.json")
+    owner = ids.owner_of(credentials.uid, pool, ids.read_subids())
+    admin = owner == 0 or (admin_gid is not None and admin_gid in (credentials.gid, *credentials.groups))
+    if not grant or owner is None or (grant.get("uid") != owner and not admin):
+        raise NotFound(f"cannot find {container[:12]}: there is no such container")
+
+
 def remove(
     settings: Settings, pool: ids.Pool, container: str, credentials: Credentials, admin_gid: int | None
 ) -> None:
     """`rm` of a stopped container on behalf of `credentials`; another's container is not found. Raises
     DkrError.
     """
-    check_id(container)
-    grant = _document(f"{settings.state_dir}/containers/{container}/grant.json")
-    owner = ids.owner_of(credentials.uid, pool, ids.read_subids())
-    admin = owner == 0 or (admin_gid is not None and admin_gid in (credentials.gid, *credentials.groups))
-    if not grant or owner is None or (grant.get("uid") != owner and not admin):
-        raise NotFound(f"cannot remove {container[:12]}: there is no such container")
+    check_owner(settings, pool, container, credentials, admin_gid)
     claim = _take_over(settings, pool, container)
     state = read_state(settings, container)
     remove_all(settings, pool, container, claim, _paths(settings, container, state))

@@ -75,20 +75,23 @@ class Container:
         return self.claim.first if self.claim else 0
 
 
-def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str]) -> Container:
+def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str], recorder: Recorder) -> Container:
     """Make the container's directory, id range, files and cgroup. What was made is undone where a step
     fails.
     """
     settings = task.settings
     directory = f"{settings.state_dir}/containers/{task.id}"
     with contextlib.ExitStack() as undo:
+        recorder.begin("directory", f'mkdir("{directory}")')
         os.mkdir(directory, 0o700)
         undo.callback(_remove_tree, directory)
         claim = None
         if "user" in config.spec.namespaces:
+            recorder.begin("id range", f'openat("{task.pool.directory}/SLOT"); flock(LOCK_EX)')
             claim = ids.claim(task.pool, owner, task.id, settings.state_dir, task.slot_hint)
             undo.callback(ids.release, task.pool, claim)
         base = claim.first if claim else 0
+        recorder.begin("files", "mkdir(upper, work, l, m); write(upper/etc/*, config.json, grant.json)")
         for name in ("upper", "work", LAYERS, ROOT):
             os.mkdir(f"{directory}/{name}", 0o755)
         os.chown(f"{directory}/upper", base, base)
@@ -96,6 +99,7 @@ def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str]) -> Co
         write_file(f"{directory}/config.json", frames.dumps(config.document))
         grant = {"version": 1, "uid": owner, "asks": sorted(asks), "slot": claim.slot if claim else None}
         write_file(f"{directory}/grant.json", frames.dumps(grant))
+        recorder.begin("cgroup", f'mkdir("{settings.cgroup_parent}/{task.id}")')
         cgroup = cgroups.create(layout(), settings.cgroup_parent, task.id, cgroup_tree.group_of(owner))
         undo.pop_all()
     return Container(task.id, directory, claim, cgroup)

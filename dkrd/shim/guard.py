@@ -21,8 +21,10 @@ from dkrd.shim.asks import Asks
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping
 
     from dkrd.runtime.build import Built
+    from dkrd.shim.asks import Handler
     from dkrd.shim.config import Config
     from dkrd.shim.container import Container
     from dkrd.shim.session import Session
@@ -70,13 +72,14 @@ class Guard:
         session: Session,
         state: State,
         listener: socket.socket,
+        handlers: Mapping[str, Handler],
     ) -> None:
         self._config = config
         self._container = container
         self._built = built
         self._session = session
         self._loop = Loop()
-        self._asks = Asks(self._loop, listener, task, state, built.pidfd, {})
+        self._asks = Asks(self._loop, listener, task, state, built.pidfd, handlers)
         self._ended = False
         self._cause: str | None = None
         self._as_if: int | None = None

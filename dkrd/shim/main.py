@@ -11,13 +11,15 @@ import contextlib
 import os
 import socket
 import sys
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import DkrError, NotPermitted
 from dkrd import policy
 from dkrd.runtime import failure
-from dkrd.runtime.steps import Recorder
-from dkrd.shim import callers, cleanup
+from dkrd.runtime.steps import Recorder, Step
+from dkrd.shim import callers, cleanup, trace
 from dkrd.shim import config as configs
 from dkrd.shim import container as containers
 from dkrd.shim import session as sessions
@@ -25,7 +27,9 @@ from dkrd.shim.guard import Exit, Guard
 from dkrd.shim.state import State, now, start_time
 
 if TYPE_CHECKING:
+    from dkrd.runtime import mounts
     from dkrd.runtime.build import Built
+    from dkrd.shim.asks import Handler
     from dkrd.shim.task import ShimTask
 
 
@@ -34,9 +38,14 @@ def run(task: ShimTask) -> None:
     do.
     """
     connection = socket.socket(fileno=task.connection)
+    recorder = Recorder("shim")
+    recorder.steps.append(Step("fork", "fork()", task.begun, time.monotonic_ns(), "launcher"))
     try:
+        recorder.begin("bundle", f"read the bundle: {len(task.bundle)} bytes of JSON")
         config = configs.parse(task.bundle)
+        recorder.begin("evidence", "ioctl(SIOCUNIXFILE); getsockopt(SO_PEERCRED); getsockopt(SO_PEERGROUPS)")
         asking = callers.prove(task, connection, task.listener)
+        recorder.begin("session", "socketpair(AF_UNIX, SOCK_SEQPACKET); sendmsg(SCM_RIGHTS)")
         session = sessions.Session(sessions.offer(connection, task.id))
     except (DkrError, OSError) as err:
         error = failure.describe(err, "session")
@@ -45,29 +54,39 @@ def run(task: ShimTask) -> None:
         return
     finally:
         connection.close()
-    recorder = Recorder("shim")
+    first: sessions.First | None = None
     try:
+        recorder.begin("first frame", "recvmsg(SCM_RIGHTS, SCM_CREDENTIALS)")
         first = session.first()
+        recorder.begin("judge", f"may uid {first.credentials.uid} have it, asking for {sorted(first.asks)}?")
         who = _judge(task, config, asking, first)
         root = containers.root_of(task, config)
-        container, state, listener = _prepare(task, config, who, first)
+        if "plan" in first.want:
+            _show_plan(task, config, who, first, root, session)
+            return
+        container, state, listener = _prepare(task, config, who, first, recorder)
     except (DkrError, OSError) as err:
-        _refuse(task, session, failure.describe(err, "prepare"), asking.uid)
+        start = _Start(task, config, session, recorder, first)
+        start.refuse(failure.describe(err, recorder.current), asking.uid)
         return
-    claims = _Ending(task, config, container, state)
+    start = _Start(task, config, session, recorder, first)
+    claims = _Ending(task, config, container, state, recorder)
     try:
         built = containers.start(task, config, root, container, first, recorder)
     except (DkrError, OSError) as err:
+        error = failure.describe(err, recorder.current)
         claims.failed()
-        _refuse(task, session, failure.describe(err, recorder.current), who.uid)
+        start.refuse(error, who.uid)
         return
     finally:
         container.cgroup.close()
         for fd in (*first.stdio.values(), *first.preserved):
             os.close(fd)
     container.mounts = built.mounts
-    _started(task, config, who, session, state, built)
-    claims.ended(Guard(task, config, container, built, session, state, listener).watch(), session)
+    start.succeeded(who, state, built)
+    handlers: dict[str, Handler] = {"explain": lambda _ask: {"trace": trace.trace_of(task, config, recorder)}}
+    guard = Guard(task, config, container, built, session, state, listener, handlers)
+    claims.ended(guard.watch(), session)
 
 
 def _judge(
@@ -83,33 +102,84 @@ def _judge(
     return who
 
 
-def _refuse(task: ShimTask, session: sessions.Session, error: DkrError, uid: int) -> None:
-    task.log.audit(
-        "not started",
-        id=task.id,
-        uid=uid,
-        code=error.code,
-        rule=error.rule,
-        step=error.step,
-        cause=error.message,
-    )
-    session.send({"type": "error", "error": error.to_wire()})
+def _show_plan(
+    task: ShimTask,
+    config: configs.Config,
+    who: policy.Caller,
+    first: sessions.First,
+    root: mounts.Root,
+    session: sessions.Session,
+) -> None:
+    """A dry run: judged like a real one, and told what would be done. Nothing was made for it."""
+    for fd in (*first.stdio.values(), *first.preserved):
+        os.close(fd)
+    session.send({"type": "plan", "plan": trace.plan_of(task, config, who, first, root)})
     session.close()
+    task.log.audit("planned", id=task.id, uid=who.uid, command=config.spec.process.args[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A start, as its client is told of it. `first` is None where not even its first frame came."""
+
+    task: ShimTask
+    config: configs.Config
+    session: sessions.Session
+    recorder: Recorder
+    first: sessions.First | None
+
+    def refuse(self, error: DkrError, uid: int) -> None:
+        """It came to nothing."""
+        self.task.log.audit(
+            "not started",
+            id=self.task.id,
+            uid=uid,
+            code=error.code,
+            rule=error.rule,
+            step=error.step,
+            cause=error.message,
+        )
+        self._send_trace(error)
+        self.session.send({"type": "error", "error": error.to_wire()})
+        self.session.close()
+
+    def succeeded(self, who: policy.Caller, state: State, built: Built) -> None:
+        """The command runs."""
+        task = self.task
+        self.session.send({"type": "started", "id": task.id, "pid": built.pid}, built.master)
+        begun = start_time(built.pid)
+        _record(task, state, built.pidfd, status="running", pid=built.pid, pidStartTime=begun, started=now())
+        self._send_trace(None)
+        task.log.audit(
+            "started",
+            id=task.id,
+            uid=who.uid,
+            name=self.config.name,
+            pid=built.pid,
+            command=self.config.spec.process.args[0],
+        )
+
+    def _send_trace(self, error: DkrError | None) -> None:
+        if self.first is not None and "trace" in self.first.want:
+            document = trace.trace_of(self.task, self.config, self.recorder, error)
+            self.session.send({"type": "trace", "trace": document})
 
 
 def _prepare(
-    task: ShimTask, config: configs.Config, who: policy.Caller, first: sessions.First
+    task: ShimTask, config: configs.Config, who: policy.Caller, first: sessions.First, recorder: Recorder
 ) -> tuple[containers.Container, State, socket.socket]:
     """The run directory with its socket and first state, then the container's own things."""
     directory = f"{task.settings.run_dir}/containers/{task.id}"
+    recorder.begin("run directory", f'mkdir("{directory}"); bind("shim.sock"); listen()')
     os.mkdir(directory, 0o700)
     with contextlib.ExitStack() as undo:
         undo.callback(cleanup.remove_run_directory, directory)
         listener = _listen(directory)
         undo.callback(listener.close)
-        container = containers.make(task, config, who.uid, first.asks)
+        container = containers.make(task, config, who.uid, first.asks, recorder)
         paths = container.cgroup.paths
         undo.callback(cleanup.remove_all, task.settings, task.pool, task.id, container.claim, paths)
+        recorder.begin("state", 'write("state.json.new"); rename("state.json"); sendmsg(reports)')
         state = State(directory, socket.socket(fileno=task.reports))
         state.update(
             version=1,
@@ -152,27 +222,6 @@ def _listen(directory: str) -> socket.socket:
     return listener
 
 
-def _started(
-    task: ShimTask,
-    config: configs.Config,
-    who: policy.Caller,
-    session: sessions.Session,
-    state: State,
-    built: Built,
-) -> None:
-    session.send({"type": "started", "id": task.id, "pid": built.pid}, built.master)
-    begun = start_time(built.pid)
-    _record(task, state, built.pidfd, status="running", pid=built.pid, pidStartTime=begun, started=now())
-    task.log.audit(
-        "started",
-        id=task.id,
-        uid=who.uid,
-        name=config.name,
-        pid=built.pid,
-        command=config.spec.process.args[0],
-    )
-
-
 def _record(task: ShimTask, state: State, pidfd: int = -1, **changes: object) -> None:
     """Write down what has become of the container. On a full disk it runs on and ends all the same, and is
     told.
@@ -188,9 +237,15 @@ class _Ending:
     """What is to be done when the container has ended, or has not come to be."""
 
     def __init__(
-        self, task: ShimTask, config: configs.Config, container: containers.Container, state: State
+        self,
+        task: ShimTask,
+        config: configs.Config,
+        container: containers.Container,
+        state: State,
+        recorder: Recorder,
     ) -> None:
         self._task, self._config, self._container, self._state = task, config, container, state
+        self._recorder = recorder
 
     def failed(self) -> None:
         """A start that failed leaves nothing, with or without --rm: there is nothing to look at."""
@@ -219,6 +274,7 @@ class _Ending:
     def _keep(self) -> None:
         task, container = self._task, self._container
         try:
+            trace.keep(container.directory, trace.trace_of(task, self._config, self._recorder))
             cleanup.keep_stopped(task.settings, task.id, self._state.values, container.cgroup.paths)
         except OSError as err:
             # As below: the run directory still stands.

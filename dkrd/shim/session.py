@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 FIRST_FRAME_SECONDS = 10.0
+_WANTS: tuple[list[str], ...] = ([], ["trace"], ["plan"])
 _CHOICES: tuple[list[int], ...] = ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2])
 SO_SNDBUFFORCE = 32
 _CREDENTIALS = struct.Struct("iII")
@@ -38,12 +39,14 @@ class First:
     """The client's first frame: what it asks, as whom, with which descriptors.
 
     stdio      {0..2: descriptor}
+    want       of "trace" and "plan", what the client wants to be told besides
     tty        those of 0..2 that get the container's own terminal; what is in neither stays closed
     preserved  descriptors for 3, 4, ...
     """
 
     request: dict[str, object]
     asks: frozenset[str]
+    want: frozenset[str]
     stdio: dict[int, int]
     tty: tuple[int, ...]
     preserved: tuple[int, ...]
@@ -186,15 +189,15 @@ def _first(
         raise ProtocolError("cannot go on: the client went away before its first frame")
     if credentials is None:
         raise ProtocolError("cannot go on: the kernel named no sender of the first frame")
-    known = {"type", "version", "request", "asks", "stdio", "tty"}
+    known = {"type", "version", "request", "asks", "stdio", "tty", "want"}
     if set(message) != known or message["type"] != "start" or message["version"] != VERSION:
         raise ProtocolError(
             f"cannot read the first frame: it is not a version {VERSION} start",
             hint="use a dkrctl of the daemon's release",
         )
-    request, asks = message["request"], message["asks"]
-    if not isinstance(request, dict) or not isinstance(asks, list):
-        raise ProtocolError("cannot read the first frame: request or asks is of another type")
+    request, asks, want = message["request"], message["asks"], message["want"]
+    if not isinstance(request, dict) or not isinstance(asks, list) or want not in _WANTS:
+        raise ProtocolError("cannot read the first frame: request, asks or want is of another type")
     if not all(isinstance(a, str) for a in asks):
         raise ProtocolError("cannot read the first frame: asks are strings")
     stdio, tty = _numbers(message, "stdio"), _numbers(message, "tty")
@@ -209,7 +212,10 @@ def _first(
     named = dict(zip(stdio, descriptors, strict=False))
     for number, fd in named.items():
         _check_stdio(number, fd)
-    return First(request, frozenset(asks), named, tty, tuple(descriptors[len(stdio) :]), credentials)
+    assert isinstance(want, list)
+    return First(
+        request, frozenset(asks), frozenset(want), named, tty, tuple(descriptors[len(stdio) :]), credentials
+    )
 
 
 def _numbers(message: dict[str, object], key: str) -> tuple[int, ...]:

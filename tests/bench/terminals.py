@@ -69,7 +69,9 @@ def _held(daemon: Daemon, command: tuple[str, ...]) -> Iterator[int]:
     request: dict[str, object] = {"args": list(command), "rm": True, "terminal": True, "onDisconnect": "kill"}
     _, descriptor = ask_run(str(daemon.socket), request)
     session = Session(descriptor)
-    session.first({"type": "start", "request": request, "asks": [], "stdio": [], "tty": [0, 1, 2]}, [])
+    session.first(
+        {"type": "start", "request": request, "asks": [], "stdio": [], "tty": [0, 1, 2], "want": []}, []
+    )
     got = session.receive()
     if got is None or len(got[1]) != 1:
         raise RuntimeError(f"no terminal has come: {got}")

@@ -140,7 +140,15 @@ class RawClient:
 
     def first(self, request: dict[str, Any], stdio: tuple[int, int, int]) -> None:
         """Sends the first frame."""
-        frame = {"type": "start", "version": 2, "request": request, "asks": [], "stdio": [0, 1, 2], "tty": []}
+        frame = {
+            "type": "start",
+            "version": 2,
+            "request": request,
+            "asks": [],
+            "stdio": [0, 1, 2],
+            "tty": [],
+            "want": [],
+        }
         assert self.session is not None
         rights = array.array("i", stdio)
         self.session.sendmsg([json.dumps(frame).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])

@@ -156,6 +156,7 @@ def frame(
         "asks": list(asks),
         "stdio": sorted(stdio),
         "tty": tty,
+        "want": [],
     }
     rights = array.array("i", [*(stdio[n] for n in sorted(stdio)), *more])
     session.sendmsg(

@@ -113,7 +113,15 @@ def test_credentials_in_the_frame_cannot_be_chosen(daemon: Daemon, tenant: host.
     def lie() -> str:
         client = Client(daemon.socket)
         client.post(LIFTED)
-        first = {"type": "start", "version": 2, "request": LIFTED, "asks": ASKS, "stdio": [], "tty": []}
+        first = {
+            "type": "start",
+            "version": 2,
+            "request": LIFTED,
+            "asks": ASKS,
+            "stdio": [],
+            "tty": [],
+            "want": [],
+        }
         with client.session() as session:
             try:
                 session.sendmsg(

@@ -65,6 +65,7 @@ class Guardian:
             seccomp="",
             layers={},
             log=Log("info", "text", "shim", self.log_fd),
+            begun=0,
         )
         handlers = {"look": self._look, "refuse": self._refuse, "fail": self._fail, "big": self._big}
         Asks(self.loop, self.shim, task, self.state, self.pidfd, handlers).serve()
