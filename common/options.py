@@ -131,6 +131,16 @@ _SOCKET = Option(
 )
 _HELP = Option("help", "", FLAG, "", "", "print this help and exit", group=_CLIENT)
 
+_QUIET = Option(
+    "quiet",
+    "q",
+    FLAG,
+    "",
+    "",
+    "no remarks by the client; errors are still told",
+    group=_CLIENT,
+)
+
 DETACH_KEYS = Option(
     "detach-keys",
     "",
@@ -336,15 +346,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         choices=("stop", "kill", "keep"),
         docker="Docker has none",
     ),
-    Option(
-        "quiet",
-        "q",
-        FLAG,
-        "",
-        "",
-        "no remarks by the client; errors are still told",
-        group=_CLIENT,
-    ),
+    _QUIET,
     _SOCKET,
     _HELP,
 )
@@ -364,6 +366,37 @@ RUN = Command(
         ("dkrctl run --read-only --tmpfs /tmp:size=16m /bin/sh", "only /tmp can be written"),
     ),
 )
+ATTACH_OPTIONS: tuple[Option, ...] = (
+    DETACH_KEYS,
+    Option("no-stdin", "", FLAG, "", "", "only look: what is typed here goes nowhere", group=_STDIO),
+    Option(
+        "on-disconnect",
+        "",
+        CHOICE,
+        "WHAT",
+        "",
+        "when this client vanishes, and was the last: stop, kill or keep the container",
+        group=_ENDING,
+        default="keep",
+        choices=("stop", "kill", "keep"),
+        docker="Docker has none",
+    ),
+    _QUIET,
+    _SOCKET,
+    _HELP,
+)
+ATTACH = Command(
+    "attach",
+    "dkrctl attach [OPTIONS] CONTAINER",
+    "Be at the terminal of a running container, beside others that are: what it shows is shown to all, what any types it reads. "
+    "The exit status is the command's; 0 after leaving by keys. A container that has its caller's own input and output, and no "
+    "terminal, cannot be attached to.",
+    ATTACH_OPTIONS,
+    (
+        ("dkrctl attach 4f6b", "by the beginning of its id, or by its name"),
+        ("dkrctl attach --no-stdin build", "look on"),
+    ),
+)
 VERSION_COMMAND = Command(
     "version",
     "dkrctl version [--socket PATH]",
@@ -373,4 +406,4 @@ VERSION_COMMAND = Command(
 )
 HELP_COMMAND = Command("help", "dkrctl help [COMMAND]", "Print help on a command.", (_HELP,))
 
-COMMANDS: tuple[Command, ...] = (RUN, VERSION_COMMAND, HELP_COMMAND)
+COMMANDS: tuple[Command, ...] = (RUN, ATTACH, VERSION_COMMAND, HELP_COMMAND)

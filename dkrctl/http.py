@@ -185,13 +185,18 @@ def problem(answer: Answer, body: bytes) -> DkrError:
 
 
 def ask_run(path: str, request: dict[str, object]) -> tuple[str, int]:
-    """Ask the daemon at `path` for a run; the container's id and the descriptor of the session.
+    """Ask the daemon at `path` for a run: as `ask_session`."""
+    return ask_session(path, "/v1/run", dumps(request))
+
+
+def ask_session(path: str, target: str, body: bytes = b"") -> tuple[str, int]:
+    """Ask the daemon at `path` for a session; the container's id and the descriptor of the session.
 
     Raises DkrError: what the daemon said, or why it could not be asked.
     """
     connection = Connection(path)
     try:
-        answer = connection.ask("POST", "/v1/run", dumps(request), upgrade=True)
+        answer = connection.ask("POST", target, body, upgrade=True)
         if answer.status != 101:
             raise problem(answer, connection.body(answer))
         if answer.headers.get("upgrade", "").lower() != UPGRADE:

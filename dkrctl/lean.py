@@ -1,6 +1,6 @@
 """The client's entry: `from dkrctl.lean import entry; entry()`.
 
-`dkrctl run` takes the **lean path**: it may load what the interpreter has loaded anyway, modules written in C
+`dkrctl run` and `attach` take the **lean path**: it may load what the interpreter has loaded anyway, modules written in C
 (`posix`, `_socket`, `_signal`, `_json`, `select`, `fcntl`, `errno`; `termios` with a terminal), and our own
 lean modules, which say so at their top. `os json socket re enum dataclasses argparse typing contextlib signal`
 and the like are loaded to print help or an error, never on the way to a command: they cost 1 to 14 ms each. The
@@ -27,6 +27,10 @@ def main(words: list[str]) -> int:
         from dkrctl.run import run
 
         return run(words[1:], None)
+    if words[:1] == ["attach"]:
+        from dkrctl.attach import attach
+
+        return attach(words[1:], None)
     from common.options import GLOBAL
     from dkrctl.parse import command_named, parse
 
@@ -35,6 +39,10 @@ def main(words: list[str]) -> int:
         from dkrctl.run import run
 
         return run(parsed.rest[1:], parsed.last("socket"))
+    if parsed.rest[:1] == ["attach"] and not parsed.flag("help"):
+        from dkrctl.attach import attach
+
+        return attach(parsed.rest[1:], parsed.last("socket"))
     from dkrctl import help as pages
 
     if parsed.flag("version"):

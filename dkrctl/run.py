@@ -28,6 +28,16 @@ def socket_path(*given: str | None) -> str:
     return variable.decode("utf-8", "surrogateescape") if variable else DEFAULT_SOCKET
 
 
+def status_of(ended: dict[str, object]) -> int:
+    """The exit status for how a command ended: its code, or 128 and the signal. Raises Internal where neither is told."""
+    cause, code, signal = ended.get("cause"), ended.get("code"), ended.get("signal")
+    if isinstance(code, int) and not isinstance(code, bool):
+        return code & 0xFF
+    if isinstance(signal, int) and 0 < signal < 128:
+        return 128 + signal
+    raise Internal(f"cannot tell how the command ended: {cause!a}, without a code or a signal")
+
+
 class Cidfile:
     """The file of `--cidfile`: made before the daemon is asked, filled at the start, removed without one."""
 
@@ -207,14 +217,9 @@ class _Run:
         return 0
 
     def _status(self, ended: dict[str, object]) -> int:
-        cause, code, signal = ended.get("cause"), ended.get("code"), ended.get("signal")
         if not self.quiet:
-            self._remark(cause)
-        if isinstance(code, int) and not isinstance(code, bool):
-            return code & 0xFF
-        if isinstance(signal, int) and 0 < signal < 128:
-            return 128 + signal
-        raise Internal(f"cannot tell how the command ended: {cause!a}, without a code or a signal")
+            self._remark(ended.get("cause"))
+        return status_of(ended)
 
     def _remark(self, cause: object) -> None:
         """Tell of an end that neither the command nor the caller brought about."""

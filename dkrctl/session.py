@@ -158,9 +158,10 @@ class Attendance:
     pumps     what stdio.prepare() made
     terminal  where the command has one of its own, or it is attached to at one
     plain     what to copy where it is attached to without one
+    forwards  signals are the command's; else this client only looks on, and leaves by them
     """
 
-    __slots__ = ("_exit", "_plain", "_pumps", "_session", "_signals", "_terminal", "started_as")
+    __slots__ = ("_exit", "_forwards", "_plain", "_pumps", "_session", "_signals", "_terminal", "started_as")
 
     def __init__(
         self,
@@ -169,12 +170,15 @@ class Attendance:
         pumps: "list[Pump]",
         terminal: "Terminal | None",
         plain: "Callable[[int], list[Pump]] | None" = None,
+        *,
+        forwards: bool = True,
     ) -> None:
         self._session = session
         self._signals = signals
         self._pumps = pumps
         self._terminal = terminal
         self._plain = plain
+        self._forwards = forwards
         self._exit: dict[str, object] | None = None
         self.started_as: str | None = None
 
@@ -258,8 +262,12 @@ class Attendance:
                 self._session.signal(
                     number
                 )  # no session inside has this terminal, so the kernel tells nobody
-        elif self._exit is None:
+        elif self._exit is None and self._forwards:
             self._session.signal(number)
+        elif self._exit is None and number in _LEAVING:
+            self._session.post({"type": "detach"})
+            self._session.flush()
+            raise Left(128 + number)
         elif number in _LEAVING:
             # The command has ended, only output that nobody takes is left.
             raise Left(128 + number)
