@@ -28,6 +28,8 @@ Cause = Literal[
     "exited", "signalled", "oom", "timeout", "stopped", "client-gone", "start-failed", "shim-lost"
 ]
 
+MAX_OUTPUT = 16 * 1024 * 1024  # bytes kept of one stream of a plain run
+
 # Said outright: pydantic's own serializer for a plainly validated tuple complains of the list that it makes of it.
 _AS_LIST = PlainSerializer(list, return_type=list)
 
@@ -86,6 +88,10 @@ class RunRequest(Model):
     ] = None
     on_disconnect: Annotated[Literal["stop", "kill", "keep"] | None, AfterValidator(checks.given)] = None
 
+    def to_request(self) -> dict[str, Any]:
+        """What was given, with the keys of the wire: the defaults are filled in where policy fills them in."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
     def is_private(self, namespace: str) -> bool:
         """Whether the container gets a namespace of this type of its own (all but `time` by default)."""
         return self.namespaces.get(namespace, "host" if namespace == "time" else "private") == "private"
@@ -115,6 +121,44 @@ class RunRequest(Model):
         return self
 
 
+class PlainRun(RunRequest):
+    """What `POST /v1/run` takes without an upgrade: the request, its standard input, and how much of its output is kept.
+
+    What needs descriptors of the client's own has no place here.
+    """
+
+    stdin: Annotated[str | None, AfterValidator(checks.given)] = None
+    stdin_base64: Annotated[str | None, AfterValidator(checks.given)] = None
+    max_output: Annotated[int, Field(ge=0, le=MAX_OUTPUT)] = 1024 * 1024  # bytes, of each stream
+    rm: bool = True
+
+    @model_validator(mode="after")
+    def _without_descriptors(self) -> PlainRun:
+        if self.stdin is not None and self.stdin_base64 is not None:
+            checks.fault("stdinBase64", "cannot be there beside stdin")
+        if self.terminal:
+            checks.fault("terminal", "cannot be had over plain HTTP: use dkrctl, or a session")
+        if self.preserve_fds:
+            checks.fault("preserveFds", "cannot be passed over plain HTTP: use dkrctl, or a session")
+        if not self.rm:
+            checks.fault("rm", "cannot be false here: nobody could find what is left")
+        if self.on_disconnect == "keep":
+            checks.fault("onDisconnect", "cannot be keep here: nobody could find what is left")
+        return self
+
+    def to_request(self) -> dict[str, Any]:
+        """The request that root's side is told: what was given of it, and that it is removed at its end."""
+        own = {"stdin", "stdin_base64", "max_output"}
+        given = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=own)
+        return {**given, "rm": True}
+
+    def asks(self) -> list[str]:
+        """What it wants beyond a tenant's defaults (docs/protocol.md, section 3)."""
+        return [
+            f"{kind}:host" for kind, scope in self.namespaces.items() if scope == "host" and kind != "time"
+        ]
+
+
 class ExitStatus(Model):
     """How a container ended. Exactly one of `code` and `signal` is there, unless nobody could learn it."""
 
@@ -126,6 +170,19 @@ class ExitStatus(Model):
     def _with_nulls(self) -> dict[str, Any]:
         """A client reads `code` and `signal` together: null is told, unlike elsewhere."""
         return {"code": self.code, "signal": self.signal, "cause": self.cause}
+
+
+class RunAnswer(Model):
+    """What `POST /v1/run` answers without an upgrade. Of a stream that is not UTF-8 the base64 is there, and not the text."""
+
+    id: str
+    exit: ExitStatus
+    stdout: str | None = None
+    stderr: str | None = None
+    stdout_base64: str | None = None
+    stderr_base64: str | None = None
+    truncated: bool
+    duration: float  # seconds, from the start to the end of the command
 
 
 class ContainerState(Model):

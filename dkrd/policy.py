@@ -140,6 +140,19 @@ def judge(
         )
 
 
+def judge_http(who: Caller, spec: Spec, *, http_lifts: bool) -> None:
+    """Raise NotPermitted where `spec` needs anything beyond a tenant's defaults and came over plain HTTP: there the api alone
+    says what was asked, and it could say more than its caller. An admin may let it (the setting `http_lifts`).
+    """
+    needed = needs(spec)
+    if needed and not (http_lifts and who.admin):
+        raise NotPermitted(
+            f"cannot give {min(needed)} over plain HTTP: nothing there proves that its caller asked for it",
+            rule="http",
+            hint="use dkrctl, or a client with a session; or the setting http_lifts, for admins",
+        )
+
+
 _HINTS = {"host": "leave the option away: containers of ordinary users have namespaces of their own"}
 
 

@@ -40,6 +40,7 @@ class Settings:
     socket_mode          permission bits of the socket
     log_level            debug, info, warning or error
     log_format           text or json
+    http_lifts           whether an admin may ask over plain HTTP for more than a tenant's defaults
     default_root         root filesystem of a run that names none
     api_user             user that the api runs as
     admin_group          group whose members may do anything
@@ -58,6 +59,7 @@ class Settings:
     socket_mode: int = 0o660
     log_level: str = "info"
     log_format: str = "text"
+    http_lifts: bool = False
     default_root: str = "host"
     api_user: str = "dkr-api"
     admin_group: str = "dkr-admin"
@@ -180,6 +182,12 @@ def _integer(first: int, last: int) -> Callable[[object], int]:
     return check
 
 
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
 def _pool_first(value: object) -> int:
     first = _integer(SLOT_IDS, _ID_MAX)(value)
     if first % SLOT_IDS:
@@ -203,6 +211,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "socket_mode": ("socket_mode", _mode),
     "log_level": ("log_level", _one_of(*LOG_LEVELS)),
     "log_format": ("log_format", _one_of(*LOG_FORMATS)),
+    "http_lifts": ("http_lifts", _boolean),
     "default_root": ("default_root", _name),
     "api_user": ("api_user", _name),
     "admin_group": ("admin_group", _name),

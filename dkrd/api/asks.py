@@ -53,7 +53,7 @@ async def ask_root(
             answered.set_result(answer)
 
     fd = os.dup(open_transport(request).get_extra_info("socket").fileno())
-    context.channel.ask(message, fd, on_answer)
+    context.channel.ask(message, (fd,), on_answer)
     try:
         async with asyncio.timeout(patience):
             answer = await answered

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from aiohttp import web
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from common.errors import BadRequest
-from common.models import RunRequest
+from common.models import PlainRun, RunRequest
 
+M = TypeVar("M", bound=RunRequest)
 MAX_BODY = 4 * 1024 * 1024  # bytes
 MAX_KEYS = 64  # of the outermost object: pydantic would collect an error for each unknown one
 MAX_FAULTS = 20  # told at once
@@ -69,6 +72,15 @@ def _printable(text: str) -> str:
 
 def run_request(body: bytes) -> RunRequest:
     """The request of an HTTP body. Raises BadRequest with `fields`."""
+    return _request(body, RunRequest)
+
+
+def plain_run(body: bytes) -> PlainRun:
+    """The same for a run without a session."""
+    return _request(body, PlainRun)
+
+
+def _request(body: bytes, model: type[M]) -> M:
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as err:
@@ -78,29 +90,29 @@ def run_request(body: bytes) -> RunRequest:
     if len(value) > MAX_KEYS:
         raise _refused(({"path": "", "message": f"has {len(value)} keys; at most {MAX_KEYS} are possible"},))
     try:
-        return RunRequest.model_validate(value, by_alias=True, by_name=False)
+        return model.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as err:
-        raise _refused(faults(err)) from None
+        raise _refused(faults(err), model) from None
 
 
-def _refused(fields: tuple[dict[str, str], ...]) -> BadRequest:
+def _refused(fields: tuple[dict[str, str], ...], model: type[RunRequest] = RunRequest) -> BadRequest:
     first = fields[0]
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     where = f"{first['path']}: " if first["path"] else ""
     return BadRequest(
         _printable(f"cannot read the request: {where}{first['message']}{more}"),
-        hint=_near(fields),
+        hint=_near(fields, model),
         fields=tuple({k: _printable(v) for k, v in field.items()} for field in fields),
     )
 
 
-def _near(fields: tuple[dict[str, str], ...]) -> str | None:
+def _near(fields: tuple[dict[str, str], ...], model: type[RunRequest]) -> str | None:
     """For the first unknown key, the known one that it may have meant."""
     for field in fields:
         if field["message"] == _MESSAGES["extra_forbidden"]:
             import difflib  # 3 ms, for a mistake only
 
-            known = [info.alias or name for name, info in RunRequest.model_fields.items()]
+            known = [info.alias or name for name, info in model.model_fields.items()]
             near = difflib.get_close_matches(field["path"], known, 1)
             return f"did you mean {near[0]}?" if near else None
     return None

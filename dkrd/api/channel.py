@@ -59,7 +59,7 @@ def receive(sock: socket.socket) -> dict[str, object] | None:
 @dataclass(frozen=True, slots=True)
 class _Question:
     kind: str
-    fd: int
+    fds: tuple[int, ...]
     on_answer: Callable[[Answer], None]
 
 
@@ -83,7 +83,7 @@ class Channel:
         self._on_report = on_report
         self._on_end = on_end
         self._questions: dict[int, _Question] = {}
-        self._queue: deque[tuple[int, bytes, int]] = deque()
+        self._queue: deque[tuple[int, bytes, tuple[int, ...]]] = deque()
         self._pongs: deque[asyncio.Future[None]] = deque()
         self._seq = 0
         self._ended = False
@@ -91,26 +91,31 @@ class Channel:
 
     def post(self, message: dict[str, object]) -> None:
         """Send `message`, to which no answer comes. Dropped where the channel is at its end."""
-        self._send(0, frames.dumps(message), -1)
+        self._send(0, frames.dumps(message), ())
 
     def ask(
-        self, message: dict[str, object], fd: int, on_answer: Callable[[Answer], None], body: bytes = b""
+        self,
+        message: dict[str, object],
+        fds: tuple[int, ...],
+        on_answer: Callable[[Answer], None],
+        body: bytes = b"",
     ) -> None:
-        """Send `message` (one of ANSWERS) with the descriptor `fd`, which is the channel's from here on.
+        """Send `message` (one of ANSWERS) with the descriptors `fds`, the client's connection first, which are the channel's
+        from here on.
 
         `on_answer` is called exactly once, maybe before this returns: with the launcher's message
-        (`refused` too), or with an error where the launcher was not reached or ended. `fd` is still open
+        (`refused` too), or with an error where the launcher was not reached or ended. `fds` are still open
         then, and closed after it.
         """
         self._seq += 1
         seq = self._seq
         open_questions = len(self._questions)
-        self._questions[seq] = _Question(str(message["type"]), fd, on_answer)
+        self._questions[seq] = _Question(str(message["type"]), fds, on_answer)
         if open_questions >= MAX_QUESTIONS:
             self._settle(seq, _busy())
             return
         data = frames.dumps({**message, "seq": seq})
-        self._send(seq, data + b"\n" + body if body else data, fd)
+        self._send(seq, data + b"\n" + body if body else data, fds)
 
     async def catch_up(self) -> None:
         """Return when the reports that shims made before this call have been taken (or the launcher is not
@@ -143,31 +148,31 @@ class Channel:
 
     # --- out
 
-    def _send(self, seq: int, data: bytes, fd: int) -> None:
+    def _send(self, seq: int, data: bytes, fds: tuple[int, ...]) -> None:
         if self._ended:
             self._settle(seq, _gone())
         elif self._queue:
-            self._wait(seq, data, fd)
+            self._wait(seq, data, fds)
         else:
             try:
-                self._sendmsg(data, fd)
+                self._sendmsg(data, fds)
             except BlockingIOError:
                 self._loop.add_writer(self._sock.fileno(), self._writable)
-                self._wait(seq, data, fd)
+                self._wait(seq, data, fds)
             except OSError as err:
                 self._failed(seq, err)
 
-    def _wait(self, seq: int, data: bytes, fd: int) -> None:
+    def _wait(self, seq: int, data: bytes, fds: tuple[int, ...]) -> None:
         if len(self._queue) >= MAX_QUEUE:
             self._settle(seq, _busy())
         else:
-            self._queue.append((seq, data, fd))
+            self._queue.append((seq, data, fds))
 
     def _writable(self) -> None:
         while self._queue:
-            seq, data, fd = self._queue[0]
+            seq, data, fds = self._queue[0]
             try:
-                self._sendmsg(data, fd)
+                self._sendmsg(data, fds)
             except BlockingIOError:
                 return
             except OSError as err:
@@ -179,8 +184,8 @@ class Channel:
             self._queue.popleft()
         self._loop.remove_writer(self._sock.fileno())
 
-    def _sendmsg(self, data: bytes, fd: int) -> None:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [fd]))] if fd >= 0 else []
+    def _sendmsg(self, data: bytes, fds: tuple[int, ...]) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
         self._sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
 
     def _failed(self, seq: int, err: OSError) -> None:
@@ -248,7 +253,8 @@ class Channel:
         try:
             question.on_answer(answer)
         finally:
-            os.close(question.fd)
+            for fd in question.fds:
+                os.close(fd)
 
 
 def _gone() -> Unavailable:

@@ -5,6 +5,7 @@ is broken.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from dkrd.api import problems
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Iterator
 
     from dkrd.api.peers import Peer, Peers
 
@@ -27,7 +29,7 @@ IDLE_SECONDS = 75.0  # an idle connection is closed after this
 class Connection(web.RequestHandler):
     """Reads SO_PEERCRED once, when the connection is made."""
 
-    __slots__ = ("_peers", "peer")
+    __slots__ = ("_peers", "on_lost", "peer")
 
     def __init__(self, server: web.Server, peers: Peers, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -40,6 +42,7 @@ class Connection(web.RequestHandler):
         )
         self._peers = peers
         self.peer: Peer | None = None
+        self.on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         sock: socket.socket = transport.get_extra_info("socket")
@@ -59,6 +62,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self.peer is not None:
             self._peers.leave(self.peer)
+        if self.on_lost is not None:
+            self.on_lost()
         super().connection_lost(exc)
 
     def handle_error(
@@ -98,6 +103,18 @@ def peer_of(request: web.Request) -> Peer:
     if not isinstance(protocol, Connection) or protocol.peer is None:
         raise ConnectionResetError("the client is gone")
     return protocol.peer
+
+
+@contextlib.contextmanager
+def on_lost(request: web.Request, call: Callable[[], None]) -> Iterator[None]:
+    """`call` is called if the client goes away during the block."""
+    protocol: Any = request.protocol
+    open_transport(request)
+    protocol.on_lost = call
+    try:
+        yield
+    finally:
+        protocol.on_lost = None
 
 
 def open_transport(request: web.Request) -> asyncio.Transport:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_origin
 from aiohttp import web
 
 from common.errors import BadRequest, Internal
-from common.models import Container, Model, RunRequest, VersionInfo
+from common.models import Container, Model, RunAnswer, RunRequest, VersionInfo
 from dkrd.api import containers, version
 from dkrd.api.connections import peer_of
 from dkrd.api.run import run
@@ -53,7 +53,7 @@ _NONE: frozenset[str] = frozenset()
 ROUTES = (
     Route("GET", "/_ping", Who.ANYONE, _NONE, None, web.Response, version.ping),
     Route("GET", "/v1/version", Who.ANYONE, _NONE, None, VersionInfo, version.version),
-    Route("POST", "/v1/run", Who.OWNER, _NONE, RunRequest, web.StreamResponse, run),
+    Route("POST", "/v1/run", Who.OWNER, _NONE, RunRequest, RunAnswer, run),
     Route(
         "GET",
         "/v1/containers",

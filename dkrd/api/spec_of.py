@@ -24,7 +24,7 @@ def bundle_of(request: RunRequest, settings: Settings, name: str | None = None) 
     """
     roots.resolve(image_of(request, settings))
     # Only what was given: the defaults are filled in where policy fills them in.
-    given = request.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    given = request.to_request()
     return bundle.bundle_of(given, settings.default_root, name or names.made())
 
 

@@ -126,7 +126,8 @@ class Requests:
         kind = str(message.body.get("type"))
         seq = message.body.get("seq")
         fits = set(message.body) == KEYS[kind] and type(seq) is int and 0 <= seq < _SEQ_MAX
-        if not fits or len(message.descriptors) != 1 or bool(message.rest) != (kind == "start"):
+        most = 2 if kind == "start" else 1
+        if not fits or not 1 <= len(message.descriptors) <= most or bool(message.rest) != (kind == "start"):
             wire.close_all(message.descriptors)
             raise ProtocolError(f"its {kind} has other keys, bytes or descriptors than it must")
         assert type(seq) is int
@@ -158,18 +159,20 @@ class Requests:
     def _start(self, seq: int, message: Message, answer: Answer) -> None:
         connection: socket.socket | None = None
         uid: int | None = None
+        # With a session of the api's own, for a client that speaks plain HTTP.
+        plain = message.descriptors[1] if len(message.descriptors) > 1 else -1
         try:
             connection = evidence.open_connection(message.descriptors[0])
             credentials, owner = self._prove(connection)
             uid = credentials.uid
             self._check_budget(owner)
-            container_id = self._fork(connection, owner, message.rest)
+            container_id = self._fork(connection, plain, owner, message.rest)
         except DkrError as err:
             code, rule = err.code, err.rule
             self._log.audit("refused", seq=seq, uid=uid, code=code, rule=rule, cause=err.message)
             # Only to a connection that is proven: into any other socket root would be made to write for the
-            # api.
-            if connection is not None and uid is not None:
+            # api. To one that speaks plain HTTP the api answers.
+            if connection is not None and uid is not None and plain < 0:
                 _tell(connection, err)
             answer({"type": "refused", "seq": seq, "error": err.to_wire()})
         else:
@@ -180,6 +183,8 @@ class Requests:
         finally:
             if connection is not None:
                 connection.close()
+            if plain >= 0:
+                os.close(plain)
 
     def _check_descriptors(self, what: str) -> None:
         if self._limits.are_low():
@@ -197,12 +202,13 @@ class Requests:
                 hint="end some, or have containers_per_user raised in dkrd.toml",
             )
 
-    def _fork(self, connection: socket.socket, owner: int, bundle: bytes) -> str:
+    def _fork(self, connection: socket.socket, plain: int, owner: int, bundle: bytes) -> str:
         host = self.host
         self._slot_hint += 1
         task = ShimTask(
             id=os.urandom(32).hex(),
             connection=connection.fileno(),
+            session=plain,
             bundle=bundle,
             settings=host.settings,
             listener=host.listener,

@@ -39,7 +39,13 @@ if TYPE_CHECKING:
 _JOB_SECONDS = 60.0  # of a job at the start; a warm cache takes milliseconds
 _HELLO_MAX = 3 * 1024 * 1024  # bytes of states in `hello`; what does not fit follows as messages of its own
 _END_SECONDS = 10.0  # of the orderly end, api and jobs together
-_LIVE = ("log_level", "log_format", "containers_per_user", "start_seconds")  # settings that SIGHUP changes
+_LIVE = (
+    "log_level",
+    "log_format",
+    "containers_per_user",
+    "start_seconds",
+    "http_lifts",
+)  # settings that SIGHUP changes
 _HOST = "host"  # the built-in root without which nothing is served
 _SYSUSERS_HINT = "run `make install`, or systemd-sysusers with the package's sysusers.d file"
 

@@ -64,7 +64,7 @@ def _become(task: ShimTask, run: Callable[[ShimTask], None], limits: OpenFiles) 
     os.setsid()
     # Not the listener, the channel, the locks, the loop: a guardian lives on when the launcher ends, and what
     # it kept open would still be locked or listening then.
-    runner.keep_only((task.connection, task.reports))
+    runner.keep_only((task.connection, task.session, task.reports))
     limits.restore()
     set_name("dkr-shim")
     run(task)

@@ -46,11 +46,19 @@ def run(task: ShimTask) -> None:
         recorder.begin("evidence", "ioctl(SIOCUNIXFILE); getsockopt(SO_PEERCRED); getsockopt(SO_PEERGROUPS)")
         asking = callers.prove(task, connection, task.listener)
         recorder.begin("session", "socketpair(AF_UNIX, SOCK_SEQPACKET); sendmsg(SCM_RIGHTS)")
-        session = sessions.Session(sessions.offer(connection, task.id))
+        if task.session < 0:
+            session = sessions.Session(sessions.offer(connection, task.id))
+        else:
+            session = sessions.Session(socket.socket(fileno=task.session))
     except (DkrError, OSError) as err:
         error = failure.describe(err, "session")
         task.log.audit("refused", id=task.id, code=error.code, rule=error.rule, cause=error.message)
-        sessions.refuse(connection, error)
+        if task.session < 0:
+            sessions.refuse(connection, error)
+        else:
+            sessions.Session(socket.socket(fileno=task.session)).send(
+                {"type": "error", "error": error.to_wire()}
+            )
         return
     finally:
         connection.close()
@@ -92,7 +100,10 @@ def run(task: ShimTask) -> None:
 def _judge(
     task: ShimTask, config: configs.Config, asking: policy.Credentials, first: sessions.First
 ) -> policy.Caller:
-    who = callers.weigh(task, asking, first.credentials)
+    # Over plain HTTP the first frame is the api's: only the connection tells who asks, and nothing binds the spec to what was asked.
+    who = callers.weigh(task, asking, first.credentials if task.session < 0 else asking)
+    if task.session >= 0:
+        policy.judge_http(who, config.spec, http_lifts=task.settings.http_lifts)
     policy.judge(who, config.spec, config.document, first.request, first.asks, task.settings.default_root)
     if bool(first.tty) != config.spec.process.terminal:
         raise NotPermitted(

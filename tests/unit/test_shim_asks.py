@@ -53,6 +53,7 @@ class Guardian:
         task = ShimTask(
             id=ID,
             connection=-1,
+            session=-1,
             bundle=b"",
             settings=Settings(),
             listener=(0, 0),
