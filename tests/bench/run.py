@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
 
-from tests.bench import contenders, measures, report, terminals
+from tests.bench import api, contenders, measures, report, terminals
 from tests.daemon import Daemon, test_prefix
 
-NAMES = ("start", "rate", "pipe", "pty", "memory")
+NAMES = ("start", "api", "rate", "pipe", "pty", "memory")
 # More than any measurement starts; the limit is not what is measured.
 LIMITS = {"containers_per_user": 1000}
 
@@ -61,6 +61,9 @@ def measure(options: argparse.Namespace, stack: ExitStack) -> list[report.Result
             result = measures.pipe(everyone, max(1, options.rounds // 8), options.mebibytes << 20)
         elif daemon is None:
             continue
+        elif name == "api":
+            peers = [peer for peer in everyone if peer.name in ("crun", "runc")]
+            result = api.api(daemon, peers, options.rounds)
         elif name == "pty":
             result = terminals.pty_(daemon, max(1, options.rounds // 8))
         else:
