@@ -16,6 +16,7 @@ from aiohttp import web
 from common.errors import BadRequest, Internal
 from common.models import Container, Model, RunAnswer, RunRequest, VersionInfo
 from dkrd.api import containers, version
+from dkrd.api.attach import attach
 from dkrd.api.connections import peer_of
 from dkrd.api.run import run
 
@@ -64,6 +65,7 @@ ROUTES = (
         containers.list_containers,
     ),
     Route("GET", "/v1/containers/{container}", Who.OWNER, _NONE, None, Container, containers.inspect),
+    Route("POST", "/v1/containers/{container}/attach", Who.OWNER, _NONE, None, web.StreamResponse, attach),
     Route("DELETE", "/v1/containers/{container}", Who.OWNER, _NONE, None, None, containers.remove),
 )
 

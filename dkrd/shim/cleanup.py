@@ -216,6 +216,11 @@ def remove(
     remove_all(settings, pool, container, claim, _paths(settings, container, state))
 
 
+def lives(state: dict[str, object]) -> bool:
+    """Whether the container of this state runs."""
+    return state.get("status") != "stopped" and _lives(state, "pid", "pidStartTime")
+
+
 def _lives(state: dict[str, object], pid: str, begun: str) -> bool:
     """Whether the process lives that `state` names by these two keys."""
     number = state.get(pid)
@@ -235,7 +240,7 @@ def _take_over(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim 
     while os.path.isdir(f"{settings.run_dir}/containers/{container}"):
         state = read_state(settings, container)
         # A full disk may have kept the last status from being written.
-        if state.get("status") != "stopped" and _lives(state, "pid", "pidStartTime"):
+        if lives(state):
             raise Conflict(f"cannot remove {container[:12]}: it is running", hint="stop it first")
         if time.monotonic() >= ends:
             if not _lives(state, "shimPid", "shimStartTime"):

@@ -1,7 +1,7 @@
-"""The guardian's watch over a running container: its exit, its client, its time limit, its launcher.
+"""The guardian's watch over a running container: its exit, its clients, its time limit, its launcher.
 
 One thread, one loop. Nothing here is on the way of the container's bytes: those go through the caller's own
-descriptors.
+descriptors, until somebody attaches (relay.py).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.errors import DkrError, ProtocolError
 from dkrd.loop import Loop
 from dkrd.runtime import cgroups
 from dkrd.shim import masks
 from dkrd.shim.asks import Asks
+from dkrd.shim.attach import Attaching
+from dkrd.shim.clients import Clients
 
 if TYPE_CHECKING:
     import socket
@@ -61,7 +62,11 @@ def _told_to_end() -> int:
 
 
 class Guard:
-    """Watches one container until it has ended."""
+    """Watches one container until it has ended.
+
+    typed     whether the terminal, where there is one, is the command's input too
+    handlers  of what it can be asked for, besides what the guard itself knows
+    """
 
     def __init__(
         self,
@@ -72,90 +77,59 @@ class Guard:
         session: Session,
         state: State,
         listener: socket.socket,
+        typed: bool,
         handlers: Mapping[str, Handler],
     ) -> None:
         self._config = config
         self._container = container
         self._built = built
         self._session = session
-        self._loop = Loop()
-        self._asks = Asks(self._loop, listener, task, state, built.pidfd, handlers)
+        self._loop = loop = Loop()
+        owner = state.values["uid"]
+        assert isinstance(owner, int)
+        names = task.id, config.name
+        self._clients = Clients(loop, names, built.master, typed, self._deliver, self._client_gone)
+        self._attaching = Attaching(loop, task, config.name, owner, self._clients)
+        handlers = {**handlers, "attach": self._attaching.ask}
+        self._asks = Asks(loop, listener, task, state, built.pidfd, handlers)
         self._ended = False
         self._cause: str | None = None
         self._as_if: int | None = None
 
     def watch(self) -> Exit:
         """Serve until init has ended; reap it; say how."""
-        loop = self._loop
-        loop.watch(self._built.pidfd, select.EPOLLIN, self._init_ended)
+        self._loop.watch(self._built.pidfd, select.EPOLLIN, self._init_ended)
         self._asks.serve()
         if self._config.timeout is not None:
-            loop.later(self._config.timeout, lambda: self._stop("timeout"))
+            self._loop.later(self._config.timeout, lambda: self._stop("timeout"))
         told = _told_to_end()
-        loop.watch(told, select.EPOLLIN, lambda _events: self._told(told))
-        if self._session.open:
-            fd = self._session.fileno()
-            self._session.on_close = lambda: loop.forget(fd)
-            loop.watch(fd, select.EPOLLIN, self._serve)
-        else:
-            self._client_gone()  # it vanished while its container was built
+        self._loop.watch(told, select.EPOLLIN, lambda _events: self._told(told))
+        self._clients.begin(self._session, self._config.on_disconnect)
         while not self._ended:
-            loop.turn(None)
+            self._loop.turn(None)
         return self._reap()
 
     def _told(self, pipe: int) -> None:
-        """SIGTERM: whoever stops the containers' unit means the container, in order."""
-        os.read(pipe, 64)
-        self._stop("stopped")
+        """SIGTERM: whoever stops the containers' unit means the container, in order. Other signals pass here too."""
+        if signal.SIGTERM in os.read(pipe, 64):
+            self._stop("stopped")
+
+    def end(self, ending: Exit) -> bool:
+        """Tell the clients, who get the rest of the output before; False where `settle` has to follow."""
+        self._attaching.end()
+        return self._clients.end({"type": "exited", "exit": ending.to_wire()})
+
+    def settle(self, ending: Exit) -> None:
+        """Tell the client that was about to give up the terminal when the command ended. May wait 2 s."""
+        self._clients.settle({"type": "exited", "exit": ending.to_wire()})
 
     def _init_ended(self, events: int) -> None:
         self._ended = True
 
-    def _serve(self, events: int) -> None:
-        """One frame of the client's, or its end. One that breaks the protocol is no client any more."""
-        detached = False
-        try:
-            detached = self._obey(self._session.next())
-        except DkrError as err:
-            self._session.send({"type": "error", "error": err.to_wire()})
-            self._session.close()
-        if not self._session.open and not detached:
-            self._client_gone()
-
-    def _obey(self, frame: dict[str, object] | None) -> bool:
-        """Do what a frame asks (None: the client is gone); whether it was `detach`. Raises ProtocolError."""
-        if frame is None:
-            return False
-        kind, number = frame.get("type"), frame.get("signal")
-        if kind == "signal" and type(number) is int and 1 <= number <= 64:
-            self._deliver(number)
-            return False
-        if kind != "detach":
-            raise ProtocolError(f"cannot act on a frame of type {kind!r}")
-        self._session.close()
-        self._nobody_reads()
-        return True
-
-    def _nobody_reads(self) -> None:
-        """The terminal has lost its reader: what the command writes is read here, or it would soon be held up."""
-        if self._built.master >= 0:
-            os.set_blocking(self._built.master, False)
-            self._loop.watch(self._built.master, select.EPOLLIN, self._drain)
-
-    def _drain(self, events: int) -> None:
-        try:
-            os.read(self._built.master, 65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            # EIO: no process has the terminal open any more.
-            self._loop.forget(self._built.master)
-
-    def _client_gone(self) -> None:
-        self._nobody_reads()
+    def _client_gone(self, wish: str) -> None:
+        """The last client vanished."""
         if self._is_over():
             return  # it ended in the same moment, by itself
-        wish = self._config.on_disconnect
         if wish == "stop":
             self._stop("client-gone")
         elif wish == "kill":
@@ -164,7 +138,10 @@ class Guard:
 
     def _is_over(self) -> bool:
         """Whether init has ended, told or not yet told by the loop."""
-        return os.waitid(os.P_PIDFD, self._built.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return (
+            self._ended
+            or os.waitid(os.P_PIDFD, self._built.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        )
 
     def _stop(self, cause: str) -> None:
         """The stop signal now, SIGKILL for all after the stop timeout."""
@@ -191,6 +168,8 @@ class Guard:
         neither catches, ignores, blocks nor awaits it, the default is done for it, and the exit says the signal
         that was sent.
         """
+        if self._ended:
+            return
         if (
             "pid" not in self._config.spec.namespaces
             or number in (signal.SIGKILL, signal.SIGSTOP)

@@ -93,8 +93,9 @@ def run(task: ShimTask) -> None:
     container.mounts = built.mounts
     start.succeeded(who, state, built)
     handlers: dict[str, Handler] = {"explain": lambda _ask: {"trace": trace.trace_of(task, config, recorder)}}
-    guard = Guard(task, config, container, built, session, state, listener, handlers)
-    claims.ended(guard.watch(), session)
+    typed = 0 in first.tty
+    guard = Guard(task, config, container, built, session, state, listener, typed, handlers)
+    claims.ended(guard.watch(), guard)
 
 
 def _judge(
@@ -262,11 +263,17 @@ class _Ending:
         """A start that failed leaves nothing, with or without --rm: there is nothing to look at."""
         self._remove()
 
-    def ended(self, ending: Exit, session: sessions.Session) -> None:
-        """Write the exit down, tell the client, then clean up: the client does not wait for that."""
+    def ended(self, ending: Exit, guard: Guard) -> None:
+        """Write the exit down, tell the clients, then clean up: they do not wait for that, nor it for them."""
         _record(self._task, self._state, status="stopped", finished=now(), exit=ending.to_wire(), pid=0)
-        session.send({"type": "exited", "exit": ending.to_wire()})
-        session.close()
+        all_told = guard.end(ending)
+        try:
+            self._clean_up(ending)
+        finally:
+            if not all_told:
+                guard.settle(ending)
+
+    def _clean_up(self, ending: Exit) -> None:
         self._container.let_mounts_go()
         task = self._task
         task.log.audit(

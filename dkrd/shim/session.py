@@ -8,6 +8,7 @@ connection, sees none of what passes.
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import os
 import select
@@ -30,6 +31,7 @@ FIRST_FRAME_SECONDS = 10.0
 _WANTS: tuple[list[str], ...] = ([], ["trace"], ["plan"])
 _CHOICES: tuple[list[int], ...] = ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2])
 SO_SNDBUFFORCE = 32
+SO_PASSRIGHTS = 83  # <asm-generic/socket.h>, from Linux 6.16
 _CREDENTIALS = struct.Struct("iII")
 _ANCILLARY = socket.CMSG_SPACE(4 * frames.MAX_DESCRIPTORS) + socket.CMSG_SPACE(_CREDENTIALS.size)
 
@@ -90,6 +92,20 @@ def refuse(connection: socket.socket, error: DkrError) -> None:
         return  # nobody listens any more, and nobody else would want to know
 
 
+def close_all(descriptors: list[int]) -> None:
+    """Close descriptors that came with a frame."""
+    for fd in descriptors:
+        os.close(fd)
+
+
+def forbid_descriptors(sock: socket.socket) -> None:
+    """Have the kernel refuse descriptors on `sock`: closing one that was sent may take as long as its sender
+    likes (SO_LINGER, socket(7)). Before Linux 6.16 they are closed as they come.
+    """
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+
+
 class Session:
     """Our end of the session socket.
 
@@ -100,6 +116,7 @@ class Session:
         self._sock = sock
         self.open = True
         self.on_close: Callable[[], None] = lambda: None
+        self._said_hello = False
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -113,19 +130,39 @@ class Session:
             raise ProtocolError(
                 f"cannot go on: the client sent no first frame within {FIRST_FRAME_SECONDS:.0f} s"
             )
-        message, descriptors, credentials = self._receive()
-        # Only this frame's sender matters. A socket that still has the flag when it sends is given an abstract
-        # name by the kernel (autobind, unix(7)), and we keep none of those.
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        message, descriptors, credentials = self.hello()
         try:
             return _first(message, descriptors, credentials)
         except BaseException:
-            for fd in descriptors:
-                os.close(fd)
+            close_all(descriptors)
             raise
 
+    def hello(self) -> tuple[dict[str, object], list[int], Credentials]:
+        """Whatever the client says first, its descriptors, and who sent it. Raises BlockingIOError,
+        ProtocolError.
+        """
+        message, descriptors, credentials = self._receive()
+        self._listen_on()
+        if message is None:
+            raise ProtocolError("cannot go on: the client went away before its first frame")
+        if credentials is None:
+            close_all(descriptors)
+            raise ProtocolError("cannot go on: the kernel named no sender of the first frame")
+        return message, descriptors, credentials
+
+    def _listen_on(self) -> None:
+        """After the first frame neither the sender matters nor are descriptors wanted."""
+        if self._said_hello:
+            return
+        self._said_hello = True
+        # A socket that still has the flag when it sends is given an abstract name by the kernel (autobind,
+        # unix(7)), and we keep none of those.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        forbid_descriptors(self._sock)
+
     def _receive(self) -> tuple[dict[str, object] | None, list[int], Credentials | None]:
-        data, ancillary, flags, _ = self._sock.recvmsg(frames.MAX_FRAME, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        asked = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        data, ancillary, flags, _ = self._sock.recvmsg(frames.MAX_FRAME, _ANCILLARY, asked)
         descriptors: list[int] = []
         credentials = None
         for level, kind, payload in ancillary:
@@ -145,20 +182,18 @@ class Session:
                 return None, descriptors, credentials
             return frames.loads_object(data), descriptors, credentials
         except (ValueError, DkrError) as err:
-            for fd in descriptors:
-                os.close(fd)
+            close_all(descriptors)
             raise err if isinstance(err, DkrError) else ProtocolError(f"cannot read a frame: {err}") from None
 
     def next(self) -> dict[str, object] | None:
         """The next frame, or None when the client is gone. Descriptors are closed: no later frame brings
-        any.
+        any. Raises BlockingIOError, ProtocolError.
         """
         try:
             message, descriptors, _ = self._receive()
         except ConnectionError:
             message, descriptors = None, []
-        for fd in descriptors:
-            os.close(fd)
+        close_all(descriptors)
         if message is None:
             self.close()
         return message
@@ -167,6 +202,7 @@ class Session:
         """Send a frame; one that the client no longer takes is dropped, and the session closed."""
         if not self.open:
             return
+        self._listen_on()
         rights = array.array("i", [descriptor])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptor >= 0 else []
         try:
@@ -182,13 +218,7 @@ class Session:
             self._sock.close()
 
 
-def _first(
-    message: dict[str, object] | None, descriptors: list[int], credentials: Credentials | None
-) -> First:
-    if message is None:
-        raise ProtocolError("cannot go on: the client went away before its first frame")
-    if credentials is None:
-        raise ProtocolError("cannot go on: the kernel named no sender of the first frame")
+def _first(message: dict[str, object], descriptors: list[int], credentials: Credentials) -> First:
     known = {"type", "version", "request", "asks", "stdio", "tty", "want"}
     if set(message) != known or message["type"] != "start" or message["version"] != VERSION:
         raise ProtocolError(

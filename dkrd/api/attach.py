@@ -1,0 +1,49 @@
+"""POST /v1/containers/{container}/attach: find it, answer 101, hand the client's connection to its guardian.
+
+Who may attach is judged by the guardian, on that connection and on what the client says to it; so is whether
+there is a terminal to attach to. What it refuses is told by us: nobody else has the client's ear.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from common.errors import BadRequest, Conflict, DkrError, from_wire
+from dkrd.api.asks import find
+from dkrd.api.upgrade import required, tell, upgrade, wants_upgrade
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from dkrd.api.channel import Answer
+    from dkrd.api.context import Context
+    from dkrd.api.peers import Peer
+
+log = logging.getLogger("dkr.api")
+
+
+async def attach(context: Context, peer: Peer, request: web.Request) -> web.StreamResponse:
+    """Attach the client to the terminal of a running container."""
+    if not wants_upgrade(request):
+        return required("attach")
+    container = await find(context, peer, request)
+    if await request.read():
+        raise BadRequest("cannot attach: the request has a body, and none is wanted")
+    if container.status == "stopped":
+        raise Conflict(f"cannot attach to {container.name}: it has ended", rule="ended")
+
+    def hand_over(fd: int) -> None:
+        def answered(answer: Answer) -> None:
+            """Called while `fd` is open."""
+            if not isinstance(answer, DkrError):
+                if answer.get("type") == "done":
+                    return
+                answer = from_wire(answer.get("error"))
+            log.info("uid %d is not attached to %s: %s", peer.uid, container.id[:12], answer)
+            tell(fd, answer)
+
+        message: dict[str, object] = {"type": "ask", "id": container.id, "ask": {"type": "attach"}}
+        context.channel.ask(message, (fd,), answered)
+
+    return await upgrade(request, hand_over)

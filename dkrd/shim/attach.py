@@ -1,0 +1,138 @@
+"""Attaching to a running container: from the ask to a client among the others.
+
+    ask ─► session socket to the client ─► its first frame ─► judged ─► Clients
+           "done" to the launcher
+
+The api cannot send a client elsewhere: the frame names the container, and comes past it. As in a start the
+lesser of the two credentials counts, the connection's and the frame's.
+"""
+
+from __future__ import annotations
+
+import select
+from functools import partial
+from typing import TYPE_CHECKING
+
+from common.errors import BadRequest, DkrError, LimitReached, NotPermitted, ProtocolError, Unavailable
+from dkrd.shim import callers
+from dkrd.shim.clients import MAX_SIZE, has_ended, is_integer
+from dkrd.shim.config import DISCONNECT
+from dkrd.shim.session import FIRST_FRAME_SECONDS, VERSION, Session, close_all, offer
+
+if TYPE_CHECKING:
+    from dkrd.loop import Loop, Timer
+    from dkrd.policy import Caller, Credentials
+    from dkrd.shim.asks import Ask
+    from dkrd.shim.clients import Clients
+    from dkrd.shim.task import ShimTask
+
+MAX_PENDING = 16  # sessions without a first frame
+_KEYS = {"type", "version", "container", "onDisconnect", "stdin", "height", "width"}
+
+
+class Attaching:
+    """Those who want to attach, until their first frame has come and was judged. `owner` has the container."""
+
+    def __init__(self, loop: Loop, task: ShimTask, name: str, owner: int, clients: Clients) -> None:
+        self._loop = loop
+        self._task = task
+        self._name = name
+        self._owner = owner
+        self._clients = clients
+        self._pending: dict[Session, Timer] = {}
+
+    def ask(self, ask: Ask) -> dict[str, object]:
+        """Answer `{"type": "attach"}`: the session is on its way to the client. Raises DkrError."""
+        if set(ask.body) != {"type"}:
+            raise BadRequest("cannot read the ask: attach has no further keys")
+        self._clients.check_attach()
+        if len(self._pending) >= MAX_PENDING:
+            raise LimitReached(
+                f"cannot attach to {self._name}: too many clients are about to", hint="try again"
+            )
+        try:
+            session = Session(offer(ask.connection, self._task.id))
+        except OSError as err:
+            raise Unavailable(
+                f"cannot attach to {self._name}: the client takes no session: {err.strerror}"
+            ) from err
+        fd = session.fileno()
+        session.on_close = lambda: self._loop.forget(fd)
+        self._loop.watch(fd, select.EPOLLIN, partial(self._hear, session, ask.credentials))
+        self._pending[session] = self._loop.later(FIRST_FRAME_SECONDS, partial(self._late, session))
+        return {}
+
+    def end(self) -> None:
+        """The container has ended: nobody can attach any more."""
+        for session in list(self._pending):
+            self._refuse(session, has_ended(self._name))
+
+    def _hear(self, session: Session, connection: Credentials, events: int) -> None:
+        uid = connection.uid
+        try:
+            frame, descriptors, credentials = session.hello()
+            close_all(descriptors)
+            if descriptors:
+                raise ProtocolError("cannot read the first frame: an attach brings no descriptors")
+            size = _check(frame, self._task.id)
+            who = callers.weigh(self._task, connection, credentials)
+            uid = who.uid
+            callers.check_owner(who, self._owner, self._task.id)
+            self._clients.check_attach()
+        except BlockingIOError:
+            return
+        except (DkrError, OSError) as err:
+            error = err if isinstance(err, DkrError) else ProtocolError(f"cannot go on: {err.strerror}")
+            self._task.log.audit(
+                "not attached",
+                id=self._task.id,
+                uid=uid,
+                code=error.code,
+                rule=error.rule,
+                cause=error.message,
+            )
+            self._refuse(session, error)
+            return
+        self._admit(session, who, frame, size)
+
+    def _admit(self, session: Session, who: Caller, frame: dict[str, object], size: tuple[int, int]) -> None:
+        self._pending.pop(session).cancel()
+        self._loop.forget(session.fileno())
+        self._task.log.audit("attached", id=self._task.id, uid=who.uid, admin=who.admin or None)
+        self._clients.attach(session, str(frame["onDisconnect"]), frame["stdin"] is True, size)
+
+    def _late(self, session: Session) -> None:
+        self._refuse(
+            session,
+            ProtocolError(f"cannot go on: the client sent no first frame within {FIRST_FRAME_SECONDS:.0f} s"),
+        )
+
+    def _refuse(self, session: Session, error: DkrError) -> None:
+        self._pending.pop(session).cancel()
+        session.send({"type": "error", "error": error.to_wire()})
+        session.close()
+
+
+def _check(frame: dict[str, object], container: str) -> tuple[int, int]:
+    """The size that the first frame tells, after a look at all of it. Raises ProtocolError, NotPermitted."""
+    if set(frame) != _KEYS or frame["type"] != "attach" or frame["version"] != VERSION:
+        raise ProtocolError(
+            f"cannot read the first frame: it is not a version {VERSION} attach",
+            hint="use a dkrctl of the daemon's release",
+        )
+    if frame["container"] != container:
+        raise NotPermitted(
+            f"cannot attach to {container[:12]}: the client asked for another container",
+            rule="other-container",
+            hint="the api that sent the client here was taken over, or has a defect",
+        )
+    rows, columns = frame["height"], frame["width"]
+    if not is_integer(rows, 0, MAX_SIZE) or not is_integer(columns, 0, MAX_SIZE):
+        raise ProtocolError(
+            "cannot read the first frame: height and width are no numbers of rows and columns"
+        )
+    if type(frame["stdin"]) is not bool or frame["onDisconnect"] not in DISCONNECT:
+        raise ProtocolError(
+            "cannot read the first frame: stdin or onDisconnect is none of the possible values"
+        )
+    return rows, columns

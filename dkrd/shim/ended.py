@@ -1,0 +1,29 @@
+"""What is answered for a container that no guardian stands for (any more): jobs of the launcher's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.errors import Conflict
+from dkrd.shim import cleanup
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from dkrd.ids import Pool
+    from dkrd.policy import Credentials
+    from dkrd.settings import Settings
+
+
+def attach(
+    settings: Settings, pool: Pool, container: str, credentials: Credentials, admin_gid: int | None
+) -> NoReturn:
+    """Why there is nothing to attach to. Raises NotFound for another's container, else Conflict."""
+    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    if cleanup.lives(cleanup.read_state(settings, container)):
+        raise Conflict(
+            f"cannot attach to {container[:12]}: its guardian was killed, and its terminal went with it",
+            rule="unguarded",
+            hint="its command runs on until it ends by itself; the daemon will tell how",
+        )
+    raise Conflict(f"cannot attach to {container[:12]}: it has ended", rule="ended")
