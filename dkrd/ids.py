@@ -17,7 +17,7 @@ import stat
 import time
 from dataclasses import dataclass
 
-from common import frames
+from common import frames, id_files
 from common.errors import Conflict, DkrError, HostUnfit, Internal, LimitReached, NotFound
 
 TYPE_CHECKING = False
@@ -64,31 +64,12 @@ class Claim:
     fd: int
 
 
-def _lines(path: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields between colons) of a file like passwd(5); nothing where it does not exist."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            for number, line in enumerate(stream, 1):
-                text = line.strip()
-                if text and not text.startswith("#"):
-                    yield number, text.split(":")
-    except FileNotFoundError:
-        return
-
-
-def _subordinate(path: str) -> Iterator[tuple[int, str, int, int]]:
-    """(line number, owner's name or uid, first, count) of subuid(5) lines that are well-formed."""
-    for number, words in _lines(path):
-        if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
-            yield number, words[0], int(words[1]), int(words[2])
-
-
 def read_subids(path: str = "/etc/subuid") -> tuple[SubordinateRange, ...]:
     """The ranges of /etc/subuid. A range whose owner does not exist is left out: its ids are nobody's but
     their own.
     """
     ranges: list[SubordinateRange] = []
-    for _, owner, first, count in _subordinate(path):
+    for _, owner, first, count in id_files.subordinate(path):
         try:
             uid = int(owner) if owner.isdecimal() else pwd.getpwnam(owner).pw_uid
         except KeyError:
@@ -122,14 +103,8 @@ def check(pool: Pool, etc: str = "/etc", proc: str = "/proc") -> None:
 
     Raises HostUnfit, which names the other one, and where the directory is not root's alone.
     """
-    for name in ("subuid", "subgid"):
-        for number, owner, first, count in _subordinate(f"{etc}/{name}"):
-            if count and first <= pool.last and first + count > pool.first:
-                raise _overlap(pool, f"the range {first}:{count} of {owner} in {etc}/{name}, line {number}")
-    for name, word in (("passwd", "user"), ("group", "group")):
-        for number, words in _lines(f"{etc}/{name}"):
-            if len(words) > 2 and words[2].isdecimal() and pool.first <= int(words[2]) <= pool.last:
-                raise _overlap(pool, f"the {word} {words[0]} ({words[2]}) in {etc}/{name}, line {number}")
+    for other in id_files.overlaps(pool.first, pool.last, etc):
+        raise _overlap(pool, other)
     _check_live_maps(pool, proc)
 
 

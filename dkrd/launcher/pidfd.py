@@ -7,7 +7,7 @@ import fcntl
 import os
 import struct
 
-from dkrd.launcher import probe
+from common.kernel_probes import release
 from dkrd.shim import state
 
 # <linux/pidfd.h>: _IOWR(0xFF, 11, struct pidfd_info) with the first version of the structure, 64 bytes
@@ -56,7 +56,7 @@ def tells_exits() -> bool:
         return err.errno not in (errno.ENOTTY, errno.EINVAL)
     finally:
         os.close(own)
-    return probe.kernel(os.uname().release) >= (6, 15)
+    return release(os.uname().release) >= (6, 15)
 
 
 def exit_of(descriptor: int) -> dict[str, object] | None:

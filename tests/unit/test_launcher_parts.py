@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common import frames
+from common import frames, kernel_probes, trusted_paths
 from common.errors import Conflict, DkrError, HostUnfit, Internal, ProtocolError, Unavailable
 from dkrd.launcher import directories, listener, pidfd, probe, runner, wire
 from dkrd.launcher.loop import Loop
@@ -277,16 +277,16 @@ def test_lock_names_its_holder(tmp_path: Path) -> None:
 def test_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "a"
     place.mkdir()
-    directories.verify(str(place))
+    trusted_paths.verify(str(place))
     os.chown(place, 3001, 0)
     with pytest.raises(HostUnfit, match="belongs to uid 3001"):
-        directories.verify(str(place))
+        trusted_paths.verify(str(place))
     os.chown(place, 0, 3001)
     os.chmod(place, 0o775)
     with pytest.raises(HostUnfit, match="others than root may write"):
-        directories.verify(str(place / ".." / "a"))
+        trusted_paths.verify(str(place / ".." / "a"))
     os.chmod(place, 0o1777)
-    directories.verify(str(place))
+    trusted_paths.verify(str(place))
 
 
 @needs_root
@@ -339,7 +339,7 @@ def test_exit_is_read_from_a_pidfd() -> None:
     [("6.1.0-18-amd64", (6, 1)), ("6.12-rc3", (6, 12)), ("6.18.44-fc", (6, 18)), ("7.0+", (7, 0))],
 )
 def test_kernel_release(release: str, numbers: tuple[int, int]) -> None:
-    assert probe.kernel(release) == numbers
+    assert kernel_probes.release(release) == numbers
 
 
 @needs_root

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common import libseccomp
 from common.errors import HostUnfit
 from dkrd.launcher.jobs import seccomp as job
 from dkrd.runtime import seccomp_bpf as bpf
@@ -35,7 +36,7 @@ on_x86_64 = pytest.mark.skipif(MACHINE != "x86_64", reason="speaks of x86-64's n
 
 @pytest.fixture(scope="module")
 def library() -> str:
-    return job.find_library(MACHINE)
+    return libseccomp.find_library(MACHINE)
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +292,7 @@ def test_a_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(job, "LIBRARY", "libseccomp.so.nosuch")
+    monkeypatch.setattr(libseccomp, "LIBRARY", "libseccomp.so.nosuch")
     with pytest.raises(HostUnfit, match=r"libseccomp\.so\.nosuch") as caught:
         job.compile_default(Settings(state_dir=str(tmp_path)))
     assert caught.value.hint == "install libseccomp2"

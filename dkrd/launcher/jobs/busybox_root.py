@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import select
 import signal
-import stat
-import struct
 import time
 from typing import TYPE_CHECKING
 
+from common import static_program
 from common.errors import HostUnfit
+from common.static_program import BUSYBOX, Unsuitable
 from dkrd.launcher.jobs import layers, skeleton
 from dkrd.launcher.jobs.layers import Directory, Entry, File, Link, Program
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from dkrd.settings import Settings
 
 NAME = "busybox"
-# Where distributions have it: Debian and Arch, Fedora, Alpine beside its dynamic one.
-PATHS = ("/bin/busybox", "/sbin/busybox", "/bin/busybox.static")
-_SIZE_MAX = 16 * 1024 * 1024  # bytes; a busybox of everything, with glibc in it, has 2 to 3 MB
 _LIST_MAX = 64 * 1024  # bytes of names; a busybox of everything has 4 KB
 _LIST_SECONDS = 5.0
 _PROGRAM = "bin/busybox"
@@ -35,15 +32,8 @@ _PLACES = ("bin", "sbin", "usr/bin", "usr/sbin")
 _SHELLS = ("sh", "ash", "hush")
 _APPLET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+-[")
 
-# elf(5): the header of a 64-bit file and one entry of its program header table.
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_SEGMENT = struct.Struct("<IIQQQQQQ")
-_IDENT = b"\x7fELF\x02\x01\x01"  # 64-bit, little-endian, version 1
-_MACHINES = {"x86_64": 62, "aarch64": 183}  # EM_X86_64, EM_AARCH64
-_ET_EXEC, _ET_DYN, _PT_INTERP = 2, 3, 3
 
-
-def ensure(settings: Settings, paths: tuple[str, ...] = PATHS) -> str:
+def ensure(settings: Settings, paths: tuple[str, ...] = BUSYBOX) -> str:
     """Name of the layer below state_dir/layers; made if it is not there.
 
     The first of `paths` that fits is taken. Raises HostUnfit, with what is to be installed, where none does.
@@ -54,13 +44,9 @@ def ensure(settings: Settings, paths: tuple[str, ...] = PATHS) -> str:
             return layers.build(settings.state_dir, NAME, _describe_file(path))
         except FileNotFoundError:
             continue
-        except _Unsuitable as err:
+        except Unsuitable as err:
             refused = refused or _unfit(f"{path} {err}")
     raise refused or _unfit(f"the host has no {paths[0]}")
-
-
-class _Unsuitable(Exception):
-    """A file that cannot be the root's program. Its text goes on from the file's path: "is ..."."""
 
 
 def _unfit(cause: str) -> HostUnfit:
@@ -71,24 +57,24 @@ def _unfit(cause: str) -> HostUnfit:
 
 
 def _describe_file(path: str) -> tuple[Entry, ...]:
-    """The entries for the busybox at `path`. Raises FileNotFoundError, _Unsuitable."""
+    """The entries for the busybox at `path`. Raises FileNotFoundError, Unsuitable."""
     try:
         # Not to wait for the writer of a fifo. Links are followed: only root makes any in these directories.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
     except OSError as err:
-        raise _Unsuitable(f"cannot be opened: {err.strerror}") from err
+        raise Unsuitable(f"cannot be opened: {err.strerror}") from err
     try:
-        data = _read(descriptor)
-        _check(data, os.uname().machine)
+        data = static_program.read(descriptor)
+        static_program.check(data, os.uname().machine)
         applets = placed(_output(descriptor, "--list-full").decode("utf-8", "replace").splitlines())
     except OSError as err:
-        raise _Unsuitable(f"cannot be read or run: {err.strerror}") from err
+        raise Unsuitable(f"cannot be read or run: {err.strerror}") from err
     finally:
         os.close(descriptor)
     if not applets:
-        raise _Unsuitable("lists no applets")
+        raise Unsuitable("lists no applets")
     return describe(data, applets)
 
 
@@ -105,40 +91,6 @@ def describe(data: bytes, applets: tuple[str, ...]) -> tuple[Entry, ...]:
     shells = [path for path in applets if os.path.basename(path) in _SHELLS]
     entries["etc/shells"] = File("etc/shells", 0o644, "".join(f"/{path}\n" for path in shells))
     return layers.ordered(entries)
-
-
-def _read(descriptor: int) -> bytes:
-    """The file's bytes, if nobody but root can have written them."""
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise _Unsuitable("is not a regular file")
-    if status.st_uid != 0:
-        raise _Unsuitable(f"belongs to uid {status.st_uid}, not to root")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _Unsuitable(f"can be written by others than root (mode {stat.S_IMODE(status.st_mode):04o})")
-    if not status.st_mode & stat.S_IXUSR:
-        raise _Unsuitable("is not executable")
-    if status.st_size > _SIZE_MAX:
-        raise _Unsuitable(f"has more than {_SIZE_MAX} bytes")
-    with open(descriptor, "rb", closefd=False) as file:
-        return file.read(_SIZE_MAX)
-
-
-def _check(data: bytes, machine: str) -> None:
-    """Refuse what is not a static executable of `machine`, as uname(2) names it."""
-    if not data.startswith(_IDENT) or len(data) < _HEADER.size:
-        raise _Unsuitable("is not a 64-bit ELF executable")
-    _, kind, e_machine, _, _, offset, _, _, _, size, count, *_ = _HEADER.unpack_from(data)
-    if kind not in (_ET_EXEC, _ET_DYN):
-        raise _Unsuitable("is not a 64-bit ELF executable")
-    if e_machine != _MACHINES.get(machine):
-        raise _Unsuitable(f"is for another machine than {machine} (ELF machine {e_machine})")
-    if not count or size != _SEGMENT.size or offset + count * size > len(data):
-        raise _Unsuitable("is cut off: its program headers are not in it")
-    segments = (_SEGMENT.unpack_from(data, offset + index * size)[0] for index in range(count))
-    # Whoever names no interpreter is started by the kernel alone, position-independent or not.
-    if _PT_INTERP in segments:
-        raise _Unsuitable("is dynamically linked, and a container has no libraries for it")
 
 
 # --- the applets, by the program's own word
@@ -178,7 +130,7 @@ def _output(program: int, option: str) -> bytes:
     finally:
         os.close(read)
     if output is None:
-        raise _Unsuitable(f"cannot be asked for its applets: {option} printed too much or took too long")
+        raise Unsuitable(f"cannot be asked for its applets: {option} printed too much or took too long")
     return output if status == 0 else b""
 
 

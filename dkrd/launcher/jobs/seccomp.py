@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import HostUnfit
 from common.frames import dumps
+from common.libseccomp import find_library
 from dkrd.runtime.seccomp_bpf import GENERATION, Section, Verdict, program, read_program
 from dkrd.runtime.seccomp_profile import DEFAULT, verdicts
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dkrd.settings import Settings
-
-LIBRARY = "libseccomp.so.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +83,6 @@ def compile_default(settings: Settings) -> str:
     finally:
         os.close(dir_fd)
     return os.path.join(directory, name)
-
-
-def find_library(machine: str) -> str:
-    """The real path of libseccomp, without loading it. Raises HostUnfit where it is not."""
-    directories = [
-        base + tail for tail in (f"/{machine}-linux-gnu", "64", "") for base in ("/usr/lib", "/lib")
-    ]
-    for directory in directories:
-        path = os.path.realpath(os.path.join(directory, LIBRARY))
-        if os.path.isfile(path):
-            return path
-    raise HostUnfit(
-        f"cannot find {LIBRARY}: it is not in {', '.join(directories)}", hint="install libseccomp2"
-    )
 
 
 def _key(library: str, tables: tuple[_Table, ...]) -> str:
