@@ -1,6 +1,7 @@
-"""The one table of options: it feeds the client's parser, `--help`, man pages and completion.
+"""The one table of options: it feeds the client's parser, `--help`, the man page and completion.
 
-Imports nothing, because `dkrctl run` loads this file on every start (about 0.2 ms from its .pyc).
+Imports nothing, because `dkrctl run` loads this file on every start (about 0.2 ms from its .pyc). So here stands
+what `run` needs; the verbs that do not start a command are in common/verbs.py, and all of them in its COMMANDS.
 
 Letters and meanings are Docker's wherever Docker has the option; `docker` says where they differ.
 """
@@ -11,6 +12,17 @@ REPEAT = "repeat"  # each one counts
 CHOICE = "choice"  # one of `choices`
 COUNT = "count"  # a whole number
 SECONDS = "seconds"  # 1.5, 90s, 2m, 1h, 1m30s
+
+# What a shell offers for a value or a word; docs/dkrctl.md. "" is nothing: it cannot know.
+FILES = "files"
+DIRECTORIES = "directories"
+SIGNALS = "signals"
+VARIABLES = "variables"  # names of the caller's environment
+RUN_WORDS = "run"  # a root or a command, then the command's arguments
+VERBS = "verbs"
+CONTAINERS = "containers"  # the caller's, all of them
+RUNNING = "running"
+STOPPED = "stopped"
 
 DEFAULT_SOCKET = "/run/dkr/dkr.sock"
 SOCKET_VARIABLE = "DKR_SOCKET"
@@ -27,12 +39,15 @@ class Option:
     help      one sentence for `--help`
     default   in words, or ""
     group     heading in the help
+    complete  what a shell offers for its value: one of the constants above, or words of which some value begins
+              with one; `choices` are offered anyway
     docker    how it differs from Docker's, or "" where it does not
     """
 
     __slots__ = (
         "aliases",
         "choices",
+        "complete",
         "default",
         "docker",
         "group",
@@ -57,6 +72,7 @@ class Option:
         default: str = "",
         choices: tuple[str, ...] = (),
         aliases: tuple[str, ...] = (),
+        complete: "str | tuple[str, ...]" = "",
         docker: str = "",
     ) -> None:
         self.long = long
@@ -69,13 +85,19 @@ class Option:
         self.default = default
         self.choices = choices
         self.aliases = aliases
+        self.complete = complete
         self.docker = docker
 
 
 class Command:
-    """A verb of `dkrctl`: how it is called, what it does, its options."""
+    """A verb of `dkrctl`: how it is called, what it does, its options.
 
-    __slots__ = ("examples", "name", "options", "summary", "usage")
+    status      what its exit status means, a sentence for the help
+    words       what a shell offers where no option stands: one of the constants above
+    intermixed  options may follow words, as in `rm web -f`; not where the words are another command's
+    """
+
+    __slots__ = ("examples", "intermixed", "name", "options", "status", "summary", "usage", "words")
 
     def __init__(
         self,
@@ -84,12 +106,19 @@ class Command:
         summary: str,
         options: tuple[Option, ...],
         examples: tuple[tuple[str, str], ...] = (),
+        *,
+        status: str = "",
+        words: str = "",
+        intermixed: bool = False,
     ) -> None:
         self.name = name
         self.usage = usage
         self.summary = summary
         self.options = options
         self.examples = examples
+        self.status = status
+        self.words = words
+        self.intermixed = intermixed
 
 
 _CONTAINER = "Container"
@@ -118,7 +147,7 @@ def _namespace(long: str, kind: str, what: str, default: str = "private", docker
     )
 
 
-_SOCKET = Option(
+SOCKET = Option(
     "socket",
     "",
     VALUE,
@@ -127,9 +156,12 @@ _SOCKET = Option(
     "the daemon's socket; also the variable DKR_SOCKET",
     group=_CLIENT,
     default=DEFAULT_SOCKET,
+    complete=FILES,
     docker="Docker's is -H, --host",
 )
-_HELP = Option("help", "", FLAG, "", "", "print this help and exit", group=_CLIENT)
+HELP = Option("help", "", FLAG, "", "", "print this help and exit", group=_CLIENT)
+# Of all but `run`, whose -h is --hostname, as with Docker.
+VERB_HELP = Option("help", "h", FLAG, "", "", "print this help and exit", group=_CLIENT)
 
 _QUIET = Option(
     "quiet",
@@ -153,8 +185,8 @@ DETACH_KEYS = Option(
 )
 
 GLOBAL: tuple[Option, ...] = (
-    _SOCKET,
-    Option("help", "h", FLAG, "", "", "print this help and exit", group=_CLIENT),
+    SOCKET,
+    VERB_HELP,
     Option("version", "", FLAG, "", "", "print the client's version and exit", group=_CLIENT),
 )
 
@@ -180,6 +212,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "",
         "write the container's id to FILE, which must not exist",
         group=_CONTAINER,
+        complete=FILES,
     ),
     Option("read-only", "", FLAG, "", "readonly", "the root cannot be written", group=_CONTAINER),
     Option(
@@ -199,6 +232,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "env",
         "an environment variable; NAME alone takes the caller's value, if there is one",
         group=_PROCESS,
+        complete=VARIABLES,
     ),
     Option(
         "env-file",
@@ -208,6 +242,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "env",
         "variables from FILE: lines NAME=VALUE or NAME; # begins a comment; --env wins",
         group=_PROCESS,
+        complete=FILES,
     ),
     Option("workdir", "w", VALUE, "DIR", "cwd", "working directory", group=_PROCESS, default="/"),
     Option(
@@ -313,6 +348,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "the signal that asks the command to end, by name or number",
         group=_ENDING,
         default="SIGTERM",
+        complete=SIGNALS,
     ),
     Option(
         "stop-timeout",
@@ -347,8 +383,8 @@ RUN_OPTIONS: tuple[Option, ...] = (
         docker="Docker has none",
     ),
     _QUIET,
-    _SOCKET,
-    _HELP,
+    SOCKET,
+    HELP,
 )
 
 RUN = Command(
@@ -362,9 +398,12 @@ RUN = Command(
         ("dkrctl run /bin/sh", "a shell in a fresh container"),
         ("dkrctl run --rm -e LANG -w /tmp /usr/bin/env", "the caller's LANG, another directory"),
         ("tar c . | dkrctl run --rm /bin/sha256sum", "pipes work as without it"),
-        ("dkrctl run --rm --timeout 90s busybox sh -c 'sleep 100'", "ended after 90 seconds"),
+        ("dkrctl run --rm --timeout 1.5s busybox sleep 60", "ended after one and a half seconds"),
         ("dkrctl run --read-only --tmpfs /tmp:size=16m /bin/sh", "only /tmp can be written"),
     ),
+    status="the command's; 128+N where signal N ended it; 125 where dkr could not run it, 126 where it cannot be "
+    "executed, 127 where there is no such command",
+    words=RUN_WORDS,
 )
 ATTACH_OPTIONS: tuple[Option, ...] = (
     DETACH_KEYS,
@@ -382,8 +421,8 @@ ATTACH_OPTIONS: tuple[Option, ...] = (
         docker="Docker has none",
     ),
     _QUIET,
-    _SOCKET,
-    _HELP,
+    SOCKET,
+    VERB_HELP,
 )
 ATTACH = Command(
     "attach",
@@ -396,14 +435,6 @@ ATTACH = Command(
         ("dkrctl attach 4f6b", "by the beginning of its id, or by its name"),
         ("dkrctl attach --no-stdin build", "look on"),
     ),
+    status="the command's, or 0 after leaving by keys; 125 where dkr could not attach",
+    words=RUNNING,
 )
-VERSION_COMMAND = Command(
-    "version",
-    "dkrctl version [--socket PATH]",
-    "Print the versions of the client and, where it answers, of the daemon.",
-    (_SOCKET, _HELP),
-    (("dkrctl version", ""),),
-)
-HELP_COMMAND = Command("help", "dkrctl help [COMMAND]", "Print help on a command.", (_HELP,))
-
-COMMANDS: tuple[Command, ...] = (RUN, ATTACH, VERSION_COMMAND, HELP_COMMAND)

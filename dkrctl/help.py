@@ -1,20 +1,17 @@
-"""`--help`, `help`, `version`, and near matches for what was mistyped: 80 columns, made from the option
-table.
+"""`--help` and `help`, and near matches for what was mistyped: 80 columns, made from the option table.
 
 Not on the lean path: loaded only to print these, so it may import what it likes.
 """
 
 import difflib
+import re
 import textwrap
 
-from common.errors import EXIT_ENGINE, DkrError, exit_code
-from common.frames import loads_object
-from common.options import COMMANDS, FLAG, GLOBAL, HELP_COMMAND, VERSION_COMMAND, Command, Option
+from common.errors import EXIT_ENGINE
+from common.options import FLAG, GLOBAL, Command, Option
+from common.verbs import COMMANDS
 from common.version import VERSION
-from dkrctl.http import Connection, problem
-from dkrctl.parse import command_named, parse
-from dkrctl.report import report, say
-from dkrctl.run import socket_path
+from dkrctl.report import say
 
 WIDTH = 80
 _INDENT = 30
@@ -53,14 +50,8 @@ def command_text(command: Command) -> str:
         groups.setdefault(option.group, []).append(option)
     for name, options in groups.items():
         parts.append("\n".join([f"{name}:", *map(_option, options)]))
-    if command.name == "run":
-        parts.append(
-            textwrap.fill(
-                "exit status: the command's; 128+N where signal N ended it; 125 where dkr could not run it, "
-                "126 where it cannot be executed, 127 where there is no such command.",
-                WIDTH,
-            )
-        )
+    if command.status:
+        parts.append(textwrap.fill(f"exit status: {command.status}.", WIDTH, break_on_hyphens=False))
     if command.examples:
         lines = ["examples:"]
         for line, what in command.examples:
@@ -71,9 +62,14 @@ def command_text(command: Command) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def brief(command: Command) -> str:
+    """What it does, in one line of a list."""
+    return re.split(r"[:.,] ", command.summary)[0].rstrip(".")
+
+
 def overview_text() -> str:
     """The help of `dkrctl` itself."""
-    verbs = [f"  {c.name:<12}{textwrap.shorten(c.summary.partition(':')[0], 66)}" for c in COMMANDS]
+    verbs = [f"  {command.name:<12}{brief(command)}" for command in COMMANDS]
     return (
         "\n\n".join(
             [
@@ -81,7 +77,7 @@ def overview_text() -> str:
                 "Run commands in containers, through the daemon dkrd.",
                 "\n".join(["commands:", *verbs]),
                 "\n".join(["options:", *map(_option, GLOBAL)]),
-                "examples:\n  dkrctl run /bin/sh\n  dkrctl run --rm busybox echo hello\n  dkrctl run --help",
+                "examples:\n  dkrctl run /bin/sh\n  dkrctl run --rm busybox echo hello\n  dkrctl ps -a\n  dkrctl help run",
             ]
         )
         + "\n"
@@ -110,35 +106,3 @@ def missing_command() -> int:
     """`dkrctl` alone: the help, as an error."""
     say(2, overview_text())
     return EXIT_ENGINE
-
-
-def other(command: Command, words: list[str], socket: str | None) -> int:
-    """A command that is not on the lean path."""
-    parsed = parse(command.options, words, f"dkrctl {command.name}")
-    if parsed.flag("help"):
-        return print_command(command)
-    if command.name == VERSION_COMMAND.name:
-        return _versions(socket_path(parsed.last("socket"), socket))
-    if command.name == HELP_COMMAND.name and parsed.rest:
-        return print_command(command_named(parsed.rest[0]))
-    return print_overview()
-
-
-def _versions(path: str) -> int:
-    """Both versions. Where no daemon answers, the client's alone, the reason on stderr, and its status."""
-    print_version()
-    try:
-        connection = Connection(path)
-        try:
-            answer = connection.ask("GET", "/v1/version")
-            body = connection.body(answer)
-        finally:
-            connection.close()
-        if answer.status != 200:
-            raise problem(answer, body)
-        said = loads_object(body)
-    except DkrError as error:
-        report(error)
-        return exit_code(error.code)
-    say(1, f"dkrd   {said.get('version')} (API {said.get('apiVersion')})\n")
-    return 0

@@ -10,7 +10,7 @@ session.py.
 import _socket
 import sys
 
-from common.errors import DkrError, Internal, NotPermitted, ProtocolError, Unavailable, from_wire
+from common.errors import DkrError, ProtocolError, Unavailable, from_wire
 from common.frames import dumps, loads_object
 
 UPGRADE = "dkr-session/1"
@@ -18,10 +18,7 @@ MAX_HEAD = 64 * 1024  # bytes
 MAX_BODY = 1024 * 1024  # bytes; of an answer or a record
 _ROOM = _socket.CMSG_SPACE(4)
 _CHUNK = 65536
-
-_ELSEWHERE = "or name another socket: --socket PATH, or the variable DKR_SOCKET"
-_START = f"start it with `systemctl start dkrd`, or `make run` in a checkout\n{_ELSEWHERE}"
-_JOIN = f"join the group dkr (`usermod -aG dkr USER`, then log in again)\n{_ELSEWHERE}"
+_BEGIN = b"HTTP/1."  # of every answer
 
 
 def descriptors_of(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
@@ -62,44 +59,40 @@ class Connection:
     it.
     """
 
-    __slots__ = ("_data", "_descriptors", "_socket")
+    __slots__ = ("_data", "_descriptors", "_path", "_socket")
 
-    def __init__(self, path: str) -> None:
-        """Connect to the socket at `path`; raises Unavailable or NotPermitted, saying what to do."""
+    def __init__(self, path: str, limit: bytes = b"") -> None:
+        """Connect to the socket at `path`; raises Unavailable or NotPermitted, saying what to do.
+
+        limit  a struct timeval: how long each single wait may take, socket(7) SO_RCVTIMEO; empty: for ever
+        """
         self._data = bytearray()
         self._descriptors: list[int] = []
+        self._path = path
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        shown = ascii(path)[1:-1]
+        if limit:
+            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
+            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, limit)
         try:
             self._socket.connect(path)
-        except PermissionError as err:
-            raise NotPermitted(
-                f"cannot reach dkrd at {shown}: permission denied",
-                hint=_JOIN,
-                errno=err.errno,
-            ) from err
-        except FileNotFoundError as err:
-            raise Unavailable(
-                f"cannot reach dkrd at {shown}: there is no such socket", hint=_START, errno=err.errno
-            ) from err
-        except ConnectionRefusedError as err:
-            raise Unavailable(
-                f"cannot reach dkrd at {shown}: nobody listens there", hint=_START, errno=err.errno
-            ) from err
         except OSError as err:
-            raise Unavailable(
-                f"cannot reach dkrd at {shown}: {(err.strerror or str(err)).lower()}",
-                hint=_START,
-                errno=err.errno,
-            ) from err
+            self._socket.close()
+            # Late: only who cannot connect pays for finding out why.
+            from dkrctl.diagnosis import unreachable
 
-    def ask(self, method: str, target: str, body: bytes = b"", *, upgrade: bool = False) -> Answer:
+            raise unreachable(path, err) from err
+
+    def ask(
+        self, method: str, target: str, body: bytes = b"", *, upgrade: bool = False, accept: str = ""
+    ) -> Answer:
         """Send one request and read the head of its answer."""
         head = f"{method} {target} HTTP/1.1\r\nHost: dkr\r\n"
         if upgrade:
             head += f"Connection: Upgrade\r\nUpgrade: {UPGRADE}\r\n"
         else:
             head += "Connection: close\r\n"
+        if accept:
+            head += f"Accept: {accept}\r\n"
         if body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         try:  # noqa: SIM105 - contextlib would cost 3.5 ms
@@ -107,8 +100,11 @@ class Connection:
         except (BrokenPipeError, ConnectionResetError):
             pass  # it may have answered before it had read all; what it said comes next
         while (end := self._data.find(b"\r\n\r\n")) < 0:
-            if len(self._data) > MAX_HEAD:
-                raise ProtocolError("cannot understand the daemon: the head of its answer has no end")
+            # Looked at as it comes: who speaks something else may well wait for us to go on.
+            if len(self._data) > MAX_HEAD or self._data[: len(_BEGIN)] != _BEGIN[: len(self._data)]:
+                from dkrctl.diagnosis import foreign
+
+                raise foreign(self._path, bytes(self._data))
             if not self._fill():
                 raise Unavailable(
                     "cannot get an answer: the daemon closed the connection",
@@ -170,17 +166,19 @@ class Connection:
         return bool(data)
 
 
-def problem(answer: Answer, body: bytes) -> DkrError:
-    """The exception for a response that is no success: RFC 9457, `application/problem+json`."""
+def problem(answer: Answer, body: bytes, path: str) -> DkrError:
+    """The exception for a response that is no success: RFC 9457, `application/problem+json`.
+
+    path  the socket that was asked, for what is said where something else than dkrd answers
+    """
     try:
         said = loads_object(body)
     except ValueError:
         said = {}
     if not isinstance(said.get("code"), str):
-        return Internal(
-            f"cannot understand the daemon: it answered {answer.status} without saying why",
-            hint="see its log: journalctl -u dkrd",
-        )
+        from dkrctl.diagnosis import unexplained
+
+        return unexplained(path, answer.status, answer.headers.get("server", ""))
     return from_wire({**said, "message": said.get("detail") or said.get("title")})
 
 
@@ -198,7 +196,7 @@ def ask_session(path: str, target: str, body: bytes = b"") -> tuple[str, int]:
     try:
         answer = connection.ask("POST", target, body, upgrade=True)
         if answer.status != 101:
-            raise problem(answer, connection.body(answer))
+            raise problem(answer, connection.body(answer), path)
         if answer.headers.get("upgrade", "").lower() != UPGRADE:
             raise ProtocolError(f"cannot talk to the daemon: it does not speak {UPGRADE}")
         value, descriptors = connection.record()

@@ -1,11 +1,12 @@
 """The client's entry: `from dkrctl.lean import entry; entry()`.
 
-`dkrctl run` and `attach` take the **lean path**: it may load what the interpreter has loaded anyway, modules written in C
-(`posix`, `_socket`, `_signal`, `_json`, `select`, `fcntl`, `errno`; `termios` with a terminal), and our own
-lean modules, which say so at their top. `os json socket re enum dataclasses argparse typing contextlib signal`
-and the like are loaded to print help or an error, never on the way to a command: they cost 1 to 14 ms each. The
-bare interpreter (`python3 -IS`) takes 6.5 ms, all of ours 3 more, of which reading our dozen files is two thirds:
-a new module costs some 0.15 ms. tests/unit/test_client_lean.py holds the list.
+`dkrctl run` and `attach` (and `__complete`, which answers a shell) take the **lean path**: it may load what the
+interpreter has loaded anyway, modules written in C (`posix`, `_socket`, `_signal`, `_json`, `select`, `fcntl`, `errno`;
+`termios` with a terminal), and our own lean modules, which say so at their top. `os json socket re enum
+dataclasses argparse typing contextlib signal` and the like are loaded to print help or an error, never on the way
+to a command: they cost 1 to 14 ms each. The bare interpreter (`python3 -IS`) takes 6.5 ms, all of ours 3 more, of
+which reading our dozen files is two thirds: a new module costs some 0.15 ms. tests/unit/test_client_lean.py holds
+the list.
 
 So the classes here have `__slots__` and no decorator, and flags are numbers. See the cost: `/usr/bin/python3
 -IS -X importtime`.
@@ -31,8 +32,12 @@ def main(words: list[str]) -> int:
         from dkrctl.attach import attach
 
         return attach(words[1:], None)
+    if words[:1] == ["__complete"]:
+        from dkrctl.complete import complete
+
+        return complete(words[1:])
     from common.options import GLOBAL
-    from dkrctl.parse import command_named, parse
+    from dkrctl.parse import parse
 
     parsed = parse(GLOBAL, words, "dkrctl")
     if parsed.rest[:1] == ["run"] and not parsed.flag("help"):
@@ -43,15 +48,15 @@ def main(words: list[str]) -> int:
         from dkrctl.attach import attach
 
         return attach(parsed.rest[1:], parsed.last("socket"))
-    from dkrctl import help as pages
+    if not parsed.rest or parsed.flag("version") or parsed.flag("help"):
+        from dkrctl import help as pages
 
-    if parsed.flag("version"):
-        return pages.print_version()
-    if parsed.flag("help"):
-        return pages.print_overview()
-    if not parsed.rest:
-        return pages.missing_command()
-    return pages.other(command_named(parsed.rest[0]), parsed.rest[1:], parsed.last("socket"))
+        if parsed.flag("version"):
+            return pages.print_version()
+        return pages.print_overview() if parsed.flag("help") else pages.missing_command()
+    from dkrctl.verbs import dispatch
+
+    return dispatch(parsed.rest[0], parsed.rest[1:], parsed.last("socket"))
 
 
 def entry() -> "NoReturn":

@@ -2,12 +2,11 @@
 
 On the lean path (see lean.py): imports the table and the errors only. argparse would cost 8 ms.
 
-The rules are those of Docker's command line: options end at the first positional or at `--`; `--long=value`
-and `--long value`; letters combine (`-it`), and what follows a letter that takes a value is its value
-(`-eA=b`, `-e=A=b`).
+The rules are those of Docker's command line: options end at the first positional or at `--`, or, for verbs
+whose words are not another command's, at `--` alone; `--long=value` and `--long value`; letters combine
+(`-it`), and what follows a letter that takes a value is its value (`-eA=b`, `-e=A=b`).
 """
 
-from common import options
 from common.errors import BadRequest
 from common.options import CHOICE, FLAG, Option
 
@@ -116,11 +115,16 @@ class _Scanner:
             self.parsed.add(option, _checked(option, value or self._following(name)))
             return
 
-    def run(self) -> Parsed:
+    def run(self, intermixed: bool) -> Parsed:
+        before: list[str] = []
         while self.at < len(self.words):
             word = self.words[self.at]
             if len(word) < 2 or word[0] != "-":
-                break
+                if not intermixed:
+                    break
+                before.append(word)
+                self.at += 1
+                continue
             self.at += 1
             if word == "--":
                 break
@@ -130,16 +134,18 @@ class _Scanner:
                 self.letters(word)
             if self.parsed.flag("help"):
                 break  # whatever else stands there need not be right
-        self.parsed.rest = self.words[self.at :]
+        self.parsed.rest = before + self.words[self.at :]
         return self.parsed
 
 
-def parse(table: tuple[Option, ...], words: list[str], command: str) -> Parsed:
+def parse(table: tuple[Option, ...], words: list[str], command: str, *, intermixed: bool = False) -> Parsed:
     """The options of `table` at the front of `words`, and what follows them; `command` is named in errors.
 
-    Stops at the first positional, at `--` and at `--help`. Raises BadRequest.
+    intermixed  options may follow positionals; else the first positional ends them
+
+    Stops at `--` and at `--help` as well. Raises BadRequest.
     """
-    return _Scanner(table, words, command).run()
+    return _Scanner(table, words, command).run(intermixed)
 
 
 def utf8(word: str, what: str) -> str:
@@ -191,18 +197,3 @@ def count(text: str, name: str, limit: int) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) > limit:
         raise BadRequest(f"cannot take --{name} {text}: it takes a whole number from 0 to {limit}")
     return int(text)
-
-
-def command_named(name: str) -> options.Command:
-    """The command `name` of the table. Raises BadRequest, with a near match, where there is none."""
-    for command in options.COMMANDS:
-        if command.name == name:
-            return command
-    from dkrctl.help import near
-
-    close = near(name, tuple(c.name for c in options.COMMANDS))
-    question = f"did you mean `dkrctl {close}`?\n" if close else ""
-    raise BadRequest(
-        f"cannot run dkrctl {ascii(name)[1:-1]}: there is no such command",
-        hint=f"{question}see `dkrctl --help`",
-    )

@@ -24,18 +24,36 @@ def say(descriptor: int, text: str) -> None:
             return
 
 
+def _lines(begin: str, text: str) -> str:
+    """`text` behind `begin`, on a terminal broken between words; elsewhere a line is one line, for who searches them."""
+    line = begin + _plain(text)
+    try:
+        width = posix.get_terminal_size(2).columns
+    except OSError:
+        return line  # no terminal
+    if not 30 <= width < len(line):
+        return line
+    # Late: lines that fit, which most do, pay nothing.
+    import textwrap
+
+    indent = " " * (len(begin) - len(begin.lstrip()) + 2)
+    return "\n".join(
+        textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+    )
+
+
 def note(text: str) -> None:
     """A remark that is no error."""
-    say(2, f"dkrctl: {_plain(text)}\n")
+    say(2, _lines("dkrctl: ", text) + "\n")
 
 
 def report(error: DkrError) -> None:
     """An error with its fields and its way out."""
-    lines = [f"dkrctl: {_plain(error.message)}"]
+    lines = [_lines("dkrctl: ", error.message)]
     for field in error.fields:
-        lines.append(f"  {_plain(str(field.get('path')))}: {_plain(str(field.get('message')))}")
+        lines.append(_lines("  ", f"{field.get('path')}: {field.get('message')}"))
     if error.rule:
-        lines.append(f"  rule: {_plain(error.rule)}")
+        lines.append(_lines("  rule: ", error.rule))
     if error.hint:
-        lines += [f"  hint: {_plain(line)}" for line in error.hint.splitlines()]
+        lines += [_lines("  hint: ", line) for line in error.hint.splitlines()]
     say(2, "\n".join(lines) + "\n")

@@ -2,10 +2,11 @@
 
 import pytest
 
-from common import options
+from common import options, verbs
 from common.errors import BadRequest
-from dkrctl.parse import Parsed, command_named, count, parse, seconds, utf8
+from dkrctl.parse import Parsed, count, parse, seconds, utf8
 from dkrctl.request import asks, build
+from dkrctl.verbs import command_named
 
 
 def given(*words: str) -> Parsed:
@@ -17,7 +18,7 @@ def request(*words: str) -> dict[str, object]:
 
 
 def test_table_is_consistent() -> None:
-    for command in options.COMMANDS:
+    for command in verbs.COMMANDS:
         longs = [name for option in command.options for name in (option.long, *option.aliases)]
         letters = [option.short for option in command.options if option.short]
         assert len(set(longs)) == len(longs)
@@ -41,6 +42,14 @@ def test_options_stop_at_the_first_positional() -> None:
     parsed = given("--rm", "/bin/ls", "--rm=false", "-l")
     assert parsed.flag("rm") is True
     assert parsed.rest == ["/bin/ls", "--rm=false", "-l"]
+
+
+def test_options_may_follow_words_where_these_are_no_command() -> None:
+    table = verbs.PS.options
+    parsed = parse(table, ["a", "-q", "b", "--filter", "x=y", "--", "-l"], "dkrctl ps", intermixed=True)
+    assert parsed.rest == ["a", "b", "-l"]
+    assert (parsed.flag("quiet"), parsed.flag("latest"), parsed.every("filter")) == (True, None, ["x=y"])
+    assert parse(table, ["a", "--help", "--nonsense"], "dkrctl ps", intermixed=True).flag("help") is True
 
 
 def test_options_stop_at_two_dashes() -> None:

@@ -1,0 +1,146 @@
+"""A container as the API tells it, and as tables and templates of `ps` show it."""
+
+import time
+
+from common.errors import ProtocolError
+from dkrctl.ages import ago, duration, parse
+from dkrctl.cells import ELLIPSIS, plain
+from dkrctl.templates import Labels, Method, Record
+
+SHORT_ID = 12  # digits, as everywhere
+SHORT_COMMAND = 20  # characters, as Docker's tables have them
+
+# What a container of the API can have (common/models.py, a test compares): absent is not unknown.
+FIELDS = (
+    *("id", "name", "uid", "image", "args", "labels", "rm", "status", "pid"),
+    *("created", "started", "finished", "exit"),
+)
+EXIT_FIELDS = ("code", "signal", "cause")
+# Field of a `ps` template -> its heading in a table.
+HEADINGS = {
+    "ID": "CONTAINER ID",
+    "Image": "IMAGE",
+    "Command": "COMMAND",
+    "CreatedAt": "CREATED AT",
+    "RunningFor": "CREATED",
+    "State": "STATE",
+    "Status": "STATUS",
+    "Names": "NAMES",
+    "Labels": "LABELS",
+    "Uid": "UID",
+    "Pid": "PID",
+    "ExitCode": "EXIT CODE",
+    "Cause": "CAUSE",
+}
+# Causes that the exit code alone does not tell.
+_TOLD_CAUSES = frozenset(("oom", "timeout", "client-gone", "start-failed", "shim-lost"))
+
+
+def record_of(value: object) -> Record:
+    """The record of a container; what is absent is None. Raises ProtocolError for what is none."""
+    if not isinstance(value, dict) or not isinstance(value.get("id"), str):
+        raise ProtocolError("cannot understand the daemon: it told of a container without an id")
+    record = Record(dict.fromkeys(FIELDS))
+    record.update(value)
+    ended = value.get("exit")
+    if isinstance(ended, dict):
+        record["exit"] = Record({**dict.fromkeys(EXIT_FIELDS), **ended})
+    return record
+
+
+class Shown:
+    """A container for people; `whole`: nothing is shortened."""
+
+    def __init__(self, record: Record, *, whole: bool, now: float | None = None) -> None:
+        self.record = record
+        self.whole = whole
+        self.now = time.time() if now is None else now
+
+    def _text(self, key: str) -> str:
+        value = self.record.get(key)
+        return value if isinstance(value, str) else ""
+
+    @property
+    def id(self) -> str:
+        """The id, or its beginning."""
+        return self._text("id") if self.whole else self._text("id")[:SHORT_ID]
+
+    @property
+    def name(self) -> str:
+        """Its one name."""
+        return self._text("name")
+
+    @property
+    def labels(self) -> Labels:
+        """Its labels."""
+        found = self.record.get("labels")
+        return Labels({str(k): str(v) for k, v in found.items()}) if isinstance(found, dict) else Labels()
+
+    @property
+    def command(self) -> str:
+        """What it runs, in quotes: words with blanks between, what is not printable as an escape."""
+        args = self.record.get("args")
+        text = plain(" ".join(map(str, args))) if isinstance(args, list) else ""
+        if not self.whole and len(text) > SHORT_COMMAND:
+            text = text[: SHORT_COMMAND - 1] + ELLIPSIS
+        return f'"{text}"'
+
+    @property
+    def exit_code(self) -> int | None:
+        """The status that a shell would tell; None while nobody knows one."""
+        ended = self.record.get("exit")
+        if not isinstance(ended, dict):
+            return None
+        code, signal = ended.get("code"), ended.get("signal")
+        if isinstance(code, int):
+            return code
+        return 128 + signal if isinstance(signal, int) else None
+
+    @property
+    def cause(self) -> str:
+        """Why it ended, in the API's words; empty while it has not."""
+        ended = self.record.get("exit")
+        return str(ended.get("cause") or "") if isinstance(ended, dict) else ""
+
+    @property
+    def status(self) -> str:
+        """`Up 3 minutes`, `Exited (0) 2 hours ago`, with the cause where the code alone does not tell it."""
+        state = self._text("status")
+        if state in ("running", "paused"):
+            since = parse(self.record.get("started"))
+            up = "Up" if since is None else f"Up {duration(self.now - since)}"
+            return f"{up} (Paused)" if state == "paused" else up
+        if state == "stopped":
+            code = self.exit_code
+            cause = f" ({self.cause})" if self.cause in _TOLD_CAUSES else ""
+            finished = self.record.get("finished")
+            when = f" {ago(finished, self.now)}" if finished else ""
+            return f"Exited ({'unknown' if code is None else code}){when}{cause}"
+        return state.capitalize()
+
+    def fields(self) -> Record:
+        """What a template of `ps` can ask for."""
+        labels = self.labels
+        return Record(
+            {
+                "ID": self.id,
+                "Image": self._text("image"),
+                "Command": self.command,
+                "CreatedAt": self._text("created"),
+                "RunningFor": ago(self.record.get("created"), self.now),
+                "State": self._text("status"),
+                "Status": self.status,
+                "Names": self.name,
+                "Labels": labels,
+                "Uid": self.record.get("uid"),
+                "Pid": self.record.get("pid"),
+                "ExitCode": self.exit_code,
+                "Cause": self.cause,
+                "Label": Method(lambda key: labels.get(key, "")),
+            }
+        )
+
+
+def heading() -> Record:
+    """The values that make a template of `ps` its own heading."""
+    return Record({**HEADINGS, "Label": Method(lambda key: key)})

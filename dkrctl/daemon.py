@@ -1,0 +1,245 @@
+"""The daemon as the verbs ask it: one request a connection, within a time, its answer as JSON or as a stream.
+
+Not on the lean path; what goes over the wire is http.py's. The whole of an answer that is no stream must be
+there within the limit: a daemon that hangs is told, not waited for.
+"""
+
+import _socket
+import os
+import struct
+import time
+from collections.abc import Generator, Iterator
+
+from common.errors import BadRequest, DkrError, NotFound, ProtocolError
+from common.frames import dumps, loads
+from common.version import API_VERSION
+from dkrctl import diagnosis
+from dkrctl.http import Answer, Connection, problem
+
+SECONDS = 10.0
+REMOVE_SECONDS = 70.0  # the api itself gives up after 60
+VARIABLE = "DKR_TIMEOUT"
+MAX_ANSWER = (
+    256 * 1024 * 1024
+)  # bytes; a container has some 1 KB, one with a long command a hundred times that
+_MAX_LINE = 1024  # bytes of a chunk's size and extensions
+# Answers that another release of dkrd may give to what this one knows.
+_SKEWED = frozenset((400, 404, 405, 415, 426))
+
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_TIMEVAL = struct.Struct("@ll")
+_NO_LIMIT = _TIMEVAL.pack(0, 0)
+
+
+def patience() -> float | None:
+    """Seconds to wait for an answer, by the variable DKR_TIMEOUT; None where it is not set. Raises BadRequest."""
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= 1e6:
+        raise BadRequest(
+            f"cannot take {VARIABLE}={text}: it is no number of seconds above 0", hint="as in DKR_TIMEOUT=30"
+        )
+    return seconds
+
+
+def target(container: str, tail: str = "") -> str:
+    """The path of the API for a container by its name or id. Raises NotFound for what can be neither."""
+    # Names and ids have these characters; anything else would name another path, or none.
+    if not container or container[0] in "._-" or not set(container) <= _NAME or len(container) > 128:
+        raise NotFound(
+            f'cannot find container "{container}": that is neither a name nor an id',
+            hint="`dkrctl ps -a` lists them",
+        )
+    return f"/v1/containers/{container}{tail}"
+
+
+def _timeval(seconds: float) -> bytes:
+    """The struct timeval for `seconds`; never zero, which would mean no limit."""
+    whole = int(max(seconds, 0.001) * 1_000_000)
+    return _TIMEVAL.pack(*divmod(whole, 1_000_000))
+
+
+class _Exchange(Connection):
+    """One request and its answer. With `seconds` the whole must come within them."""
+
+    __slots__ = ("_ends", "_seconds")
+
+    def __init__(self, path: str, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._ends = None if seconds is None else time.monotonic() + seconds
+        super().__init__(path, b"" if seconds is None else _timeval(seconds))
+
+    def ask(
+        self, method: str, target: str, body: bytes = b"", *, upgrade: bool = False, accept: str = ""
+    ) -> Answer:
+        try:
+            return super().ask(method, target, body, upgrade=upgrade, accept=accept)
+        except BlockingIOError as err:  # SO_SNDTIMEO, socket(7)
+            raise self._late() from err
+
+    def forever(self) -> None:
+        """No limit from here on: the head is here, what follows comes when it comes."""
+        self._ends = None
+        for option in (_socket.SO_RCVTIMEO, _socket.SO_SNDTIMEO):
+            self._socket.setsockopt(_socket.SOL_SOCKET, option, _NO_LIMIT)
+
+    def content(self, answer: Answer) -> Iterator[bytes]:
+        """The body as it comes. Raises Unavailable where it is cut off."""
+        if answer.status in (204, 304):
+            return
+        if answer.headers.get("transfer-encoding", "").lower() == "chunked":
+            yield from self._chunks()
+            return
+        length = answer.headers.get("content-length")
+        left = int(length) if length and length.isascii() and length.isdigit() and len(length) < 16 else None
+        while left is None or left:
+            if not self._data and not self._fill():
+                if left is None:
+                    return
+                raise diagnosis.cut_off()
+            piece = bytes(self._data if left is None else self._data[:left])
+            del self._data[: len(piece)]
+            left = left if left is None else left - len(piece)
+            yield piece
+
+    def _chunks(self) -> Iterator[bytes]:
+        """RFC 9112, 7.1: chunks up to the empty one; extensions and trailers are not used."""
+        while True:
+            digits = self._line().partition(b";")[0].strip()
+            if not digits or len(digits) > 12 or not set(digits.lower()) <= set(b"0123456789abcdef"):
+                raise ProtocolError("cannot understand the daemon: a chunk of its answer has no size")
+            left = int(digits, 16)
+            if not left:
+                return
+            while left:
+                if not self._data and not self._fill():
+                    raise diagnosis.cut_off()
+                piece = bytes(self._data[:left])
+                del self._data[: len(piece)]
+                left -= len(piece)
+                yield piece
+            if self._line():
+                raise ProtocolError(
+                    "cannot understand the daemon: a chunk of its answer is longer than it says"
+                )
+
+    def _line(self) -> bytes:
+        while (end := self._data.find(b"\r\n")) < 0:
+            if len(self._data) > _MAX_LINE:
+                raise ProtocolError("cannot understand the daemon: a chunk of its answer has no size")
+            if not self._fill():
+                raise diagnosis.cut_off()
+        line = bytes(self._data[:end])
+        del self._data[: end + 2]
+        return line
+
+    def _fill(self) -> bool:
+        if self._ends is not None:
+            left = self._ends - time.monotonic()
+            if left <= 0:
+                raise self._late()
+            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, _timeval(left))
+        try:
+            return super()._fill()
+        except BlockingIOError as err:
+            raise self._late() from err
+
+    def _late(self) -> DkrError:
+        return diagnosis.hangs(self._path, self._seconds or 0.0)
+
+
+class Daemon:
+    """The daemon behind the socket at `path`."""
+
+    def __init__(self, path: str, seconds: float | None = None) -> None:
+        """`seconds` bounds each answer that is no stream; None: what the environment says, or what fits the question."""
+        self.path = path
+        self._wished = patience() if seconds is None else seconds
+
+    def _limit(self, usual: float = SECONDS) -> float:
+        return usual if self._wished is None else self._wished
+
+    def get(self, target: str) -> object:
+        """The JSON value that GET `target` answers. Raises DkrError."""
+        return self._ask("GET", target, b"", self._limit())
+
+    def post(self, target: str, body: object = None, *, seconds: float = SECONDS) -> object:
+        """POST the JSON `body` (None: nothing) and give the answer's value, None for an answer without one.
+
+        seconds  how long is waited where nobody wished otherwise
+        """
+        return self._ask("POST", target, b"" if body is None else dumps(body), self._limit(seconds))
+
+    def delete(self, target: str) -> None:
+        """DELETE `target`; waits long enough for a removal."""
+        self._ask("DELETE", target, b"", self._limit(REMOVE_SECONDS))
+
+    def stream(self, method: str, target: str, accept: str = "") -> Generator[bytes]:
+        """The body of an answer as it comes, however long that takes; only its head must come in time."""
+        exchange = _Exchange(self.path, self._limit())
+        try:
+            answer = exchange.ask(method, target, accept=accept)
+            if not 200 <= answer.status < 300:
+                raise self._error(answer, _whole(exchange.content(answer)))
+            exchange.forever()
+            yield from exchange.content(answer)
+        finally:
+            exchange.close()
+
+    def _ask(self, method: str, target: str, data: bytes, seconds: float) -> object:
+        exchange = _Exchange(self.path, seconds)
+        try:
+            answer = exchange.ask(method, target, data)
+            body = _whole(exchange.content(answer))
+        finally:
+            exchange.close()
+        if not 200 <= answer.status < 300 and answer.status != 304:
+            raise self._error(answer, body)
+        if not body:
+            return None
+        try:
+            return loads(body)
+        except ValueError as err:
+            raise diagnosis.foreign(self.path, body) from err
+
+    def _error(self, answer: Answer, body: bytes) -> DkrError:
+        error = problem(answer, body, self.path)
+        if answer.status not in _SKEWED or isinstance(error, ProtocolError):
+            return error
+        return self._beside_release(error)
+
+    def _beside_release(self, error: DkrError) -> DkrError:
+        """`error`, unless the daemon is of another release, which may be its cause: then that is told."""
+        exchange = _Exchange(self.path, self._limit())
+        try:
+            answer = exchange.ask("GET", "/v1/version")
+            said = loads(_whole(exchange.content(answer))) if answer.status == 200 else {}
+        except (DkrError, ValueError):
+            return error
+        finally:
+            exchange.close()
+        facts = said if isinstance(said, dict) else {}
+        found = diagnosis.skew(facts.get("version"), facts.get("apiVersion"))
+        if found is None:
+            return error
+        what, hint = found
+        if facts.get("apiVersion") != API_VERSION:
+            return ProtocolError(f"cannot talk to dkrd at {diagnosis.shown(self.path)}: {what}", hint=hint)
+        error.hint = "\n".join(line for line in (error.hint, f"{what}: {hint}") if line)
+        return error
+
+
+def _whole(content: Iterator[bytes]) -> bytes:
+    body = bytearray()
+    for piece in content:
+        body += piece
+        if len(body) > MAX_ANSWER:
+            raise ProtocolError(
+                f"cannot read the answer of the daemon: it has more than {MAX_ANSWER >> 20} MiB"
+            )
+    return bytes(body)

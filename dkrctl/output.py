@@ -1,0 +1,56 @@
+"""What verbs write to stdout: whole or with an error, and fit for a terminal where there is one."""
+
+import os
+
+from common.errors import HostUnfit
+from dkrctl.cells import cut, plain
+from dkrctl.signals import Terminated
+
+_SIGPIPE = 13
+RED, GREEN, YELLOW = 31, 32, 33  # ECMA-48, SGR
+
+
+def emit(text: str) -> None:
+    """Write all of `text` to stdout, now. A reader that has gone ends the client as SIGPIPE would.
+
+    Raises HostUnfit where the output takes no more (a full disk).
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    while data:
+        try:
+            data = data[os.write(1, data) :]
+        except BrokenPipeError:
+            raise Terminated(_SIGPIPE) from None
+        except OSError as err:
+            cause = (err.strerror or str(err)).lower()
+            raise HostUnfit(f"cannot write the output: {cause}", errno=err.errno) from err
+
+
+def is_terminal() -> bool:
+    """Whether stdout is a terminal, so that people look at it."""
+    return os.isatty(1)
+
+
+def width() -> int | None:
+    """Columns of the terminal on stdout; None where there is none or it does not know."""
+    try:
+        return os.get_terminal_size(1).columns or None
+    except OSError:
+        return None
+
+
+def is_coloured() -> bool:
+    """Whether colours are wanted: on a terminal that knows them, unless NO_COLOR is set."""
+    return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def coloured(text: str, colour: int, *, wanted: bool) -> str:
+    """`text` in `colour`, if `wanted`."""
+    return f"\x1b[{colour}m{text}\x1b[0m" if wanted else text
+
+
+def shown(line: str) -> str:
+    """`line` fit for a terminal: nothing in it steers; cut to the width where there is one."""
+    limit = width()
+    text = plain(line)
+    return text if limit is None else cut(text, limit)

@@ -1,0 +1,61 @@
+"""Tables: a heading, rows, columns that are as wide as what stands in them and never break."""
+
+from collections.abc import Sequence
+
+from dkrctl.cells import cut, pad, plain, width_of
+
+GAP = 3
+
+
+class Column:
+    """One column.
+
+    turn   where the terminal is narrow, columns give way in the order of their turns; 0: this one does not
+    least  how narrow it may become; 0: it is left out
+    """
+
+    __slots__ = ("heading", "least", "turn")
+
+    def __init__(self, heading: str, turn: int = 0, least: int = 0) -> None:
+        self.heading = heading
+        self.turn = turn
+        self.least = max(least, len(heading)) if least else 0
+
+
+def render(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> str:
+    """The table as lines.
+
+    width  cells of the terminal: columns give way, then lines are cut; None: all is shown, whole
+    """
+    table = [[column.heading for column in columns], *([plain(cell) for cell in row] for row in rows)]
+    widths = [max(map(width_of, cells)) for cells in zip(*table, strict=True)]
+    left_out: set[int] = set()
+    if width is not None:
+        left_out = _narrow(columns, widths, width)
+    lines = []
+    for row in table:
+        cells = [
+            pad(cut(cell, wide), wide)
+            for place, (cell, wide) in enumerate(zip(row, widths, strict=True))
+            if place not in left_out
+        ]
+        line = (" " * GAP).join(cells).rstrip(" ")
+        lines.append(line if width is None else cut(line, width))
+    return "\n".join(lines) + "\n"
+
+
+def _narrow(columns: Sequence[Column], widths: list[int], width: int) -> set[int]:
+    """Take from the columns in their turns until all fit, if they can; which columns are left out."""
+    left_out: set[int] = set()
+    over = sum(widths) + GAP * (len(widths) - 1) - width
+    for place in sorted(range(len(columns)), key=lambda place: columns[place].turn):
+        if over <= 0 or not columns[place].turn:
+            continue
+        if columns[place].least:
+            taken = min(over, max(0, widths[place] - columns[place].least))
+            widths[place] -= taken
+            over -= taken
+        else:
+            left_out.add(place)
+            over -= widths[place] + GAP
+    return left_out

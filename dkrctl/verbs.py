@@ -1,0 +1,94 @@
+"""What is common to all verbs but those of the lean path: finding one, its options, its errors.
+
+Each verb is a module of dkrctl/commands/ with a function `run(call)`, loaded for that verb only. They may import
+the standard library freely; nothing else is in the client's path.
+"""
+
+from importlib import import_module
+
+from common.errors import BadRequest, DkrError
+from common.options import Command
+from common.verbs import COMMANDS, SYNONYMS, command_of
+from dkrctl.daemon import Daemon
+from dkrctl.parse import Parsed, parse, utf8
+from dkrctl.report import report
+from dkrctl.run import socket_path
+
+FAILED = 1  # a verb's exit status where something could not be done; 125 to 127 are those of `run`
+
+
+class Call:
+    """One call of a verb: `words` are its positionals."""
+
+    __slots__ = ("command", "parsed", "socket", "words")
+
+    def __init__(self, command: Command, parsed: Parsed, socket: str) -> None:
+        self.command = command
+        self.parsed = parsed
+        self.socket = socket
+        self.words = [utf8(word, f"argument {place}") for place, word in enumerate(parsed.rest, 1)]
+
+    def daemon(self) -> Daemon:
+        """The daemon that is meant."""
+        return Daemon(self.socket)
+
+    def text(self, option: str) -> str | None:
+        """The value of an option that is given once, or None."""
+        value = self.parsed.last(option)
+        return None if value is None else utf8(value, f"--{option}")
+
+    def texts(self, option: str) -> list[str]:
+        """All values of an option that repeats."""
+        return [utf8(value, f"--{option}") for value in self.parsed.every(option)]
+
+    def no_words(self) -> None:
+        """Raises BadRequest where there are positionals."""
+        if self.words:
+            raise BadRequest(
+                f"cannot take {self.words[0]!r}: {self.command.name} takes options only", hint=self._help()
+            )
+
+    def some_words(self) -> list[str]:
+        """The positionals. Raises BadRequest where there are none."""
+        if not self.words:
+            raise BadRequest(f"cannot {self.command.name}: no container is named", hint=self._help())
+        return self.words
+
+    def _help(self) -> str:
+        return f"{self.command.usage}\nsee `dkrctl {self.command.name} --help`"
+
+
+def dispatch(name: str, words: list[str], socket: str | None) -> int:
+    """`dkrctl NAME WORDS...`; `socket` is what was given before the verb. The exit status.
+
+    Raises BadRequest where there is no such verb; other errors are told here.
+    """
+    command = command_named(name)
+    try:
+        parsed = parse(command.options, words, f"dkrctl {name}", intermixed=command.intermixed)
+        if parsed.flag("help"):
+            from dkrctl.help import print_command
+
+            return print_command(command)
+        module = import_module(f"dkrctl.commands.{name}")
+        status: int = module.run(Call(command, parsed, socket_path(parsed.last("socket"), socket)))
+    except DkrError as error:
+        report(error)
+        return FAILED
+    return status
+
+
+def command_named(name: str) -> Command:
+    """The command `name` of the table. Raises BadRequest, with a near match, where there is none."""
+    command = command_of(name)
+    if command is not None:
+        return command
+    import difflib  # late: 5 ms, only for who has mistyped
+
+    close = difflib.get_close_matches(name, [c.name for c in COMMANDS], 1, 0.6)
+    meant = SYNONYMS.get(name) or (close[0] if close else None)
+    question = f"did you mean `dkrctl {meant}`?\n" if meant else ""
+    raise BadRequest(
+        f"cannot run dkrctl {ascii(name)[1:-1]}: there is no such command",
+        hint=f"{question}see `dkrctl --help`",
+    )

@@ -1,0 +1,85 @@
+"""Help: at 80 columns, for each verb; and its examples, which are run."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.options import GLOBAL, Command, Option
+from common.verbs import COMMANDS
+from dkrd.api.routes import ROUTES
+from tests.integration.verbs import make, tidy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.daemon import Daemon
+    from tests.integration.conftest import Caller
+
+pytestmark = pytest.mark.root
+
+# Examples that cannot be run here, with the reason.
+NOT_RUN = {
+    "dkrctl attach 4f6b": "the beginning of some container's id",
+    "dkrctl attach --no-stdin build": "looks on as long as the container runs; tests/integration/test_attach.py",
+}
+EXAMPLES = [line for command in COMMANDS for line, _ in command.examples if line not in NOT_RUN]
+# Examples that end with another status than 0: because that is what they show, or because this API has not what they ask for.
+STATUSES = {"dkrctl run --rm --timeout 1.5s busybox sleep 60": 143}
+if "/v1/info" not in {route.path for route in ROUTES}:
+    STATUSES |= {"dkrctl info": 1, "dkrctl info --format json": 1}
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(daemon: Daemon) -> Iterator[None]:
+    yield
+    tidy(daemon)
+
+
+def names(option: Option) -> list[str]:
+    return [f"--{option.long}", *(f"--{alias}" for alias in option.aliases)]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_of_a_verb(daemon: Daemon, command: Command) -> None:
+    text = daemon.dkrctl(command.name, "--help", check=True).stdout
+    assert text == daemon.dkrctl("help", command.name, check=True).stdout
+    assert text.startswith(f"usage: {command.usage}\n")
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert [name for option in command.options for name in names(option) if name not in text] == []
+    assert all(line in text for line, _ in command.examples)
+    assert command.examples
+
+
+def test_the_overview(daemon: Daemon) -> None:
+    text = daemon.dkrctl("--help", check=True).stdout
+    assert text == daemon.dkrctl("help", check=True).stdout == daemon.dkrctl("-h", check=True).stdout
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    listed = re.findall(r"^  ([a-z]+) {2,}\S", text, re.MULTILINE)
+    assert listed == [command.name for command in COMMANDS]
+    assert all(f"--{option.long}" in text for option in GLOBAL)
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_an_example_does_what_it_shows(root: Caller, line: str) -> None:
+    """In a shell, as root, beside a container called `web` that has ended."""
+    make(root.daemon, None, "web", "--label", "team=blue", "/bin/true")
+    root.ended("web")
+    done = root.shell(f"set -o pipefail; cd /usr/games || cd /; {line}", env={"LANG": "C.UTF-8"})
+    if line.startswith("dkrctl doctor"):
+        assert done.returncode in (0, 1), done.stderr  # what it finds is this host's affair
+    else:
+        assert done.returncode == STATUSES.get(line, 0), done.stderr
+
+
+def test_what_is_not_run_is_still_shown() -> None:
+    assert set(NOT_RUN) <= {line for command in COMMANDS for line, _ in command.examples}
+
+
+def test_the_overviews_examples(root: Caller) -> None:
+    lines = re.findall(r"^  (dkrctl .*)$", root.daemon.dkrctl("--help", check=True).stdout, re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        assert root.shell(line).returncode == 0, line
