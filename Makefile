@@ -6,6 +6,10 @@ SBINDIR     ?= /usr/sbin
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 TMPFILESDIR ?= /usr/lib/tmpfiles.d
 UNITDIR     ?= /usr/lib/systemd/system
+MANDIR      ?= /usr/share/man
+BASHCOMPDIR ?= /usr/share/bash-completion/completions
+ZSHCOMPDIR  ?= /usr/share/zsh/vendor-completions
+FISHCOMPDIR ?= /usr/share/fish/vendor_completions.d
 DESTDIR     ?=
 
 # The install that the tests drive: outside the checkout, which other users may not be able to reach.
@@ -17,9 +21,10 @@ ARGS ?=
 TESTS ?= tests/unit tests/integration tests/security tests/reliability
 
 INSTALL  := PREFIX=$(PREFIX) BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) SYSUSERSDIR=$(SYSUSERSDIR) TMPFILESDIR=$(TMPFILESDIR) UNITDIR=$(UNITDIR) \
+            MANDIR=$(MANDIR) BASHCOMPDIR=$(BASHCOMPDIR) ZSHCOMPDIR=$(ZSHCOMPDIR) FISHCOMPDIR=$(FISHCOMPDIR) \
             DESTDIR=$(DESTDIR) scripts/install.sh
 INSTALL_TEST := PREFIX=$(TEST_PREFIX) BINDIR=$(TEST_PREFIX)/bin SBINDIR=$(TEST_PREFIX)/sbin SYSUSERSDIR= TMPFILESDIR= UNITDIR= \
-            DESTDIR= scripts/install.sh
+            MANDIR= BASHCOMPDIR= ZSHCOMPDIR= FISHCOMPDIR= DESTDIR= scripts/install.sh
 PYTEST   := DKR_TEST_PREFIX=$(TEST_PREFIX) .venv/bin/python -m pytest
 
 .PHONY: help run install uninstall test test-install test-prefix test-current dev lint format bench soak lock clean

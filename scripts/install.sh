@@ -5,6 +5,7 @@
 #   PREFIX       a private environment: dkr, its dependencies, nothing writable by others        /opt/dkr
 #   BINDIR       where dkrctl goes, SBINDIR where dkrd goes                            /usr/bin /usr/sbin
 #   SYSUSERSDIR  where sysusers.d(5), TMPFILESDIR where tmpfiles.d(5) files, UNITDIR where systemd's units go; empty: nowhere
+#   MANDIR       where man pages go; BASHCOMPDIR, ZSHCOMPDIR, FISHCOMPDIR where the shells look for completion; empty: nowhere
 #   DESTDIR      put in front of all of these while writing (packaging); no users are created then
 # check: silent, status 0 where what stands is what this tree would install.
 #
@@ -14,6 +15,7 @@ set -eu
 PYTHON=/usr/bin/python3
 : "${PREFIX:?}" "${BINDIR:?}" "${SBINDIR:?}"
 DESTDIR=${DESTDIR-} SYSUSERSDIR=${SYSUSERSDIR-} TMPFILESDIR=${TMPFILESDIR-} UNITDIR=${UNITDIR-}
+MANDIR=${MANDIR-} BASHCOMPDIR=${BASHCOMPDIR-} ZSHCOMPDIR=${ZSHCOMPDIR-} FISHCOMPDIR=${FISHCOMPDIR-}
 cd "$(dirname "$0")/.."
 umask 022
 # What a caller's environment says to Python or pip about other environments does not hold for this one.
@@ -30,7 +32,7 @@ placed=$DESTDIR$PREFIX      # where the environment is written
 site=                       # site-packages below PREFIX
 
 examine() {
-    for path in "$PREFIX" "$BINDIR" "$SBINDIR" $SYSUSERSDIR $TMPFILESDIR $UNITDIR; do
+    for path in "$PREFIX" "$BINDIR" "$SBINDIR" $SYSUSERSDIR $TMPFILESDIR $UNITDIR $MANDIR $BASHCOMPDIR $ZSHCOMPDIR $FISHCOMPDIR; do
         case $path in
             *[!A-Za-z0-9._/+-]*) fail "cannot install to $path: only letters, digits and ._/+- can stand in it" ;;
             /*[!/]*) ;;
@@ -45,12 +47,12 @@ examine() {
 
 # Two lines: what the dependencies rest on, and what all rests on.
 stamp() {
-    layout="$PREFIX $BINDIR $SBINDIR $SYSUSERSDIR $TMPFILESDIR $UNITDIR"
+    layout="$PREFIX $BINDIR $SBINDIR $SYSUSERSDIR $TMPFILESDIR $UNITDIR $MANDIR $BASHCOMPDIR $ZSHCOMPDIR $FISHCOMPDIR"
     dependencies=$({ echo "$layout"; $PYTHON -VV; cat requirements/runtime.txt; } | sha256sum | cut -c1-64)
     all=$({
         echo "$dependencies"
         find common dkrctl dkrd -name '*.py' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
-        sha256sum pyproject.toml requirements/build.txt scripts/install.sh systemd/*/dkr*
+        sha256sum pyproject.toml requirements/build.txt scripts/install.sh scripts/*.py scripts/templates/* systemd/*/dkr*
     } | sha256sum | cut -c1-64)
     printf '%s\n%s\n' "$dependencies" "$all"
 }
@@ -145,6 +147,12 @@ PROGRAM
     chmod 755 "$stage/bin/dkrctl" "$stage/sbin/dkrd"
 }
 
+# Man pages and the shells' completion: made here from the table of options, so that nothing has to be computed when they are used.
+write_pages() {
+    rm -rf "$stage/share"
+    $PYTHON -I scripts/generate.py "$stage/share"
+}
+
 # place SOURCE TARGET: by rename, so that nobody ever runs half a file. A file that is not dkr's stays.
 place() {
     target=$DESTDIR$2
@@ -164,6 +172,12 @@ place_outside() {
     [ "$SBINDIR" = "$PREFIX/sbin" ] || place "$stage/sbin/dkrd" "$SBINDIR/dkrd"
     [ -z "$SYSUSERSDIR" ] || place systemd/sysusers.d/dkr.conf "$SYSUSERSDIR/dkr.conf"
     [ -z "$TMPFILESDIR" ] || place systemd/tmpfiles.d/dkr.conf "$TMPFILESDIR/dkr.conf"
+    for page in man1/dkrctl.1 man5/dkrd.toml.5 man8/dkrd.8; do
+        [ -z "$MANDIR" ] || place "$stage/share/man/$page" "$MANDIR/$page"
+    done
+    [ -z "$BASHCOMPDIR" ] || place "$stage/share/completion/dkrctl.bash" "$BASHCOMPDIR/dkrctl"
+    [ -z "$ZSHCOMPDIR" ] || place "$stage/share/completion/_dkrctl" "$ZSHCOMPDIR/_dkrctl"
+    [ -z "$FISHCOMPDIR" ] || place "$stage/share/completion/dkrctl.fish" "$FISHCOMPDIR/dkrctl.fish"
     [ -n "$UNITDIR" ] || return 0
     for unit in systemd/system/*; do
         sed "s|@SBINDIR@|$SBINDIR|g" "$unit" >"$stage/unit"
@@ -227,6 +241,7 @@ install_all() {
     stamp >"$stage/.stamp.new"
     make_environment
     write_programs
+    write_pages
     place_outside
     mv "$stage/.stamp.new" "$stage/stamp"
     [ "$(id -u)" -ne 0 ] || chown -R root:root "$stage"

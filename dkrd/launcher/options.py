@@ -31,13 +31,14 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, str]:
 
     Raises BadRequest for settings that do not fit, SystemExit as argparse does.
     """
-    given = _parser().parse_args(list(arguments))
+    given = parser().parse_args(list(arguments))
     values = {name: value for name, value in vars(given).items() if name not in ("config", *_ACTS)}
     act = next((name for name in _ACTS if getattr(given, name)), "serve")
     return settings.load(given.config, values), act
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The options of dkrd; its man page is made from them."""
     parser = argparse.ArgumentParser(
         prog="dkrd",
         description="The container daemon: starts containers for the clients of its socket.",

@@ -50,7 +50,7 @@ def read_request(client: socket.socket) -> tuple[bytes, bytes]:
     return head, body
 
 
-def answer(client: socket.socket, status: str, body: dict[str, object]) -> None:
+def answer(client: socket.socket, status: str, body: object) -> None:
     """An ordinary response."""
     data = json.dumps(body).encode()
     kind = "application/problem+json" if status[0] != "2" else "application/json"
@@ -70,6 +70,11 @@ def api(client: socket.socket) -> None:
     head, body = read_request(client)
     if head.startswith(b"GET /v1/version "):
         answer(client, "200 OK", {"version": "9.9.9", "apiVersion": "1"})
+        return
+    if head.startswith(b"GET /v1/containers"):
+        # Names that are none would be read by the shell.
+        names = ("web", "-x", "a b", "$(reboot)", "a\nb", "")
+        answer(client, "200 OK", [{"name": name, "image": "host", "status": "running"} for name in names])
         return
     if not head:
         return

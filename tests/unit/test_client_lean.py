@@ -16,6 +16,10 @@ OURS = {
     *("dkrctl", "dkrctl.lean", "dkrctl.signals", "dkrctl.run", "dkrctl.parse", "dkrctl.request"),
     *("dkrctl.http", "dkrctl.session", "dkrctl.stdio"),
 }
+COMPLETION = {
+    *("common", "common.errors", "common.frames", "common.options"),
+    *("dkrctl", "dkrctl.lean", "dkrctl.signals", "dkrctl.complete", "dkrctl.http"),
+}
 C = {"_json", "_signal", "_socket", "errno", "fcntl", "posix", "select", "termios"}
 TERMINAL = {"dkrctl.keeper", "dkrctl.keys", "dkrctl.pump", "dkrctl.terminal"}
 
@@ -49,6 +53,15 @@ def test_a_run_loads_what_is_listed(peer: Peer) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"hi\n", b"")
     assert loaded(peer) <= OURS | C
     assert loaded(peer) >= OURS  # else the list names what nobody needs
+
+
+def test_completion_loads_less_than_a_run(peer: Peer) -> None:
+    """A shell waits for it at each press of a key."""
+    words = [str(peer.script), "__complete", "containers", "--socket", str(peer.socket)]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"web\thost, running\n", b"")
+    assert loaded(peer) <= COMPLETION | C
+    assert loaded(peer) >= COMPLETION
 
 
 def test_what_is_written_in_c_is_so() -> None:

@@ -70,6 +70,10 @@ def installer(what: str, place: Path) -> str:
         "SYSUSERSDIR": "/usr/lib/sysusers.d",
         "TMPFILESDIR": "/usr/lib/tmpfiles.d",
         "UNITDIR": "/usr/lib/systemd/system",
+        "MANDIR": "/usr/share/man",
+        "BASHCOMPDIR": "/usr/share/bash-completion/completions",
+        "ZSHCOMPDIR": "/usr/share/zsh/vendor-completions",
+        "FISHCOMPDIR": "/usr/share/fish/vendor_completions.d",
     }
     environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     done = subprocess.run(
@@ -96,6 +100,10 @@ def test_the_install_places_exactly_these_files(root: Path) -> None:
         "usr/lib/sysusers.d/dkr.conf",
         "usr/lib/tmpfiles.d/dkr.conf",
         *(f"usr/lib/systemd/system/{name}" for name in NAMES),
+        *(f"usr/share/man/{page}" for page in ("man1/dkrctl.1", "man5/dkrd.toml.5", "man8/dkrd.8")),
+        "usr/share/bash-completion/completions/dkrctl",
+        "usr/share/zsh/vendor-completions/_dkrctl",
+        "usr/share/fish/vendor_completions.d/dkrctl.fish",
     }
     for name in NAMES:
         path = root / "usr/lib/systemd/system" / name

@@ -1,0 +1,75 @@
+"""`dkrctl __complete KIND [WORD...]`: what the shells' completion asks for, live from the daemon.
+
+On the lean path (see lean.py): a shell waits for it at each press of the key, so it imports built-in modules, errors
+and frames. No part of the command line that people use: KIND and what is printed belong to the scripts that
+scripts/completion.py makes, which are installed with it.
+
+Prints a line for each, a name, a tab and what it is; nothing where no daemon answers. Errors are not told: the
+shell is in the middle of a line.
+"""
+
+import posix
+import sys
+
+from common.errors import DkrError
+from common.frames import loads
+from common.options import CONTAINERS, DEFAULT_SOCKET, RUNNING, SOCKET_VARIABLE, STOPPED
+from dkrctl.http import Connection
+
+SECONDS = 2  # who waits has pressed a key
+_LIMIT = SECONDS.to_bytes(8, sys.byteorder) + bytes(8)  # struct timeval of a 64-bit machine
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_MAX = 4096  # lines
+_ENDED = ("stopped", "created")  # what `rm` can remove
+
+
+def complete(words: list[str]) -> int:
+    """`words`: the kind, then the command line so far, which may name a socket. The exit status: 0, or 1."""
+    if not words or words[0] not in (CONTAINERS, RUNNING, STOPPED):
+        return 1
+    try:
+        containers = _containers(_socket_of(words[1:]), words[0])
+    except (DkrError, OSError, ValueError):
+        return 1
+    lines = [line for line in map(_line, containers) if line]
+    data = "".join(lines[:_MAX]).encode()
+    while data:
+        try:
+            data = data[posix.write(1, data) :]
+        except OSError:
+            return 1
+    return 0
+
+
+def _socket_of(words: list[str]) -> str:
+    """The socket that the command line names so far, the environment's, the default."""
+    for place, word in enumerate(words):
+        if word.startswith("--socket="):
+            return word[9:]
+        if word == "--socket" and place + 1 < len(words):
+            return words[place + 1]
+    variable = posix.environ.get(SOCKET_VARIABLE.encode())
+    return variable.decode("utf-8", "surrogateescape") if variable else DEFAULT_SOCKET
+
+
+def _containers(path: str, kind: str) -> list[object]:
+    connection = Connection(path, _LIMIT)
+    try:
+        answer = connection.ask("GET", "/v1/containers" + ("" if kind == RUNNING else "?all=true"))
+        said = loads(connection.body(answer)) if answer.status == 200 else []
+    finally:
+        connection.close()
+    found = said if isinstance(said, list) else []
+    return [
+        one for one in found if isinstance(one, dict) and (kind != STOPPED or one.get("status") in _ENDED)
+    ]
+
+
+def _line(container: object) -> str:
+    assert isinstance(container, dict)
+    name, image, status = (container.get(key) for key in ("name", "image", "status"))
+    # What is no name would be read by the shell: none of it goes there.
+    if not isinstance(name, str) or not name or name[0] in "._-" or not set(name) <= _NAME:
+        return ""
+    about = f"{image}, {status}"
+    return f"{name}\t{''.join(c if c.isprintable() else '?' for c in about)[:60]}\n"

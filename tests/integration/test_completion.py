@@ -1,0 +1,154 @@
+"""Completion in the real shells, as the install places it: verbs, options, values, names of containers that there are now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.verbs import COMMANDS, PS, RM, ROOTS
+from scripts import generate
+from tests.integration.conftest import Caller
+from tests.integration.shells import SHELLS, offered
+from tests.integration.verbs import make, running, tidy
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from common.options import Command
+    from tests.daemon import Daemon
+    from tests.host import User
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def containers(daemon: Daemon) -> Iterator[None]:
+    """Two that have ended and one that runs, all root's."""
+    root = Caller(daemon, None)
+    make(daemon, None, "bad-1", "/bin/true")
+    make(daemon, None, "bad-2", "busybox", "true")
+    with running(root, "alive"):
+        yield
+    tidy(daemon)
+
+
+def longs(command: Command) -> list[str]:
+    return sorted(f"--{name}" for option in command.options for name in (option.long, *option.aliases))
+
+
+VERBS = sorted(command.name for command in COMMANDS)
+STATIC = [
+    ("dkrctl ", VERBS),
+    ("dkrctl r", [name for name in VERBS if name.startswith("r")]),
+    ("dkrctl --ver", ["--version"]),
+    ("dkrctl help p", ["ps"]),
+    ("dkrctl ps --", longs(PS)),
+    ("dkrctl rm x --", longs(RM)),  # options may follow words
+    ("dkrctl ps --no", ["--no-trunc"]),
+    (
+        "dkrctl ps --filter sta",
+        [f"status={word}" for word in "created creating exited paused running stopped".split()],
+    ),
+    ("dkrctl ps -af na", ["name="]),
+    ("dkrctl ps --format ", ["json", "table"]),
+    ("dkrctl run --net ", ["host", "private"]),
+    ("dkrctl run -it --stop-signal SIGTE", ["SIGTERM"]),
+    ("dkrctl run -e DKR_SOC", ["DKR_SOCKET"]),
+    ("dkrctl run --rm bus", ["busybox"]),
+    ("dkrctl run /us", ["/usr"]),
+    ("dkrctl run --env-file libe", ["libexec"]),
+    ("dkrctl run --on-disconnect k", ["keep", "kill"]),
+    ("dkrctl run busybox --on-dis", []),  # an option of the command's, not ours
+    ("dkrctl run --name x", []),
+    ("dkrctl doctor -f ", ["json", "text"]),
+]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(("line", "words"), STATIC, ids=[line for line, _ in STATIC])
+def test_what_the_table_knows(root: Caller, tmp_path: Path, shell: str, line: str, words: list[str]) -> None:
+    # Shells mark directories, and options that take a value, each in its manner.
+    assert [word.rstrip("/=") for word in offered(shell, root, tmp_path, line)] == [
+        word.rstrip("=") for word in words
+    ]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("dkrctl run --net=h", ["--net=host"]),
+        ("dkrctl ps --filter=status=r", ["--filter=status=running"]),
+        ("dkrctl run --stop-signal=SIGTE", ["--stop-signal=SIGTERM"]),
+    ],
+)
+def test_a_value_behind_an_equals_sign(
+    root: Caller, tmp_path: Path, shell: str, line: str, words: list[str]
+) -> None:
+    assert offered(shell, root, tmp_path, line) == words
+
+
+@pytest.mark.usefixtures("containers")
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("dkrctl inspect ", ["alive", "bad-1", "bad-2"]),
+        ("dkrctl attach ", ["alive"]),
+        ("dkrctl rm ", ["bad-1", "bad-2"]),  # only what can be removed
+        ("dkrctl rm b", ["bad-1", "bad-2"]),
+        ("dkrctl rm bad-1 ", ["bad-2"]),  # none twice
+        ("dkrctl inspect --format json a", ["alive"]),
+    ],
+)
+def test_names_of_containers(root: Caller, tmp_path: Path, shell: str, line: str, words: list[str]) -> None:
+    assert offered(shell, root, tmp_path, line) == words
+
+
+@pytest.mark.usefixtures("containers")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_socket_of_the_line_is_asked(root: Caller, tmp_path: Path, shell: str) -> None:
+    assert offered(shell, root, tmp_path, f"dkrctl --socket {root.daemon.socket} rm b") == ["bad-1", "bad-2"]
+    assert offered(shell, root, tmp_path, "dkrctl --socket /nonexistent/s rm b") == []
+
+
+# --- __complete, which answers them
+
+
+def asked(daemon: Daemon, *words: str, user: User | None = None) -> subprocess.CompletedProcess[str]:
+    return daemon.dkrctl("__complete", *words, user=user)
+
+
+@pytest.mark.usefixtures("containers")
+def test_what_it_answers(daemon: Daemon, tenant: User, stranger: User) -> None:
+    done = asked(daemon, "containers")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.splitlines()) == [
+        "alive\thost, running",
+        "bad-1\thost, stopped",
+        "bad-2\tbusybox, stopped",
+    ]
+    assert asked(daemon, "running").stdout == "alive\thost, running\n"
+    assert asked(daemon, "containers", user=tenant).stdout == ""
+    for user, words in ((stranger, ["containers"]), (None, []), (None, ["nonsense"])):
+        done = asked(daemon, *words, user=user)
+        assert (done.returncode, done.stdout, done.stderr) == (
+            1,
+            "",
+            "",
+        )  # a shell is in the middle of a line
+
+
+def test_what_is_installed_is_what_the_table_makes(prefix: Path) -> None:
+    for name, text in generate.files().items():
+        if name.startswith("completion/"):
+            assert (prefix / "share" / name).read_text() == text, "run `make test-install`"
+
+
+def test_the_roots_are_those_of_the_daemon() -> None:
+    from dkrd.images.roots import BUILTIN
+
+    assert tuple(BUILTIN) == ROOTS
