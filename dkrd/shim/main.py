@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from common import frames
 from common.errors import DkrError, NotPermitted
 from dkrd import policy
 from dkrd.runtime import failure
@@ -24,7 +25,7 @@ from dkrd.shim import config as configs
 from dkrd.shim import container as containers
 from dkrd.shim import session as sessions
 from dkrd.shim.guard import Exit, Guard
-from dkrd.shim.state import State, now, start_time
+from dkrd.shim.state import State, now, send, start_time
 
 if TYPE_CHECKING:
     from dkrd.runtime import mounts
@@ -46,19 +47,12 @@ def run(task: ShimTask) -> None:
         recorder.begin("evidence", "ioctl(SIOCUNIXFILE); getsockopt(SO_PEERCRED); getsockopt(SO_PEERGROUPS)")
         asking = callers.prove(task, connection, task.listener)
         recorder.begin("session", "socketpair(AF_UNIX, SOCK_SEQPACKET); sendmsg(SCM_RIGHTS)")
-        if task.session < 0:
-            session = sessions.Session(sessions.offer(connection, task.id))
-        else:
-            session = sessions.Session(socket.socket(fileno=task.session))
+        given = task.session >= 0
+        session = sessions.Session(
+            socket.socket(fileno=task.session) if given else sessions.offer(connection, task.id)
+        )
     except (DkrError, OSError) as err:
-        error = failure.describe(err, "session")
-        task.log.audit("refused", id=task.id, code=error.code, rule=error.rule, cause=error.message)
-        if task.session < 0:
-            sessions.refuse(connection, error)
-        else:
-            sessions.Session(socket.socket(fileno=task.session)).send(
-                {"type": "error", "error": error.to_wire()}
-            )
+        _turn_away(task, connection, failure.describe(err, "session"))
         return
     finally:
         connection.close()
@@ -74,8 +68,10 @@ def run(task: ShimTask) -> None:
             return
         container, state, listener = _prepare(task, config, who, first, recorder)
     except (DkrError, OSError) as err:
-        start = _Start(task, config, session, recorder, first)
-        start.refuse(failure.describe(err, recorder.current), asking.uid)
+        error = failure.describe(err, recorder.current)
+        # First the launcher, and by it the api: whom the client asks next must not tell of a container any more.
+        send(socket.socket(fileno=task.reports), frames.dumps({"type": "gone", "id": task.id}))
+        _Start(task, config, session, recorder, first).refuse(error, asking.uid)
         return
     start = _Start(task, config, session, recorder, first)
     claims = _Ending(task, config, container, state, recorder)
@@ -96,6 +92,15 @@ def run(task: ShimTask) -> None:
     typed = 0 in first.tty
     guard = Guard(task, config, container, built, session, state, listener, typed, handlers)
     claims.ended(guard.watch(), guard)
+
+
+def _turn_away(task: ShimTask, connection: socket.socket, error: DkrError) -> None:
+    """There is not even a session."""
+    task.log.audit("refused", id=task.id, code=error.code, rule=error.rule, cause=error.message)
+    if task.session < 0:
+        sessions.refuse(connection, error)
+    else:
+        sessions.Session(socket.socket(fileno=task.session)).send({"type": "error", "error": error.to_wire()})
 
 
 def _judge(

@@ -109,7 +109,7 @@ def test_killed_api_comes_back_and_no_connection_is_refused(daemon: Daemon) -> N
         ('{"type": "pong", "more": 1}', 0),
         ('{"type": "pong"}', 1),
         ('{"type": "start", "seq": 1}\n{}', 0),
-        ('{"type": "start", "seq": 1}\n{}', 2),
+        ('{"type": "start", "seq": 1}\n{}', 3),
         ('{"type": "start", "seq": 1}\n{}', 9),
         ('{"type": "start", "seq": "1"}\n{}', 1),
         ('{"type": "start", "seq": true}\n{}', 1),
