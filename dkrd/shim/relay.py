@@ -244,7 +244,8 @@ class Relay:
             if stream.paused:
                 return
             try:
-                data = stream.sock.recv(CHUNK)
+                # Bounded: before Linux 6.16 a descriptor that came along is closed in here.
+                data = self._terminal.bounded(stream.sock.recv, CHUNK)
             except BlockingIOError:
                 return
             except OSError:

@@ -93,8 +93,14 @@ def refuse(connection: socket.socket, error: DkrError) -> None:
 
 
 def close_all(descriptors: list[int]) -> None:
-    """Close descriptors that came with a frame."""
+    """Close descriptors that came with a frame, without waiting for whoever has sent them (SO_LINGER, socket(7))."""
     for fd in descriptors:
+        with contextlib.suppress(OSError):  # it is no socket
+            sock = socket.socket(fileno=fd)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+            finally:
+                sock.detach()
         os.close(fd)
 
 

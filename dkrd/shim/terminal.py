@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
+    from typing import TypeVar
 
     from dkrd.loop import Loop
+
+    T = TypeVar("T")
 
 CHUNK = 4096  # bytes; a read of a pty gives no more at once (N_TTY_BUF_SIZE, drivers/tty/n_tty.c)
 _TICK = 0.25  # seconds
@@ -52,21 +55,18 @@ class Terminal:
         """What the command has written. Raises BlockingIOError where there is nothing, OSError (EIO) where no
         process holds the other side now.
         """
-        self._ticks = 0
-        signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
-        try:
-            return os.read(self._master, CHUNK)
-        except TimeoutError:
-            raise BlockingIOError from None
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        return self.bounded(os.read, self._master, CHUNK)
 
     def write(self, data: bytes | bytearray) -> int:
         """Type; how many bytes were taken. Raises as `read`."""
+        return self.bounded(os.write, self._master, data)
+
+    def bounded(self, call: Callable[..., T], *args: object) -> T:
+        """`call(*args)`, cut off with BlockingIOError where it waits for 2 s though it should not."""
         self._ticks = 0
         signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
         try:
-            return os.write(self._master, data)
+            return call(*args)
         except TimeoutError:
             raise BlockingIOError from None
         finally:

@@ -49,16 +49,20 @@ class Terminal:
 
     def run(self, *args: str, **options: Any) -> subprocess.Popen[Any]:
         """Starts `dkrctl run --rm ARGS...` here; options as those of subprocess.Popen."""
-        slave = self.slave
-        for name in ("stdin", "stdout", "stderr"):
-            options.setdefault(name, slave)
-        self.client = self.caller.start(
-            *args,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
-            **options,
-        )
+        self.client = self.caller.start(*args, **self.here(**options))
         return self.client
+
+    def attach(self, *args: str, **options: Any) -> subprocess.Popen[Any]:
+        """Starts `dkrctl attach ARGS...` here."""
+        self.client = self.caller.daemon.popen("attach", *args, user=self.caller.user, **self.here(**options))
+        return self.client
+
+    def here(self, **options: Any) -> dict[str, Any]:
+        """Options of subprocess.Popen with which a program is at this terminal."""
+        slave = self.slave
+        place: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
+        place["preexec_fn"] = lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        return {"start_new_session": True, **place, **options}
 
     def resize(self, rows: int, columns: int) -> None:
         """Changes the terminal's size, as its window would; the kernel tells the client."""

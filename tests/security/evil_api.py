@@ -1,8 +1,9 @@
 """An api that was taken over: it speaks docs/protocol.md, section 4, and lies where the request's label `evil` says so.
 
 `evil_api.py SITE_PACKAGES DROPBOX`: the api of a real launcher, as its unprivileged user. Each request carries the label
-`evil`, the name of a function below; root's side is told the truth about everything else. What the api learns goes to the
-daemon's log, a line `evil: {...}`. DROPBOX is a socket at which the tests hand it descriptors that it could not make.
+`evil`, the name of a function below (or `attach`, such a name and an id: then it asks to attach to that container); root's
+side is told the truth about everything else. What the api learns goes to the daemon's log, a line `evil: {...}`. DROPBOX
+is a socket at which the tests hand it descriptors that it could not make.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Api:
         os.chmod(dropbox, 0o600)
         self.dropbox.listen()
         self.seq = 0
+        self.about = ""
         hello = self.receive()
         self.settings: Json = hello["settings"]
         self.send({"type": "ready"})
@@ -96,7 +98,9 @@ class Api:
         return answer
 
     def start(self, bundle: Json, descriptor: int) -> Json:
-        """Ask for a container."""
+        """Ask for a container; or to attach to the one that all this is about."""
+        if self.about:
+            return self.ask("ask", descriptor, id=self.about, ask={"type": "attach"})
         return self.ask("start", descriptor, json.dumps(bundle).encode())
 
     def given(self) -> int:
@@ -135,6 +139,9 @@ class Api:
         )
         bundle = bundle_of(request, self.settings["defaultRoot"], "made-by-the-api")
         word, _, argument = request["labels"]["evil"].partition(" ")
+        self.about = ""
+        if word == "attach":
+            word, _, self.about = argument.partition(" ")
         if word == "swap":
             SWAPS[argument](bundle)
             self.start(bundle, client.fileno())
@@ -147,6 +154,10 @@ class Api:
 
 def honest(api: Api, client: socket.socket, bundle: Json, _: str) -> None:
     api.start(bundle, client.fileno())
+
+
+def nothing(_api: Api, _client: socket.socket, _bundle: Json, _: str) -> None:
+    """Who comes in here knows that the one before was served."""
 
 
 def show_listener(api: Api, _client: socket.socket, bundle: Json, _: str) -> None:
@@ -247,6 +258,7 @@ def remove_by_listener(api: Api, _client: socket.socket, _bundle: Json, argument
 
 DEEDS: dict[str, Callable[[Api, socket.socket, Json, str], None]] = {
     "honest": honest,
+    "nothing": nothing,
     "listener": show_listener,
     "given": show_given,
     "let-go": let_go,
