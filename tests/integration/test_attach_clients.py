@@ -147,6 +147,18 @@ def test_a_holder_that_does_not_yield_is_in_the_way_for_2_seconds(daemon: Daemon
         says(guest, "both", holder)
 
 
+def test_two_who_come_at_once_are_served_by_one_answer(daemon: Daemon, holder: Client) -> None:
+    with Client(daemon).ask_to_attach(holder.id) as one, Client(daemon).ask_to_attach(holder.id) as other:
+        holder.relay()
+        for client in (one, other):
+            client.attached()
+        says(one, "one", other, holder)
+        says(other, "other", one, holder)
+        holder.type("end 0\r")
+        assert holder.exit()["code"] == 0
+        assert holder.kept == []  # it was asked once
+
+
 @pytest.mark.parametrize("detaches", [True, False])
 def test_a_holder_that_goes_instead_of_yielding(daemon: Daemon, detaches: bool) -> None:
     with Client(daemon).run("/bin/sh", "-c", ECHO, rm=True, onDisconnect="stop") as holder:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -133,6 +136,45 @@ def test_a_terminal_that_nobody_has_open_for_a_while(daemon: Daemon) -> None:
                 client.until("got early\r\n")
             guest.type("end\r")
             assert guest.exit()["code"] == 0
+    gone(daemon)
+
+
+def switches(pid: int) -> list[str]:
+    """How often the process has gone to sleep, or was made to; proc(5)."""
+    return [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "ctxt_switches" in line]
+
+
+def test_a_guardian_with_nothing_to_do_sleeps(daemon: Daemon) -> None:
+    """Whatever state its terminal and its clients are in: a descriptor that is always ready would keep it awake."""
+    script = "stty -echo; echo up; read word; exec </dev/null >/dev/null 2>&1; exec sleep 600"
+    with Client(daemon).run("/bin/sh", "-c", script, rm=True) as holder, Client(daemon) as guest:
+        holder.until("up\r\n")
+        [shim] = [process.pid for process in daemon.processes() if process.comm == "dkr-shim"]
+
+        def sleeps() -> bool:
+            before = switches(shim)
+            select.select([], [], [], 0.1)  # nothing is to happen, and that is no event
+            return switches(shim) == before
+
+        def settles(what: str) -> None:
+            assert any(sleeps() for _ in range(50)), f"it is awake: {what}"
+
+        settles("held")
+        guest.attach(holder.id, holder=holder)
+        settles("relayed")
+        holder.type("go\r")
+        while any("/pts/0" in name for name in host.descriptors(holder.pid)):
+            os.sched_yield()
+        settles("nobody has the terminal open")
+        holder.type("typed\r")
+        settles("typed, and nobody reads it")
+        guest.let_go()
+        settles("a client has closed its stream")
+        with socket.socket(fileno=os.dup(holder.terminal)) as stream:
+            stream.shutdown(socket.SHUT_WR)
+        settles("another has half of it closed")
+        guest.close()
+        settles("it has gone")
     gone(daemon)
 
 
