@@ -290,13 +290,16 @@ class MaskPath:
         except FileNotFoundError:
             return
         kind = "directory" if stat.S_ISDIR(os.fstat(target).st_mode) else "file"
-        source = stage.masks.get(kind)
-        if source is None:
-            source = stage.masks[kind] = _empty_directory() if kind == "directory" else _null_device()
-        tree = syscalls.open_tree(source, "", syscalls.AT_EMPTY_PATH | syscalls.OPEN_TREE_CLONE)
-        syscalls.move_mount(tree, target)
+        first = stage.masks.get(kind)
+        if first is None:
+            # Moved there itself, and cloned from there for the others: a mount that is nowhere cannot be cloned before Linux 6.15.
+            stage.masks[kind] = _empty_directory() if kind == "directory" else _null_device()
+            syscalls.move_mount(stage.masks[kind], target)
+        else:
+            tree = syscalls.open_tree(first, "", syscalls.AT_EMPTY_PATH | syscalls.OPEN_TREE_CLONE)
+            syscalls.move_mount(tree, target)
+            os.close(tree)
         os.close(target)
-        os.close(tree)
 
 
 def _empty_directory() -> int:
