@@ -27,11 +27,12 @@ INSTALL_TEST := PREFIX=$(TEST_PREFIX) BINDIR=$(TEST_PREFIX)/bin SBINDIR=$(TEST_P
             MANDIR= BASHCOMPDIR= ZSHCOMPDIR= FISHCOMPDIR= DESTDIR= scripts/install.sh
 PYTEST   := DKR_TEST_PREFIX=$(TEST_PREFIX) .venv/bin/python -m pytest
 
-.PHONY: help run install uninstall test test-install test-prefix test-current dev lint format bench soak lock clean
+.PHONY: help run install uninstall test test-vm test-install test-prefix test-current dev lint format bench soak lock clean
 
 help:
 	@echo 'make run        start the daemon if none answers, and a shell in a fresh container; ARGS="..." for another run'
 	@echo 'make test       every test but the long ones'
+	@echo 'make test-vm    in a virtual machine with systemd: activation, restarts, reboots; minutes'
 	@echo 'make install    PREFIX=$(PREFIX) BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) DESTDIR=$(DESTDIR)'
 	@echo 'make uninstall  what install placed'
 	@echo 'make lint       ruff and mypy; make format rewrites'
@@ -53,6 +54,12 @@ uninstall:
 
 test: dev test-install
 	@DKR_SKIPS_FAIL=1 $(PYTEST) $(TESTS)
+
+# Emulated, so no other test is as slow: the time limits of the others do not fit.
+test-vm: dev
+	@scripts/root.sh "make test-vm"
+	@scripts/setup-debian.sh run vm
+	@DKR_SKIPS_FAIL=1 $(PYTEST) -m vm -o faulthandler_timeout=0 tests/vm
 
 test-install:
 	@scripts/root.sh "make test"
