@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import threading
@@ -37,14 +38,17 @@ def top(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     wanted = there & cgroup_tree.CONTROLLERS or there & {"hugetlb"}
     assert wanted, f"{root} has no controller to test with"
     monkeypatch.setattr(cgroup_tree, "CONTROLLERS", frozenset(wanted))
-    before = words(root / "cgroup.subtree_control")
-    try:
-        yield root
-    finally:
-        for path in host.cgroups(NAME):
-            path.rmdir()
-        for controller in words(root / "cgroup.subtree_control") - before:
-            (root / "cgroup.subtree_control").write_text(f"-{controller}")
+    # What the root passes on is changed and set back: one at a time on a machine.
+    with open("/run/lock/dkr-test-cgroup-tree", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = words(root / "cgroup.subtree_control")
+        try:
+            yield root
+        finally:
+            for path in host.cgroups(NAME):
+                path.rmdir()
+            for controller in words(root / "cgroup.subtree_control") - before:
+                (root / "cgroup.subtree_control").write_text(f"-{controller}")
 
 
 def passed_on(path: Path) -> set[str]:
