@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import threading
 from pathlib import Path
@@ -58,7 +59,8 @@ class Tree:
 
     def directories(self) -> set[str]:
         """Every cgroup below the daemon's, as a path from there."""
-        return {str(path.relative_to(self.top)) for path in self.top.rglob("*") if path.is_dir()}
+        # os.walk passes over what is removed meanwhile.
+        return {os.path.relpath(path, self.top) for path, _, _ in os.walk(self.top)} - {"."}
 
     def groups(self) -> set[str]:
         """The users' directories."""

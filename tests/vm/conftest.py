@@ -27,10 +27,22 @@ def archive() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def guest(archive: Path) -> Iterator[Guest]:
+def options() -> str:
+    """For the machine's command line; a module that wants others has a fixture of this name."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def tests() -> Path | None:
+    """What is on the third disk, as for `options`."""
+    return None
+
+
+@pytest.fixture(scope="module")
+def guest(archive: Path, options: str, tests: Path | None) -> Iterator[Guest]:
     """A machine that has just been booted; a tenant `tina` is there, and nothing of dkr runs or is enabled."""
     place = Path(tempfile.mkdtemp(prefix="dkr-vm-", dir="/var/tmp"))
-    made = Guest(machine.Machine(image.image(), archive, place))
+    made = Guest(machine.Machine(image.image(), archive, place, options, tests))
     try:
         made.boot()
         yield made

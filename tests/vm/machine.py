@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import tarfile
 import time
 from dataclasses import dataclass, field
@@ -24,6 +25,18 @@ COMMAND_SECONDS = 120.0
 OFF_SECONDS = 180.0
 DISK_BYTES = 1 << 30
 
+_TREE = (
+    "common",
+    "dkrctl",
+    "dkrd",
+    "tests",
+    "docs",
+    "requirements",
+    "pyproject.toml",
+    "README.md",
+    "CHANGELOG.md",
+    "Makefile",
+)
 _KERNEL_OPTIONS = "console=ttyS0 panic=-1 systemd.show_status=0"
 
 
@@ -55,7 +68,26 @@ def payload(place: Path) -> Path:
             if not path.is_dir() or path.is_symlink() or name.startswith("opt/"):
                 tar.add(path, name, recursive=False)
     shutil.rmtree(root)
-    # A disk has whole sectors.
+    return _whole_sectors(archive)
+
+
+def suite(place: Path) -> Path:
+    """A tar of this tree and of what its tests import, in `place`: for the same CPython as in the image."""
+    archive = place / "tests.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name in _TREE:
+            tar.add(REPOSITORY / name, f"usr/local/src/dkr/{name}", filter=_wanted)
+        tar.add(sysconfig.get_path("purelib"), "usr/local/lib/dkr-tests", filter=_wanted)
+    return _whole_sectors(archive)
+
+
+def _wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    parts = set(entry.name.split("/"))
+    return None if parts & {"__pycache__", "mypy", "mypyc", "ruff", "pip", "dkr.pth"} else entry
+
+
+def _whole_sectors(archive: Path) -> Path:
+    """Fit to be a disk."""
     os.truncate(archive, (archive.stat().st_size + 511) // 512 * 512)
     return archive
 
@@ -67,11 +99,15 @@ class Machine:
     image    vmlinuz and root.cpio
     archive  what is unpacked over the root at each boot
     place    its own files: disk, console, sockets
+    options  for its kernel and systemd, on their command line
+    tests    a tar on a third disk, /dev/vdc, which is nobody's but who wants it
     """
 
     image: Path
     archive: Path
     place: Path
+    options: str = ""
+    tests: Path | None = None
     process: subprocess.Popen[bytes] | None = None
     port: socket.socket | None = None
     data: bytes = b""
@@ -95,8 +131,10 @@ class Machine:
         path = self.place / "agent"
         path.unlink(missing_ok=True)
         drives: list[str] = []
-        # The order gives the names: vda, vdb.
-        for name, extra in ((str(self.archive), ",readonly=on"), (str(self.place / "disk"), "")):
+        # The order gives the names: vda, vdb, vdc.
+        disks = [(str(self.archive), ",readonly=on"), (str(self.place / "disk"), "")]
+        disks += [(str(self.tests), ",readonly=on")] if self.tests is not None else []
+        for name, extra in disks:
             identity = f"disk{len(drives)}"
             drives += ["-drive", f"file={name},format=raw,if=none,id={identity}{extra}"]
             drives += ["-device", f"virtio-blk-pci,drive={identity}"]
@@ -105,7 +143,7 @@ class Machine:
                 *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "4G"),
                 *("-nodefaults", "-no-reboot", "-display", "none", "-serial", f"file:{self.consoles[-1]}"),
                 *("-kernel", str(self.image / "vmlinuz"), "-initrd", str(self.image / "root.cpio")),
-                *("-append", _KERNEL_OPTIONS, *drives, "-device", "virtio-serial-pci"),
+                *("-append", f"{_KERNEL_OPTIONS} {self.options}", *drives, "-device", "virtio-serial-pci"),
                 *("-chardev", f"socket,id=agent,path={path},server=on,wait=off"),
                 *("-device", "virtserialport,chardev=agent,name=agent"),
             ],

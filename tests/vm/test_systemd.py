@@ -160,6 +160,10 @@ def test_a_killed_holder_costs_no_container_and_comes_back(serving: Guest) -> No
     before = guest.pids()
     guest.run("systemctl kill --kill-whom=main --signal=KILL dkr-containers.service")
     guest.wait("test $(systemctl show --property=ActiveState --value dkr-containers) != active")
+    # systemd tries to start it again, and cannot while containers are there; nobody else is drawn into that.
+    daemon = guest.show("dkrd.service", "MainPID")
+    guest.wait("test $(systemctl show --property=NRestarts --value dkr-containers) -ge 2", 120)
+    assert guest.show("dkrd.service", "MainPID") == daemon
     assert guest.pids() == before
     # New ones start below the cgroup that is still there; the daemon can be exchanged.
     guest.run("dkrctl run --rm /bin/true; systemctl restart dkrd; dkrctl run --rm /bin/true", seconds=180)

@@ -1,0 +1,44 @@
+"""The same units where systemd has cgroup v1 beside v2: nothing is delegated there, and containers live on all the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.vm.guest import CONTAINERS, POLITE
+
+if TYPE_CHECKING:
+    from tests.vm.guest import Guest
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module", params=["hybrid", "v1"])
+def options(request: pytest.FixtureRequest) -> str:
+    legacy = "systemd.legacy_systemd_cgroup_controller=1" if request.param == "v1" else ""
+    return f"systemd.unified_cgroup_hierarchy=0 {legacy}"
+
+
+def test_containers_outlive_the_daemon_and_end_with_their_unit(guest: Guest, options: str) -> None:
+    guest.run("systemctl start dkrd.socket")
+    guest.start("first", POLITE, user="tina")
+    before = guest.pids()
+    kind = "v1" if "legacy" in options else "hybrid"
+    assert f"cgroups={kind}" in guest.run("journalctl --no-pager -u dkrd")
+    guest.run("systemctl restart dkrd.service; dkrctl run --rm /bin/true", seconds=180)
+    guest.run(
+        "systemctl kill --kill-whom=main --signal=KILL dkrd.service; sleep 3; dkrctl run --rm /bin/true",
+        seconds=180,
+    )
+    assert guest.pids() == before
+    container = guest.containers()["first"]["id"]
+    for controller in ("cpu", "memory", "pids"):
+        assert f":{CONTAINERS}/{container}\n" in guest.run(
+            f"grep {controller} /proc/{before['first'][0]}/cgroup"
+        )
+    guest.run("systemctl stop dkr-containers.service", seconds=180)
+    assert guest.said("first") == "up\nbye\nstatus 7\n"
+    assert guest.containers(every=True)["first"]["exit"]["cause"] == "stopped"
+    guest.remove_all()
+    assert guest.run(f"find /sys/fs/cgroup -name {container}") == ""
