@@ -286,8 +286,36 @@ def claim(pool: Pool, owner_uid: int, container_id: str, state_dir: str, hint: i
                 os.close(fd)
                 raise
             os.close(fd)
-    raise LimitReached(
-        f"cannot claim an id range: all {len(slots)} of the pool are taken",
+    raise _all_taken(pool)
+
+
+def look(pool: Pool, hint: int) -> int:
+    """First id of a range that `claim` could take now; nothing is claimed, so it may be another's a moment later.
+
+    Raises LimitReached where all slots are taken, HostUnfit where the directory cannot be used.
+    """
+    slots = pool.slots
+    with _opened(pool) as directory:
+        for step in range(len(slots)):
+            slot = slots[(hint + step) % len(slots)]
+            try:
+                fd = os.open(str(slot), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            except FileNotFoundError:
+                return slot * SLOT_IDS
+            except OSError as err:
+                raise _cannot_claim(slot, err) from err
+            try:
+                # Without the lock, which would keep others from it: one that is being claimed looks stale, too.
+                if _is_stale(fd):
+                    return slot * SLOT_IDS
+            finally:
+                os.close(fd)
+    raise _all_taken(pool)
+
+
+def _all_taken(pool: Pool) -> LimitReached:
+    return LimitReached(
+        f"cannot claim an id range: all {len(pool.slots)} of the pool are taken",
         hint="remove stopped containers, or widen [ids] in dkrd.toml",
     )
 

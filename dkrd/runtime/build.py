@@ -25,20 +25,22 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from common.errors import DkrError, Internal, StartFailed
-from dkrd.runtime import cgroups, failure, init, mounting, signals, syscalls
+from dkrd.runtime import cgroups, failure, init, init_steps, mounting, signals, strace, syscalls
 from dkrd.runtime.operations import Operation, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dkrd.runtime.spec import Spec
-    from dkrd.runtime.steps import Recorder
+    from dkrd.runtime.steps import Log, Recorder
 
 IDS = 65536  # ids a container
 
+_UNSHARE = 'unshare(CLONE_NEWNS); mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, {propagation=MS_PRIVATE})'
 _CLONE_FLAGS = {"user": syscalls.CLONE_NEWUSER, "pid": syscalls.CLONE_NEWPID}
 
 
@@ -97,6 +99,8 @@ def build(task: Task, recorder: Recorder) -> Built:
             raise
         except OSError as err:
             raise failure.describe(err, recorder.current) from err
+        finally:
+            recorder.finish()  # what the stack undoes is no part of the start
 
 
 def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built:
@@ -104,20 +108,22 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
     stack.callback(ours.close)
     read, write = os.pipe2(os.O_CLOEXEC)
     stack.callback(os.close, read)
-    with _mount_namespace(recorder), _time_namespace(task.spec):
+    log = recorder.child("init", partial(init_steps.describe, task))
+    with _mount_namespace(recorder), _time_namespace(task.spec, recorder):
         flags = 0
         for name, flag in _CLONE_FLAGS.items():
             flags |= flag if name in task.spec.namespaces else 0
-        recorder.begin("clone", f"clone3({syscalls.clone_names(flags)})")
+        recorder.begin("clone", partial(_describe_clone, flags, task.cgroup.leaf >= 0))
         try:
             with signals.blocked():
                 pid = syscalls.clone3(flags, task.cgroup.leaf)
                 if pid == 0:
                     ours.close()
-                    init.run(_init_task(task, theirs, write))
+                    init.run(_init_task(task, theirs, write, log))
         finally:
             os.close(write)
             theirs.close()
+        recorder.note(str(pid))
         pidfd = os.pidfd_open(pid)
         kill = stack.enter_context(_killed_on_failure(pid, pidfd))
         _end_protection(pid)
@@ -129,20 +135,21 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
             namespaces=task.spec.namespaces,
             pidfd=pidfd,
             stage=Stage(base=task.base, userns=userns),
-            ready=lambda: _await_ready(ours, read, task.deadline, recorder),
+            ready=lambda: _await_ready(ours, read, task.deadline),
         )
         helper = _fill(work, pid, recorder)
+        recorder.begin("return", partial(_describe_return, task.spec))
     if helper is not None:
-        recorder.begin("await helper", "read(errors) = 0; waitpid(helper)")
-        helper.join(lambda fd: _read_to_end(fd, task.deadline), recorder)
-    recorder.begin("go on", 'send(sync, "root")')
+        recorder.begin("await helper", f"read(errors, {failure.MAX_RECORD}) = 0; wait4({helper.pid})")
+        helper.join(lambda fd: _read_to_end(fd, task.deadline))
+    recorder.begin("root", 'sendto(sync, "root")')
     ours.send(init.ROOT)
     master = -1
     if task.spec.process.terminal:
-        recorder.begin("receive terminal", "recvmsg(sync, SCM_RIGHTS)")
-        master = _receive_master(ours, read, task.deadline, recorder, stack)
-    recorder.begin("await execve", "read(errors) = 0")
-    _raise_if_any(_read_to_end(read, task.deadline), recorder)
+        recorder.begin("master", 'recvmsg(sync, "master", SCM_RIGHTS [the terminal\'s master])')
+        master = _receive_master(ours, read, task.deadline, stack)
+    recorder.begin("await execve", f"read(errors, {failure.MAX_RECORD}) = 0")
+    _raise_if_any(_read_to_end(read, task.deadline))
     recorder.finish()
     kill.pop_all()
     mounts = -1
@@ -162,21 +169,33 @@ def _fill(work: mounting.Work, pid: int, recorder: Recorder) -> mounting.Helper 
             if work.stage.pidns >= 0:
                 os.close(work.stage.pidns)
         return None
-    recorder.begin("helper", "setns(pidfd, CLONE_NEWPID); fork()")
+    recorder.begin("helper", "setns(pidfd, CLONE_NEWPID); fork(); setns(own pid namespace, CLONE_NEWPID)")
+    size = 4096 + 256 * len(work.plan)
     with signals.blocked():
-        return mounting.fill_by_helper(work)
+        return mounting.fill_by_helper(work, recorder.child("helper", partial(mounting.describe, work), size))
 
 
-def _await_ready(sync: socket.socket, errors: int, deadline: float, recorder: Recorder) -> None:
+def _await_ready(sync: socket.socket, errors: int, deadline: float) -> None:
     """Wait until init has its namespaces and needs the host's tree no more; its error, where that came instead."""
     ready, _, _ = select.select([sync], [], [], max(0.0, deadline - time.monotonic()))
     if ready and sync.recv(16) == init.READY:
         return
-    _raise_if_any(_read_to_end(errors, deadline), recorder)
+    _raise_if_any(_read_to_end(errors, deadline))
     raise Internal("cannot start the container: init ended while it was built")
 
 
-def _init_task(task: Task, sync: socket.socket, error: int) -> init.InitTask:
+def _describe_clone(flags: int, into_cgroup: bool, note: str) -> str:
+    names = strace.flags(flags | (syscalls.CLONE_INTO_CGROUP if into_cgroup else 0), "CLONE_")
+    cgroup = ", cgroup=its leaf" if into_cgroup else ""
+    return f"clone3({{flags={names}, exit_signal=SIGCHLD{cgroup}}})" + (f" = {note}" if note else "")
+
+
+def _describe_return(spec: Spec, note: str) -> str:
+    time = "setns(the host's, CLONE_NEWTIME); " if "time" in spec.namespaces else ""
+    return f"{time}setns(the host's, CLONE_NEWNS)"
+
+
+def _init_task(task: Task, sync: socket.socket, error: int, log: Log) -> init.InitTask:
     return init.InitTask(
         spec=task.spec,
         user=task.user,
@@ -189,6 +208,7 @@ def _init_task(task: Task, sync: socket.socket, error: int) -> init.InitTask:
         tasks=task.cgroup.tasks,
         sync=sync,
         error=error,
+        log=log,
     )
 
 
@@ -199,7 +219,7 @@ def _mount_namespace(recorder: Recorder) -> Iterator[None]:
     """
     host = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        recorder.begin("mount namespace", "unshare(CLONE_NEWNS); mount_setattr(/, MS_PRIVATE, recursive)")
+        recorder.begin("mount namespace", _UNSHARE)
         syscalls.unshare(syscalls.CLONE_NEWNS)
         try:
             syscalls.mount_setattr(syscalls.AT_FDCWD, "/", propagation=syscalls.MS_PRIVATE, recursive=True)
@@ -211,7 +231,7 @@ def _mount_namespace(recorder: Recorder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _time_namespace(spec: Spec) -> Iterator[None]:
+def _time_namespace(spec: Spec, recorder: Recorder) -> Iterator[None]:
     """Children of the block are born in a time namespace of their own, where the spec wants one;
     time_namespaces(7).
     """
@@ -220,6 +240,7 @@ def _time_namespace(spec: Spec) -> Iterator[None]:
         return
     host = os.open("/proc/self/ns/time", os.O_RDONLY | os.O_CLOEXEC)
     try:
+        recorder.begin("time namespace", "unshare(CLONE_NEWTIME)")
         syscalls.unshare(syscalls.CLONE_NEWTIME)
         try:
             yield
@@ -268,7 +289,7 @@ def _map_ids(pid: int, task: Task, recorder: Recorder, stack: contextlib.ExitSta
     """Write init's id maps; the descriptor of its user namespace, or -1 where that is the host's."""
     if "user" not in task.spec.namespaces:
         return -1
-    recorder.begin("id maps", f'write("0 {task.base} {IDS}", uid_map, gid_map)')
+    recorder.begin("id maps", partial(_describe_maps, pid, task.base))
     line = f"0 {task.base} {IDS}\n".encode()
     for name in ("uid_map", "gid_map"):
         fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
@@ -279,6 +300,11 @@ def _map_ids(pid: int, task: Task, recorder: Recorder, stack: contextlib.ExitSta
     userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     stack.callback(os.close, userns)
     return userns
+
+
+def _describe_maps(pid: int, base: int, note: str) -> str:
+    line = f'"0 {base} {IDS}"'
+    return f'write("/proc/{pid}/uid_map", {line}); write("/proc/{pid}/gid_map", {line}); sendto(sync, "maps")'
 
 
 def _read_to_end(fd: int, deadline: float) -> bytes:
@@ -300,15 +326,12 @@ def _read_to_end(fd: int, deadline: float) -> bytes:
         data += chunk
 
 
-def _raise_if_any(data: bytes, recorder: Recorder) -> None:
-    """Keep the steps that a child told; raise the error that came, if any did."""
-    if error := recorder.hear(data):
-        raise failure.decode(error)
+def _raise_if_any(data: bytes) -> None:
+    if data:
+        raise failure.decode(data)
 
 
-def _receive_master(
-    sync: socket.socket, errors: int, deadline: float, recorder: Recorder, stack: contextlib.ExitStack
-) -> int:
+def _receive_master(sync: socket.socket, errors: int, deadline: float, stack: contextlib.ExitStack) -> int:
     """The pty's master from init; its error, where that came instead."""
     left = max(0.0, deadline - time.monotonic())
     ready, _, _ = select.select([sync], [], [], left)
@@ -321,7 +344,7 @@ def _receive_master(
                 return int(fd)
         if message:
             raise Internal("cannot start the container: init sent no terminal")
-    _raise_if_any(_read_to_end(errors, deadline), recorder)
+    _raise_if_any(_read_to_end(errors, deadline))
     raise Internal("cannot start the container: init ended without a terminal")
 
 

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import Internal
 from dkrd.runtime import capabilities, cgroups, command, failure, reaper, signals, syscalls, users
-from dkrd.runtime.steps import Recorder
 
 if TYPE_CHECKING:
     from dkrd.runtime.spec import Spec
+    from dkrd.runtime.steps import Log
 
 TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441
@@ -60,6 +60,7 @@ class InitTask:
     tasks       descriptors of the v1 cgroups' tasks files
     sync        SEQPACKET to the shim
     error       write end of the error pipe
+    log         where the steps go; what they do is told by init_steps.py
     """
 
     spec: Spec
@@ -73,11 +74,12 @@ class InitTask:
     tasks: tuple[int, ...]
     sync: socket.socket
     error: int
+    log: Log
 
 
 def run(task: InitTask) -> NoReturn:
     """Be init. Ends in execve, or in os._exit after the error's record."""
-    recorder = Recorder("init")
+    recorder = task.log
     error = task.error
     try:
         # High, so that no preserved descriptor lands on it.
@@ -85,78 +87,76 @@ def run(task: InitTask) -> NoReturn:
         os.close(task.error)
         _run(task, error, recorder)
     except BaseException as err:
-        step = recorder.current or "init"
-        recorder.finish()
-        recorder.tell(error)
-        failure.send(error, err, step)
+        failure.send(error, err, recorder.current or "init")
     os._exit(125)
 
 
-def _run(task: InitTask, error: int, recorder: Recorder) -> NoReturn:
+def _run(task: InitTask, error: int, recorder: Log) -> NoReturn:
     spec = task.spec
-    # While still uid 0 of the host, whose files these are.
-    recorder.begin("enter cgroup", 'write(tasks, "0")' if task.tasks else "born there: CLONE_INTO_CGROUP")
-    cgroups.enter(task.tasks)
-    recorder.begin("await maps", 'recv(sync) = "maps"')
+    if task.tasks:
+        recorder.begin("enter cgroup")
+        # While still uid 0 of the host, whose files these are.
+        cgroups.enter(task.tasks)
+    recorder.begin("await maps")
     _await(task.sync, MAPS)
     if "user" in spec.namespaces:
-        recorder.begin("identity", "setgroups([]); setresgid(0, 0, 0); setresuid(0, 0, 0)")
+        recorder.begin("identity")
         os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     _prepare(task, recorder)
-    recorder.begin("await root", 'send(sync, "ready"); recv(sync) = "root"')
+    recorder.begin("await root")
     task.sync.send(READY)
     _await(task.sync, ROOT)
-    recorder.begin("lock", "unshare(CLONE_NEWNS)")
+    recorder.begin("lock")
     syscalls.unshare(syscalls.CLONE_NEWNS)
-    recorder.begin("user", 'openat("/etc/passwd"); openat("/etc/group")')
+    recorder.begin("user")
     user = users.resolve(task.user, spec.process.uid, spec.process.gid, spec.process.additional_gids)
+    recorder.note(_ids(user))
     descriptors = dict(task.stdio)
     if spec.process.terminal:
-        recorder.begin(
-            "terminal",
-            'open("/dev/pts/ptmx"); ioctl(TIOCGPTPEER); move_mount("/dev/console"); sendmsg(SCM_RIGHTS)',
-        )
+        recorder.begin("terminal")
         peer = _terminal(task, user.uid)
         descriptors |= dict.fromkeys(task.tty, peer)
     task.sync.close()
-    recorder.begin("filter", f"seccomp(SECCOMP_SET_MODE_FILTER, {len(task.program) // 8} instructions)")
+    recorder.begin("filter")
     # Before the capabilities go: without no_new_privs loading wants CAP_SYS_ADMIN (here: in the container's
     # user namespace).
     syscalls.seccomp_filter(task.program)
-    recorder.begin(
-        "descriptors", f"dup2() to {sorted(descriptors)}, {len(task.preserved)} more; close_range()"
-    )
+    recorder.begin("descriptors")
     _descriptors(descriptors, task.preserved, error)
     if task.reaper:
         _with_reaper(task, user, recorder)
-    _become(task, user, error, recorder)
+    _become(task, user, recorder)
 
 
-def _prepare(task: InitTask, recorder: Recorder) -> None:
+def _ids(user: users.User) -> str:
+    """For the record: uid, gid, how many groups, and which."""
+    return " ".join(map(str, (user.uid, user.gid, len(user.groups), *user.groups)))
+
+
+def _prepare(task: InitTask, recorder: Log) -> None:
     """What needs no root filesystem of ours, while the guardian makes one."""
     spec = task.spec
     flags = 0
     for name, flag in NAMESPACES.items():
         flags |= flag if name in spec.namespaces else 0
     if flags:
-        recorder.begin("namespaces", f"unshare({syscalls.clone_names(flags)})")
+        recorder.begin("namespaces")
         syscalls.unshare(flags)
     if "network" in spec.namespaces:
-        recorder.begin(
-            "loopback", 'ioctl(SIOCSIFFLAGS, "lo", IFF_UP); write(ip_unprivileged_port_start, "0")'
-        )
+        recorder.begin("network")
         _loopback()
     if spec.hostname is not None:
-        recorder.begin("hostname", f'sethostname("{spec.hostname}")')
+        recorder.begin("hostname")
         socket.sethostname(spec.hostname)
-    recorder.begin("session", "setsid(); keyctl(KEYCTL_JOIN_SESSION_KEYRING); prctl(PR_CAPBSET_DROP)")
+    recorder.begin("new session")
     os.setsid()
     syscalls.join_session_keyring()
     os.umask(0o022)
     signals.set_default()
-    # The bounding set bounds what execve can give; what is held now stays until capset.
+    recorder.begin("bounding set")
+    # It bounds what execve can give; what is held now stays until capset.
     bounding = capabilities.mask(spec.process.capabilities.bounding)
     capabilities.drop_bounding(bounding, task.last_cap)
 
@@ -238,9 +238,9 @@ def _descriptors(stdio: dict[int, int], preserved: tuple[int, ...], error: int) 
     syscalls.close_range(error + 1)
 
 
-def _with_reaper(task: InitTask, user: users.User, recorder: Recorder) -> None:
+def _with_reaper(task: InitTask, user: users.User, recorder: Log) -> None:
     """Return in a child that is to become the command; PID 1 stays behind as the reaper and never returns."""
-    recorder.begin("reaper", "fork()")
+    recorder.begin("init")
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -254,20 +254,21 @@ def _with_reaper(task: InitTask, user: users.User, recorder: Recorder) -> None:
         for number in range(3):
             os.dup2(null, number)
         syscalls.close_range(3)
+        recorder.close()
         reaper.run(child)
     finally:
         os._exit(125)
 
 
-def _become(task: InitTask, user: users.User, error: int, recorder: Recorder) -> NoReturn:
+def _become(task: InitTask, user: users.User, recorder: Log) -> NoReturn:
     """Terminal, groups, capabilities, user, directory, signals; then the command."""
     process = task.spec.process
     # Not one for output only: nobody types there, and /dev/tty says so at once (ENXIO) where it would wait for ever.
     if 0 in task.tty:
+        recorder.begin("controlling terminal")
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    recorder.begin(
-        "become", f"setgroups({list(user.groups)}); setresgid({user.gid}); setresuid({user.uid}); capset()"
-    )
+    recorder.begin("capabilities")
+    recorder.note(_ids(user))
     sets = process.capabilities
     os.setgroups(list(user.groups))
     os.setresgid(user.gid, user.gid, user.gid)
@@ -279,10 +280,9 @@ def _become(task: InitTask, user: users.User, error: int, recorder: Recorder) ->
     )
     if process.no_new_privileges:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    recorder.begin("chdir", f'chdir("{process.cwd}")')
+    recorder.begin("chdir")
     command.change_directory(process.cwd)
-    recorder.begin("execve", f'execve("{process.args[0]}")')
-    recorder.tell(error)
+    recorder.begin("execve")
     env: dict[str, str] = {}
     for entry in process.env:
         name, _, value = entry.partition("=")

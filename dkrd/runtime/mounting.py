@@ -15,18 +15,20 @@ import functools
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import DkrError, Internal
 from dkrd.runtime import failure, syscalls
 from dkrd.runtime.operations import MountFilesystem, PivotRoot
-from dkrd.runtime.steps import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from dkrd.runtime.operations import Operation, Stage
+    from dkrd.runtime.steps import Log, Steps
 
+_AWAIT = 'recvfrom(sync) = "ready"'
 _JOINED = (("network", "net", syscalls.CLONE_NEWNET), ("ipc", "ipc", syscalls.CLONE_NEWIPC))
 
 
@@ -65,24 +67,29 @@ def proc_names_namespace() -> bool:
     return True
 
 
-def fill_here(work: Work, recorder: Recorder) -> None:
+def fill_here(work: Work, steps: Steps) -> None:
     """Fill M in this process, which is in M. Raises OSError, DkrError."""
     umask = os.umask(0)
+    stage = work.stage
     try:
         with contextlib.ExitStack() as joined:
             os.chdir(work.directory)
             waited = False
             for operation in work.plan:
                 if not waited and _waits_for_init(operation):
-                    recorder.begin("join", "recv(ready); setns(pidfd, CLONE_NEWNET | CLONE_NEWIPC)")
+                    steps.begin("await init", _AWAIT)
                     work.ready()
+                    steps.begin("join", partial(_describe_join, work))
                     joined.enter_context(_joined(work))
                     waited = True
-                recorder.begin(operation.step, operation)
-                operation.execute(work.stage)
+                steps.begin(operation.step, partial(operation.describe, stage))
+                operation.execute(stage)
+                if stage.note:
+                    steps.note(stage.note)
+                    stage.note = ""
     finally:
         os.umask(umask)
-        work.stage.close()
+        stage.close()
 
 
 def _waits_for_init(operation: Operation) -> bool:
@@ -90,6 +97,11 @@ def _waits_for_init(operation: Operation) -> bool:
     if isinstance(operation, MountFilesystem):
         return operation.type in ("mqueue", "sysfs")
     return isinstance(operation, PivotRoot)
+
+
+def _describe_join(work: Work, note: str) -> str:
+    joined = "|".join(f"CLONE_NEW{file.upper()}" for name, file, _ in _JOINED if name in work.namespaces)
+    return f"setns(pidfd, {joined})" if joined else "nothing to join: both are the host's"
 
 
 @contextlib.contextmanager
@@ -121,7 +133,7 @@ class Helper:
     pid: int
     errors: int
 
-    def join(self, read_to_end: Callable[[int], bytes], recorder: Recorder) -> None:
+    def join(self, read_to_end: Callable[[int], bytes]) -> None:
         """Wait for it: its error pipe to the end first (a full pipe would hold it), then its exit."""
         try:
             data = read_to_end(self.errors)
@@ -131,16 +143,27 @@ class Helper:
         finally:
             os.close(self.errors)
             _, status = os.waitpid(self.pid, 0)
-        if error := recorder.hear(data):
-            raise failure.decode(error)
+        if data:
+            raise failure.decode(data)
         if status:
             raise Internal(
                 f"cannot start the container: the mounting helper ended with status {status}", step="mount"
             )
 
 
-def fill_by_helper(work: Work) -> Helper:
-    """Fork a helper into init's pid namespace to fill M. Raises OSError."""
+def describe(work: Work, place: int, name: str, note: str) -> str:
+    """The helper's step at `place`, by its guardian, who knows the plan."""
+    if name == "await init":
+        return _AWAIT
+    if name == "join":
+        return _describe_join(work, note)
+    # Those two stand before the first operation that waits.
+    waiting = next(i for i, operation in enumerate(work.plan) if _waits_for_init(operation))
+    return work.plan[place if place < waiting else place - 2].describe(work.stage, note)
+
+
+def fill_by_helper(work: Work, log: Log) -> Helper:
+    """Fork a helper into init's pid namespace to fill M, which writes its steps to `log`. Raises OSError."""
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     read, write = os.pipe2(os.O_CLOEXEC)
     try:
@@ -150,7 +173,7 @@ def fill_by_helper(work: Work) -> Helper:
             pid = os.fork()
             if pid == 0:
                 os.close(read)
-                _help(work, write)
+                _help(work, write, log)
         finally:
             syscalls.setns(own, syscalls.CLONE_NEWPID)
     except OSError:
@@ -162,16 +185,10 @@ def fill_by_helper(work: Work) -> Helper:
     return Helper(pid, read)
 
 
-def _help(work: Work, error: int) -> NoReturn:
-    recorder = Recorder("helper")
+def _help(work: Work, error: int, log: Log) -> NoReturn:
     try:
-        fill_here(work, recorder)
-        recorder.finish()
-        recorder.tell(error)
+        fill_here(work, log)
     except BaseException as err:
-        step = recorder.current or "mount"
-        recorder.finish()
-        recorder.tell(error)
-        failure.send(error, err, step)
+        failure.send(error, err, log.current or "mount")
         os._exit(1)
     os._exit(0)

@@ -1,4 +1,4 @@
-"""What can be done to a container's mount namespace: frozen operations that describe themselves, and
+"""What can be done to a container's mount namespace: frozen operations that describe themselves in strace's manner, and
 nothing that decides.
 
 The plan (mounts.py) is a tuple of these. They run in the build helper: host root, inside the container's
@@ -13,11 +13,15 @@ import stat
 from dataclasses import dataclass, field
 
 from common.errors import HostUnfit, StartFailed
-from dkrd.runtime import paths, syscalls
+from dkrd.runtime import paths, strace, syscalls
 
 NULL_DEVICE = os.makedev(1, 3)
 LAYERS = "l"  # where the layers are attached for a moment, in the container's directory
 ROOT = "m"  # where the root is attached until the pivot
+_HOSTS = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+_EMPTY = (("source", "mask"), ("size", "4k"), ("nr_inodes", "1"), ("mode", "555"))
+# Notes: of an operation on a path that the root does not have; of the first mask of a kind, which makes what all share.
+_MISSING, _FIRST = "missing", "first "
 
 
 @dataclass(slots=True)
@@ -29,6 +33,7 @@ class Stage:
     pidns   descriptor of the pid namespace that proc shows, or -1 for the mounting process's own
     root    descriptor of the root's mount, once it stands
     kernel  st_dev of the proc and sysfs mounts: nobody mounts on these or below
+    note    what an operation found out that its description has to tell
     """
 
     base: int
@@ -37,6 +42,7 @@ class Stage:
     root: int = -1
     kernel: set[int] = field(default_factory=set)
     masks: dict[str, int] = field(default_factory=dict)
+    note: str = ""
 
     def close(self) -> None:
         """Close what the operations have opened for each other; the mounts stay."""
@@ -57,8 +63,14 @@ class AttachLayers:
     directory: str
     step = "layers"
 
-    def describe(self) -> str:
-        return f'open_tree("{self.directory}", OPEN_TREE_CLONE); mount_setattr(RDONLY|IDMAP); move_mount("{LAYERS}")'
+    def describe(self, stage: Stage, note: str = "") -> str:
+        attributes = syscalls.MOUNT_ATTR_RDONLY | (syscalls.MOUNT_ATTR_IDMAP if stage.userns >= 0 else 0)
+        more = ("userns_fd=its user namespace",) if stage.userns >= 0 else ()
+        return strace.calls(
+            strace.open_tree(self.directory),
+            strace.set_attributes("tree", attributes, more=more),
+            strace.attach("tree", LAYERS),
+        )
 
     def execute(self, stage: Stage) -> None:
         tree = syscalls.open_tree(syscalls.AT_FDCWD, self.directory, syscalls.OPEN_TREE_CLONE)
@@ -100,10 +112,10 @@ class MountOverlay:
             ("xino", "off"),
         )
 
-    def describe(self) -> str:
-        options = ",".join(f"{key}={value}" for key, value in self.options())
-        volatile = ",volatile" if self.volatile else ""
-        return f'fsopen("overlay"; {options}{volatile}); fsmount(NODEV); move_mount("{ROOT}")'
+    def describe(self, stage: Stage, note: str = "") -> str:
+        volatile = (("volatile", None),) if self.volatile else ()
+        made = strace.new_filesystem("overlay", (*self.options(), *volatile), syscalls.MOUNT_ATTR_NODEV)
+        return f"{made}; {strace.attach('root', ROOT)}"
 
     def execute(self, stage: Stage) -> None:
         fs = syscalls.fsopen("overlay")
@@ -123,7 +135,7 @@ class DetachLayers:
 
     step = "detach layers"
 
-    def describe(self) -> str:
+    def describe(self, stage: Stage, note: str = "") -> str:
         return f'umount2("{LAYERS}", MNT_DETACH)'
 
     def execute(self, stage: Stage) -> None:
@@ -140,19 +152,20 @@ class BindHost:
     destination: str
     step = "bind"
 
-    def describe(self) -> str:
-        return f'open_tree("{self.source}", CLONE|RECURSIVE); mount_setattr(RDONLY|NOSUID|NODEV); move_mount("{self.destination}")'
+    def describe(self, stage: Stage, note: str = "") -> str:
+        more = ("propagation=MS_PRIVATE",)
+        return strace.calls(
+            strace.open_tree(self.source, recursive=True),
+            strace.set_attributes("tree", _HOSTS, recursive=True, more=more),
+            strace.open_inside("root", self.destination, links=False),
+            strace.attach_on("tree", "path"),
+        )
 
     def execute(self, stage: Stage) -> None:
         tree = syscalls.open_tree(
             syscalls.AT_FDCWD, self.source, syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
         )
-        syscalls.mount_setattr(
-            tree,
-            attr_set=syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV,
-            propagation=syscalls.MS_PRIVATE,
-            recursive=True,
-        )
+        syscalls.mount_setattr(tree, attr_set=_HOSTS, propagation=syscalls.MS_PRIVATE, recursive=True)
         target = paths.open_inside(stage.root, self.destination, links=False)
         syscalls.move_mount(tree, target)
         os.close(target)
@@ -172,13 +185,25 @@ class MountFilesystem:
     attributes: int
     step = "mount"
 
-    def describe(self) -> str:
-        options = ",".join(k if v is None else f"{k}={v}" for k, v in self.settings)
-        return f'fsopen("{self.type}"; {options}); fsmount({self.attributes:#x}); move_mount("{self.destination}")'
+    def describe(self, stage: Stage, note: str = "") -> str:
+        named = self.type == "proc" and stage.pidns >= 0
+        settings = (
+            ("source", self.source),
+            *((("pidns", "its pid namespace"),) if named else ()),
+            *self.settings,
+        )
+        return strace.calls(
+            strace.open_inside("root", self.destination, links=not self._ours()),
+            strace.new_filesystem(self.type, settings, self.attributes),
+            strace.attach_on("mount", "path"),
+        )
+
+    def _ours(self) -> bool:
+        """Whether it lies where the filesystems of the kernel are: nothing there may be a link of the root's."""
+        return self.destination.split("/")[1] in ("proc", "sys", "dev")
 
     def execute(self, stage: Stage) -> None:
-        ours = self.destination.split("/")[1] in ("proc", "sys", "dev")
-        target = paths.make_directory(stage.root, self.destination, stage.base, links=not ours)
+        target = paths.make_directory(stage.root, self.destination, stage.base, links=not self._ours())
         if os.fstat(target).st_dev in stage.kernel:
             raise StartFailed(
                 f"cannot mount {self.type} on {self.destination}: it leads into /proc or /sys",
@@ -227,8 +252,14 @@ class MakeDevices:
     )
     step = "devices"
 
-    def describe(self) -> str:
-        return "mknod(" + ", ".join(f"/dev/{name} {major}:{minor}" for name, major, minor in self.nodes) + ")"
+    def describe(self, stage: Stage, note: str = "") -> str:
+        nodes = ", ".join(f'"{name}" {major}:{minor}' for name, major, minor in self.nodes)
+        links = ", ".join(f'"{name}" -> "{target}"' for name, target in self.links)
+        console = 'mknodat(dev, "console", S_IFREG|0600); ' if self.console else ""
+        return (
+            f"{strace.open_inside('root', '/dev', links=False)}; mknodat(dev, {{{nodes}}}, S_IFCHR|0666); "
+            f"symlinkat({{{links}}}, dev); {console}fchownat(dev, {{each node}}, {stage.base}, {stage.base}, AT_SYMLINK_NOFOLLOW)"
+        )
 
     def execute(self, stage: Stage) -> None:
         dev = paths.open_inside(stage.root, "/dev", links=False)
@@ -252,13 +283,22 @@ class MakeReadonly:
     path: str
     step = "readonly"
 
-    def describe(self) -> str:
-        return f'open_tree("{self.path}", CLONE|RECURSIVE); mount_setattr(RDONLY); move_mount("{self.path}")'
+    def describe(self, stage: Stage, note: str = "") -> str:
+        found = strace.open_inside("root", self.path, links=False)
+        if note == _MISSING:
+            return f"{found} = -1 ENOENT"
+        return strace.calls(
+            found,
+            strace.clone_tree("path", recursive=True),
+            strace.set_attributes("tree", syscalls.MOUNT_ATTR_RDONLY, recursive=True),
+            strace.attach_on("tree", "path"),
+        )
 
     def execute(self, stage: Stage) -> None:
         try:
             target = paths.open_inside(stage.root, self.path, links=False)
         except FileNotFoundError:
+            stage.note = _MISSING
             return
         tree = syscalls.open_tree(
             target, "", syscalls.AT_EMPTY_PATH | syscalls.OPEN_TREE_CLONE | syscalls.AT_RECURSIVE
@@ -281,17 +321,25 @@ class MaskPath:
     path: str
     step = "mask"
 
-    def describe(self) -> str:
-        return f'open_tree(empty tmpfs or /dev/null, CLONE); move_mount("{self.path}")'
+    def describe(self, stage: Stage, note: str = "") -> str:
+        found = strace.open_inside("root", self.path, links=False)
+        if note == _MISSING:
+            return f"{found} = -1 ENOENT"
+        if note.startswith(_FIRST):
+            return strace.calls(found, *_describe_first(note.removeprefix(_FIRST)))
+        cover = {"directory": "the empty tmpfs", "file": "/dev/null"}.get(note, "/dev/null or an empty tmpfs")
+        return strace.calls(found, strace.clone_tree(cover), strace.attach_on("tree", "path"))
 
     def execute(self, stage: Stage) -> None:
         try:
             target = paths.open_inside(stage.root, self.path, links=False)
         except FileNotFoundError:
+            stage.note = _MISSING
             return
-        kind = "directory" if stat.S_ISDIR(os.fstat(target).st_mode) else "file"
+        kind = stage.note = "directory" if stat.S_ISDIR(os.fstat(target).st_mode) else "file"
         first = stage.masks.get(kind)
         if first is None:
+            stage.note = _FIRST + kind
             # Moved there itself, and cloned from there for the others: a mount that is nowhere cannot be cloned before Linux 6.15.
             stage.masks[kind] = _empty_directory() if kind == "directory" else _null_device()
             syscalls.move_mount(stage.masks[kind], target)
@@ -302,18 +350,23 @@ class MaskPath:
         os.close(target)
 
 
+def _describe_first(kind: str) -> tuple[str, ...]:
+    """How the first mask of a kind makes what it covers with, and covers."""
+    if kind == "directory":
+        made = strace.new_filesystem("tmpfs", _EMPTY, _HOSTS | syscalls.MOUNT_ATTR_NOEXEC)
+        return made, strace.attach_on("mount", "path")
+    attributes = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID
+    opened = 'openat(AT_FDCWD, "/dev/null", O_PATH|O_NOFOLLOW|O_CLOEXEC)'
+    made = strace.clone_tree("null")
+    return opened, made, strace.set_attributes("tree", attributes), strace.attach_on("tree", "path")
+
+
 def _empty_directory() -> int:
     fs = syscalls.fsopen("tmpfs")
-    for key, value in (("source", "mask"), ("size", "4k"), ("nr_inodes", "1"), ("mode", "555")):
+    for key, value in _EMPTY:
         syscalls.fsconfig_string(fs, key, value)
     syscalls.fsconfig_create(fs)
-    mount = syscalls.fsmount(
-        fs,
-        syscalls.MOUNT_ATTR_RDONLY
-        | syscalls.MOUNT_ATTR_NOSUID
-        | syscalls.MOUNT_ATTR_NODEV
-        | syscalls.MOUNT_ATTR_NOEXEC,
-    )
+    mount = syscalls.fsmount(fs, _HOSTS | syscalls.MOUNT_ATTR_NOEXEC)
     os.close(fs)
     return mount
 
@@ -338,8 +391,8 @@ class RootReadonly:
 
     step = "read-only root"
 
-    def describe(self) -> str:
-        return 'mount_setattr("/", RDONLY)'
+    def describe(self, stage: Stage, note: str = "") -> str:
+        return strace.set_attributes("root", syscalls.MOUNT_ATTR_RDONLY)
 
     def execute(self, stage: Stage) -> None:
         syscalls.mount_setattr(stage.root, attr_set=syscalls.MOUNT_ATTR_RDONLY)
@@ -353,8 +406,8 @@ class PivotRoot:
 
     step = "pivot"
 
-    def describe(self) -> str:
-        return 'fchdir(root); pivot_root(".", "."); umount2(".", MNT_DETACH)'
+    def describe(self, stage: Stage, note: str = "") -> str:
+        return 'fchdir(root); pivot_root(".", "."); umount2(".", MNT_DETACH); chdir("/")'
 
     def execute(self, stage: Stage) -> None:
         os.fchdir(stage.root)

@@ -179,14 +179,6 @@ for _hook in (_before_fork, _after_fork_child, _after_fork_parent):
     _hook.restype = None
 
 
-_CLONE_NAMES = {value: name for name, value in globals().items() if name.startswith("CLONE_NEW")}
-
-
-def clone_names(flags: int) -> str:
-    """`flags` as people read them: CLONE_NEWUSER|CLONE_NEWPID."""
-    return "|".join(name for value, name in _CLONE_NAMES.items() if flags & value) or "0"
-
-
 def _check(result: int, call: str) -> int:
     if result < 0:
         errno = ctypes.get_errno()

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from common import frames, oci
@@ -17,7 +18,7 @@ from common.errors import DkrError, NotFound
 from dkrd import ids
 from dkrd.runtime import build, capabilities, cgroup_tree, cgroups, mounting, mounts, seccomp_bpf, spec
 from dkrd.runtime.operations import LAYERS, ROOT
-from dkrd.shim import host_binds
+from dkrd.shim import host_binds, told
 from dkrd.shim.state import write_file
 
 if TYPE_CHECKING:
@@ -82,16 +83,17 @@ def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str], recor
     settings = task.settings
     directory = f"{settings.state_dir}/containers/{task.id}"
     with contextlib.ExitStack() as undo:
-        recorder.begin("directory", f'mkdir("{directory}")')
+        recorder.begin("directory", f'mkdir("{directory}", 0700)')
         os.mkdir(directory, 0o700)
         undo.callback(_remove_tree, directory)
         claim = None
         if "user" in config.spec.namespaces:
-            recorder.begin("id range", f'openat("{task.pool.directory}/SLOT"); flock(LOCK_EX)')
+            recorder.begin("id range", partial(told.claim, task.pool.directory))
             claim = ids.claim(task.pool, owner, task.id, settings.state_dir, task.slot_hint)
             undo.callback(ids.release, task.pool, claim)
+            recorder.note(f"{claim.slot} {claim.first}")
         base = claim.first if claim else 0
-        recorder.begin("files", "mkdir(upper, work, l, m); write(upper/etc/*, config.json, grant.json)")
+        recorder.begin("files", partial(told.files, directory, base))
         for name in ("upper", "work", LAYERS, ROOT):
             os.mkdir(f"{directory}/{name}", 0o755)
         os.chown(f"{directory}/upper", base, base)
@@ -99,8 +101,9 @@ def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str], recor
         write_file(f"{directory}/config.json", frames.dumps(config.document))
         grant = {"version": 1, "uid": owner, "asks": sorted(asks), "slot": claim.slot if claim else None}
         write_file(f"{directory}/grant.json", frames.dumps(grant))
-        recorder.begin("cgroup", f'mkdir("{settings.cgroup_parent}/{task.id}")')
-        cgroup = cgroups.create(layout(), settings.cgroup_parent, task.id, cgroup_tree.group_of(owner))
+        place = settings.cgroup_parent, task.id, cgroup_tree.group_of(owner)
+        recorder.begin("cgroup", partial(told.cgroup, layout().kind, cgroups.places(layout(), *place)))
+        cgroup = cgroups.create(layout(), *place)
         undo.pop_all()
     return Container(task.id, directory, claim, cgroup)
 
@@ -172,8 +175,9 @@ def start(
     task: ShimTask, config: Config, root: mounts.Root, container: Container, first: First, recorder: Recorder
 ) -> build.Built:
     """Build the container and execute its command. Raises DkrError."""
-    recorder.begin("plan", "mounts")
+    recorder.begin("plan", partial(told.plan, task.seccomp))
     plan = mounts.plan(config.spec, root, container.base)
+    recorder.note(str(len(plan)))
     return build.build(
         build.Task(
             spec=config.spec,

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from common import frames
@@ -20,9 +21,10 @@ from common.errors import DkrError, NotPermitted
 from dkrd import policy
 from dkrd.runtime import failure
 from dkrd.runtime.steps import Recorder, Step
-from dkrd.shim import callers, cleanup, trace
+from dkrd.shim import callers, cleanup, told, trace
 from dkrd.shim import config as configs
 from dkrd.shim import container as containers
+from dkrd.shim import plan as plans
 from dkrd.shim import session as sessions
 from dkrd.shim.guard import Exit, Guard
 from dkrd.shim.state import State, now, send, start_time
@@ -40,28 +42,31 @@ def run(task: ShimTask) -> None:
     """
     connection = socket.socket(fileno=task.connection)
     recorder = Recorder("shim")
-    recorder.steps.append(Step("fork", "fork()", task.begun, time.monotonic_ns(), "launcher"))
+    recorder.follow(Step("fork", told.fork, str(os.getpid()), task.begun, time.monotonic_ns(), "launcher"))
     try:
-        recorder.begin("bundle", f"read the bundle: {len(task.bundle)} bytes of JSON")
+        recorder.begin("bundle", partial(told.bundle, len(task.bundle)))
         config = configs.parse(task.bundle)
-        recorder.begin("evidence", "ioctl(SIOCUNIXFILE); getsockopt(SO_PEERCRED); getsockopt(SO_PEERGROUPS)")
+        recorder.begin("evidence", told.evidence)
         asking = callers.prove(task, connection, task.listener)
-        recorder.begin("session", "socketpair(AF_UNIX, SOCK_SEQPACKET); sendmsg(SCM_RIGHTS)")
+        recorder.note(told.who(asking))
         given = task.session >= 0
+        recorder.begin("session", told.PLAIN if given else told.SESSION)
         session = sessions.Session(
             socket.socket(fileno=task.session) if given else sessions.offer(connection, task.id)
         )
     except (DkrError, OSError) as err:
-        _turn_away(task, connection, failure.describe(err, "session"))
+        _turn_away(task, connection, failure.describe(err, recorder.current))
         return
     finally:
         connection.close()
     first: sessions.First | None = None
     try:
-        recorder.begin("first frame", "recvmsg(SCM_RIGHTS, SCM_CREDENTIALS)")
+        recorder.begin("request", told.request)
         first = session.first()
-        recorder.begin("judge", f"may uid {first.credentials.uid} have it, asking for {sorted(first.asks)}?")
+        recorder.note(told.came(first))
+        recorder.begin("judge", partial(told.judge, config.spec, first.asks))
         who = _judge(task, config, asking, first)
+        recorder.note(told.rights(who))
         root = containers.root_of(task, config)
         if "plan" in first.want:
             _show_plan(task, config, who, first, root, session)
@@ -69,8 +74,7 @@ def run(task: ShimTask) -> None:
         container, state, listener = _prepare(task, config, who, first, recorder)
     except (DkrError, OSError) as err:
         error = failure.describe(err, recorder.current)
-        # First the launcher, and by it the api: whom the client asks next must not tell of a container any more.
-        send(socket.socket(fileno=task.reports), frames.dumps({"type": "gone", "id": task.id}))
+        _tell_gone(task)
         _Start(task, config, session, recorder, first).refuse(error, asking.uid)
         return
     start = _Start(task, config, session, recorder, first)
@@ -88,7 +92,7 @@ def run(task: ShimTask) -> None:
             os.close(fd)
     container.mounts = built.mounts
     start.succeeded(who, state, built)
-    handlers: dict[str, Handler] = {"explain": lambda _ask: {"trace": trace.trace_of(task, config, recorder)}}
+    handlers: dict[str, Handler] = {"explain": lambda _ask: trace.trace_of(task, config, recorder)}
     typed = 0 in first.tty
     guard = Guard(task, config, container, built, session, state, listener, typed, handlers)
     claims.ended(guard.watch(), guard)
@@ -101,6 +105,11 @@ def _turn_away(task: ShimTask, connection: socket.socket, error: DkrError) -> No
         sessions.refuse(connection, error)
     else:
         sessions.Session(socket.socket(fileno=task.session)).send({"type": "error", "error": error.to_wire()})
+
+
+def _tell_gone(task: ShimTask) -> None:
+    """Before the client hears that there is no container, the launcher does, and by it the api: whom it asks next."""
+    send(socket.socket(fileno=task.reports), frames.dumps({"type": "gone", "id": task.id}))
 
 
 def _judge(
@@ -130,7 +139,9 @@ def _show_plan(
     """A dry run: judged like a real one, and told what would be done. Nothing was made for it."""
     for fd in (*first.stdio.values(), *first.preserved):
         os.close(fd)
-    session.send({"type": "plan", "plan": trace.plan_of(task, config, who, first, root)})
+    plan = plans.plan_of(task, config, who, first, root)
+    _tell_gone(task)
+    session.send({"type": "plan", "plan": plan})
     session.close()
     task.log.audit("planned", id=task.id, uid=who.uid, command=config.spec.process.args[0])
 
@@ -187,7 +198,7 @@ def _prepare(
 ) -> tuple[containers.Container, State, socket.socket]:
     """The run directory with its socket and first state, then the container's own things."""
     directory = f"{task.settings.run_dir}/containers/{task.id}"
-    recorder.begin("run directory", f'mkdir("{directory}"); bind("shim.sock"); listen()')
+    recorder.begin("run directory", partial(told.run_directory, directory))
     os.mkdir(directory, 0o700)
     with contextlib.ExitStack() as undo:
         undo.callback(cleanup.remove_run_directory, directory)
@@ -196,7 +207,7 @@ def _prepare(
         container = containers.make(task, config, who.uid, first.asks, recorder)
         paths = container.cgroup.paths
         undo.callback(cleanup.remove_all, task.settings, task.pool, task.id, container.claim, paths)
-        recorder.begin("state", 'write("state.json.new"); rename("state.json"); sendmsg(reports)')
+        recorder.begin("state", partial(told.state, directory))
         state = State(directory, socket.socket(fileno=task.reports))
         state.update(
             version=1,
@@ -298,6 +309,9 @@ class _Ending:
         task, container = self._task, self._container
         try:
             trace.keep(container.directory, trace.trace_of(task, self._config, self._recorder))
+        except OSError as err:
+            task.log.error("cannot keep the record of the start", id=task.id, cause=str(err))
+        try:
             cleanup.keep_stopped(task.settings, task.id, self._state.values, container.cgroup.paths)
         except OSError as err:
             # As below: the run directory still stands.

@@ -1,128 +1,109 @@
-"""The trace of a start, and the plan of one that is only asked about: documents for people and tools (docs/protocol.md, 3).
-
-Made when somebody asks, from what the recorder holds.
-"""
+"""The record of one start as a document: docs/protocol.md, section 7. Made when somebody asks for it."""
 
 from __future__ import annotations
 
-import os
-import time
 from typing import TYPE_CHECKING
 
 from common import frames
-from common.errors import NotFound
-from dkrd import policy
-from dkrd.runtime import cgroup_tree, cgroups, mounts, seccomp_bpf
-from dkrd.runtime.build import IDS
+from common.errors import Conflict
 from dkrd.shim import cleanup
-from dkrd.shim.container import layout
 from dkrd.shim.state import timestamp, write_file
 
 if TYPE_CHECKING:
     from common.errors import DkrError
-    from dkrd import ids
-    from dkrd.policy import Caller, Credentials
-    from dkrd.runtime.steps import Recorder
+    from dkrd.ids import Pool
+    from dkrd.policy import Credentials
+    from dkrd.runtime.steps import Recorder, Step
     from dkrd.settings import Settings
     from dkrd.shim.config import Config
-    from dkrd.shim.session import First
     from dkrd.shim.task import ShimTask
 
 VERSION = 1
-FILE = "trace.json"
-_MAX = 48 * 1024  # bytes; what a job's record holds, with room around it
+FILE = "trace.json"  # beside the files of a stopped container
+MAX_BYTES = 60_000  # as JSON; a job of the launcher's hands on 64 KiB, a frame to a client holds more
+_STEPS_MAX = 400
+_CALL_MAX = 2000  # characters
+_CALL_SHORT = 100  # in a record that would be too long otherwise
 
 
 def trace_of(
     task: ShimTask, config: Config, recorder: Recorder, error: DkrError | None = None
 ) -> dict[str, object]:
-    """The trace: each step with its call, its begin and duration in nanoseconds since the first, its process."""
-    steps = recorder.everything()
-    begun = steps[0].start if steps else time.monotonic_ns()
+    """The record of a start; `error`: by what it ended."""
+    steps = recorder.steps()  # not empty: the launcher's fork stands first
+    args = config.spec.process.args
     document: dict[str, object] = {
         "version": VERSION,
         "id": task.id,
-        "outcome": "failed" if error else "started",
-        "command": list(config.spec.process.args),
-        "begun": timestamp(time.time_ns() - (time.monotonic_ns() - begun)),
-        "steps": [
-            {
-                "name": step.name,
-                "call": step.call(),
-                "start": step.start - begun,
-                "duration": step.end - step.start,
-                "process": step.process,
-            }
-            for step in steps
-        ],
+        "outcome": "started" if error is None else "failed",
+        "command": [_shortened(word, _CALL_SHORT) for word in args[:_CALL_SHORT]],
+        "begun": timestamp(recorder.epoch + steps[0].start),
     }
     if error is not None:
         document["error"] = error.to_wire()
+    failed = None if error is None else _failed(steps, error.step)
+    kept = _STEPS_MAX
+    for longest in (_CALL_MAX, *[_CALL_SHORT] * 8):
+        shown = _without_the_middle(steps, kept, failed)
+        document["steps"] = [_entry(step, steps[0].start, longest, step is failed) for step in shown]
+        if len(shown) < len(steps):
+            document["omitted"] = len(steps) - len(shown)
+        if len(frames.dumps(document)) <= MAX_BYTES:
+            break
+        kept = kept if longest == _CALL_MAX else kept * 3 // 4
     return document
 
 
 def keep(directory: str, document: dict[str, object]) -> None:
-    """Write the trace of a container that is kept beside its files; one too long for its reader loses its command."""
-    data = frames.dumps(document)
-    if len(data) > _MAX:
-        data = frames.dumps({**document, "command": ["…"]})
-    write_file(f"{directory}/{FILE}", data)
+    """Write the record beside the files of a container that is kept. Raises OSError."""
+    write_file(f"{directory}/{FILE}", frames.dumps(document))
 
 
 def read_kept(
-    settings: Settings, pool: ids.Pool, container: str, credentials: Credentials, admin_gid: int | None
+    settings: Settings, pool: Pool, container: str, credentials: Credentials, admin_gid: int | None
 ) -> dict[str, object]:
-    """The trace of a container that has ended and is kept, for its owner or an admin. Raises NotFound."""
+    """The record of a container that no guardian stands for (any more); a job of the launcher's.
+
+    Raises NotFound for another's container, Conflict where the record was lost with the guardian.
+    """
     cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    directory = f"{settings.state_dir}/containers/{container}"
     try:
-        with open(f"{directory}/{FILE}", "rb") as file:
-            return {"trace": frames.loads_object(file.read(2 * _MAX))}
+        with open(f"{settings.state_dir}/containers/{container}/{FILE}", "rb") as file:
+            return frames.loads_object(file.read(cleanup.MAX_DOCUMENT))
     except (FileNotFoundError, ValueError):
-        raise NotFound(
-            f"cannot explain {container[:12]}: its trace is lost",
-            hint="the guardian keeps it, and this container's died before it could",
+        raise Conflict(
+            f"cannot explain {container[:12]}: the record of its start was lost with its guardian, which was killed",
+            rule="unguarded",
+            hint="start another one like it, with --explain",
         ) from None
 
 
-def plan_of(
-    task: ShimTask, config: Config, who: Caller, first: First, root: mounts.Root
-) -> dict[str, object]:
-    """What would be done: nothing is made or claimed for it. The id range is an example, the first of the pool."""
-    spec = config.spec
-    process = spec.process
-    own = "user" in spec.namespaces
-    base = task.pool.first if own else 0
-    return {
-        "version": VERSION,
-        "uid": who.uid,
-        "rights": "admin" if who.admin else "tenant",
-        "asks": sorted(first.asks),
-        "namespaces": {name: name in spec.namespaces for name in (*policy.NAMESPACES, "mount", "time")},
-        "idMap": {"inside": 0, "outside": base, "count": IDS} if own else None,
-        "cgroups": list(
-            cgroups.places(layout(), task.settings.cgroup_parent, task.id, cgroup_tree.group_of(who.uid))
-        ),
-        "mounts": [
-            {"step": operation.step, "call": operation.describe()}
-            for operation in mounts.plan(spec, root, base)
-        ],
-        "process": {
-            "args": list(process.args),
-            "cwd": process.cwd,
-            "user": config.user or f"{process.uid}:{process.gid}",
-            "environment": [entry.partition("=")[0] for entry in process.env],
-            "terminal": list(first.tty),
-            "descriptors": [*sorted(first.stdio), *range(3, 3 + len(first.preserved))],
-            "capabilities": sorted(process.capabilities.effective),
-            "noNewPrivileges": process.no_new_privileges,
-            "init": config.init,
-        },
-        "filter": {
-            "profile": "default",
-            "instructions": len(seccomp_bpf.read_program(task.seccomp)) // 8,
-            "file": os.path.basename(task.seccomp),
-        },
-        "timeout": config.timeout,
-        "rm": config.rm,
+def _failed(steps: list[Step], name: str | None) -> Step:
+    """The step in which the start failed: the last of that name, else the last that was begun."""
+    return ([step for step in steps if step.name == name] or steps)[-1]
+
+
+def _entry(step: Step, first: int, longest: int, failed: bool) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "name": step.name,
+        "call": _shortened(step.call(), longest),
+        "start": step.start - first,
+        "duration": step.end - step.start,
+        "process": step.process,
     }
+    if failed:
+        entry["failed"] = True
+    return entry
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
+def _without_the_middle(steps: list[Step], kept: int, failed: Step | None) -> list[Step]:
+    """At most `kept` of them, and the failed one: what is left out are mounts by the hundred."""
+    if len(steps) <= kept:
+        return steps
+    head, tail = steps[: kept // 2], steps[len(steps) - kept // 2 :]
+    lost = failed is not None and not any(step is failed for step in (*head, *tail))
+    return [*head, *([failed] if failed is not None and lost else []), *tail]

@@ -1,8 +1,9 @@
 """The runtime without daemon, policy and filter: a container whose root has every capability.
 
-`direct.py JOB` as root, JOB a JSON object: `args`, `directory` (an empty one), `unmasked` (no masks), `reaper`. The root has the
-host's /usr and a skeleton. Ends with the command's status. What no policy would give is given here, so that the walls that the
-kernel holds are seen to hold alone.
+`direct.py JOB` as root, JOB a JSON object: `args`, `directory` (an empty one), `unmasked` (no masks), `reaper`, `helper`
+(mount as before Linux 6.18), `hang` (init never gets to know its user), `seconds` (that the build may take), `steps` (a file
+to write the steps to). The root has the host's /usr and a skeleton. Ends with the command's status. What no policy would give
+is given here, so that the walls that the kernel holds are seen to hold alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common import oci
 from common.errors import DkrError
-from dkrd.runtime import build, capabilities, cgroups, mounts, spec, steps
+from dkrd.runtime import build, capabilities, cgroups, mounting, mounts, spec, steps, users
 
 ALLOW_ALL = b"\x06\0\0\0\0\0\xff\x7f"  # one instruction: SECCOMP_RET_ALLOW
 BASE = 0x5FFF0000  # just below the ids of the tests' daemons
@@ -54,6 +56,11 @@ def main(job: dict[str, object]) -> int:
     for name in ("upper", "work", "l", "m"):
         os.makedirs(f"{own}/{name}")
     os.chown(f"{own}/upper", BASE, BASE)
+    if job.get("helper"):
+        mounting.proc_names_namespace = lambda: False  # type: ignore[assignment]
+    if job.get("hang"):
+        users.resolve = lambda *_: signal.pause()  # type: ignore[assignment]
+    recorder = steps.Recorder("shim")
     parent = os.path.basename(directory)
     layout = cgroups.read_layout()
     cgroup = cgroups.create(layout, parent, "direct")
@@ -67,7 +74,7 @@ def main(job: dict[str, object]) -> int:
                 directory=own,
                 base=BASE,
                 cgroup=cgroup,
-                deadline=time.monotonic() + 10,
+                deadline=time.monotonic() + float(str(job.get("seconds", 10))),
                 user=None,
                 reaper=bool(job.get("reaper")),
                 stdio={0: 0, 1: 1, 2: 2},
@@ -76,10 +83,13 @@ def main(job: dict[str, object]) -> int:
                 program=ALLOW_ALL,
                 last_cap=capabilities.last_cap(),
             ),
-            steps.Recorder("direct"),
+            recorder,
         )
         return os.waitstatus_to_exitcode(os.waitpid(built.pid, 0)[1])
     finally:
+        if job.get("steps"):
+            told = [(step.process, step.name, step.call()) for step in recorder.steps()]
+            Path(str(job["steps"])).write_text(json.dumps(told))
         cgroup.close()
         cgroups.remove(cgroup.paths)
         for top in (layout.unified, *layout.legacy):
