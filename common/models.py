@@ -226,6 +226,30 @@ class Container(Model):
     exit: ExitStatus | None = None
 
 
+class TraceStep(Model):
+    """One step of a start: docs/protocol.md, section 7. Times are nanoseconds; `start` counts from the first step."""
+
+    name: str
+    call: str
+    start: int
+    duration: int
+    process: str
+    failed: bool | None = None
+
+
+class Trace(Model):
+    """The record of a start, as `GET /v1/containers/{container}/explain` tells it."""
+
+    version: Literal[1]
+    id: str
+    outcome: Literal["started", "failed"]
+    error: dict[str, Any] | None = None
+    command: Annotated[list[str], Field(max_length=65536)]
+    begun: str
+    steps: list[TraceStep]
+    omitted: int | None = None
+
+
 class VersionInfo(Model):
     """What `GET /v1/version` answers."""
 

@@ -44,19 +44,8 @@ class Option:
     docker    how it differs from Docker's, or "" where it does not
     """
 
-    __slots__ = (
-        "aliases",
-        "choices",
-        "complete",
-        "default",
-        "docker",
-        "group",
-        "help",
-        "key",
-        "kind",
-        "long",
-        "metavar",
-        "short",
+    __slots__ = tuple(
+        "aliases choices complete default docker group help key kind long metavar short".split()
     )
 
     def __init__(
@@ -147,6 +136,11 @@ def _namespace(long: str, kind: str, what: str, default: str = "private", docker
     )
 
 
+def _flag(long: str, sentence: str) -> Option:
+    return Option(long, "", FLAG, "", "", sentence, group=_CLIENT)
+
+
+TRACE_FORMATS = ("text", "json", "trace")
 SOCKET = Option(
     "socket",
     "",
@@ -195,15 +189,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "name", "", VALUE, "NAME", "name", "name of the container", group=_CONTAINER, default="a made one"
     ),
     Option("rm", "", FLAG, "", "rm", "remove the container when it ends", group=_CONTAINER),
-    Option(
-        "label",
-        "l",
-        REPEAT,
-        "KEY[=VALUE]",
-        "labels",
-        "a label of the container",
-        group=_CONTAINER,
-    ),
+    Option("label", "l", REPEAT, "KEY[=VALUE]", "labels", "a label of the container", group=_CONTAINER),
     Option(
         "cidfile",
         "",
@@ -284,12 +270,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         default="container",
         docker="Docker's default is the short id",
     ),
-    _namespace(
-        "network",
-        "network",
-        "network",
-        docker="private is Docker's none; there is no bridge yet",
-    ),
+    _namespace("network", "network", "network", docker="private is Docker's none; there is no bridge yet"),
     _namespace("pid", "pid", "process ids"),
     _namespace("ipc", "ipc", "System V IPC and POSIX queues", docker="no shareable, none, container:ID"),
     _namespace("uts", "uts", "host name"),
@@ -383,6 +364,21 @@ RUN_OPTIONS: tuple[Option, ...] = (
         docker="Docker has none",
     ),
     _QUIET,
+    _flag(
+        "explain", "after the end, or with the error, tell on stderr how it was started: each step and why"
+    ),
+    _flag("dry-run", "print what the run would do, judged as it would be, and do nothing of it"),
+    Option(
+        "format",
+        "",
+        CHOICE,
+        "FORMAT",
+        "",
+        "how --explain and --dry-run tell: text, json, trace (for https://ui.perfetto.dev; not of a plan)",
+        group=_CLIENT,
+        default="text",
+        choices=TRACE_FORMATS,
+    ),
     SOCKET,
     HELP,
 )
@@ -400,6 +396,7 @@ RUN = Command(
         ("tar c . | dkrctl run --rm /bin/sha256sum", "pipes work as without it"),
         ("dkrctl run --rm --timeout 1.5s busybox sleep 60", "ended after one and a half seconds"),
         ("dkrctl run --read-only --tmpfs /tmp:size=16m /bin/sh", "only /tmp can be written"),
+        ("dkrctl run --rm --explain /bin/true", "how a container starts, step by step"),
     ),
     status="the command's; 128+N where signal N ended it; 125 where dkr could not run it, 126 where it cannot be "
     "executed, 127 where there is no such command",

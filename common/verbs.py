@@ -15,6 +15,7 @@ from common.options import (
     RUN,
     SOCKET,
     STOPPED,
+    TRACE_FORMATS,
     VALUE,
     VERB_HELP,
     VERBS,
@@ -107,6 +108,36 @@ INSPECT = Command(
         ("dkrctl inspect --format '{{index .labels \"team\"}}' web", "the value of a label"),
     ),
     status="0; 1 where one of them is not there",
+    words=CONTAINERS,
+    intermixed=True,
+)
+
+EXPLAIN = Command(
+    "explain",
+    "dkrctl explain [OPTIONS] CONTAINER",
+    "Tell how a container was started: each step with its system calls and its time, and why it is done. The container may have "
+    "ended, if it was kept.",
+    (
+        Option(
+            "format",
+            "f",
+            CHOICE,
+            "FORMAT",
+            "",
+            "a story (text), the record as it is (json), or events to be opened at https://ui.perfetto.dev (trace)",
+            group=_OUTPUT,
+            default="text",
+            choices=TRACE_FORMATS,
+        ),
+        SOCKET,
+        VERB_HELP,
+    ),
+    (
+        ("dkrctl explain web", ""),
+        ("dkrctl explain --format trace web >web.json", "to be opened in Perfetto"),
+        ("dkrctl run --rm --explain /bin/true", "the same of a run, at its end"),
+    ),
+    status="0; 1 where it is not there, or where its record was lost",
     words=CONTAINERS,
     intermixed=True,
 )
@@ -204,7 +235,18 @@ HELP_COMMAND = Command(
     intermixed=True,
 )
 
-COMMANDS: tuple[Command, ...] = (RUN, ATTACH, PS, INSPECT, RM, INFO, DOCTOR, VERSION_COMMAND, HELP_COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    RUN,
+    ATTACH,
+    PS,
+    INSPECT,
+    EXPLAIN,
+    RM,
+    INFO,
+    DOCTOR,
+    VERSION_COMMAND,
+    HELP_COMMAND,
+)
 
 
 def command_of(name: str) -> Command | None:

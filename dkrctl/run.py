@@ -80,7 +80,7 @@ class Cidfile:
 class _Run:
     """One run: what is decided before the daemon is asked."""
 
-    __slots__ = ("cidfile", "extra", "found", "parsed", "path", "quiet", "request", "typed")
+    __slots__ = ("attendance", "cidfile", "extra", "found", "parsed", "path", "quiet", "request", "typed")
 
     def __init__(self, parsed: Parsed, path: str, found: tuple[int, ...]) -> None:
         self.parsed = parsed
@@ -96,6 +96,7 @@ class _Run:
             self.request["preserveFds"] = len(self.extra)
         self.typed = self._typed()
         self.cidfile: Cidfile | None = None
+        self.attendance: Attendance | None = None
 
     def _extra(self) -> tuple[list[int], dict[str, str]]:
         count, listening = stdio.handed_on(requests.preserved(self.parsed))
@@ -144,7 +145,34 @@ class _Run:
         return terminal
 
     def go(self) -> int:
-        """Ask, start, attend; the exit status."""
+        """Ask, start, attend, and tell what is to be told; the exit status."""
+        if self.parsed.flag("dry-run"):
+            return self._plan()
+        if self.parsed.last("format") is not None and not self.parsed.flag("explain"):
+            raise BadRequest("cannot take --format: it is for --explain and --dry-run")
+        try:
+            return self._attend()
+        finally:
+            # Of a start that failed as well: its error comes behind.
+            if self.attendance is not None and self.attendance.trace is not None:
+                from dkrctl.explain import tell
+
+                tell(self.attendance.trace, self.parsed.last("format"))
+
+    def _plan(self) -> int:
+        from dkrctl import dry_run
+
+        if self.parsed.flag("explain"):
+            raise BadRequest("cannot explain a start that does not take place: --dry-run and --explain")
+        dry_run.check(self.parsed.last("format"), self.parsed.last("cidfile"))
+        own = not self.parsed.flag("no-tty")
+        tty = [0, 1] if self.typed else [n for n in (1, 2) if own and n in self.found and posix.isatty(n)]
+        if tty:
+            self.request["terminal"] = True
+        frame = {"request": self.request, "asks": requests.asks(self.request), "stdio": [], "tty": tty}
+        return dry_run.run(self.path, {"type": "start", **frame}, self.extra, self.parsed.last("format"))
+
+    def _attend(self) -> int:
         signals = Signals()
         given = self.parsed.flag("interactive") is not False
         own = not self.parsed.flag("no-tty")
@@ -167,13 +195,13 @@ class _Run:
                     "asks": requests.asks(self.request),
                     "stdio": passing.numbers,
                     "tty": passing.tty,
-                    "want": [],
+                    "want": ["trace"] if self.parsed.flag("explain") else [],
                 },
                 passing.descriptors + self.extra,
             )
             passing.sent()
             self._let_go(passing.fed)
-            attendance = Attendance(session, signals, passing.pumps, terminal)
+            attendance = self.attendance = Attendance(session, signals, passing.pumps, terminal)
             container = attendance.until_started()
             if self.cidfile is not None and container:
                 self.cidfile.fill(container)

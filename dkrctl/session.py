@@ -159,9 +159,21 @@ class Attendance:
     terminal  where the command has one of its own, or it is attached to at one
     plain     what to copy where it is attached to without one
     forwards  signals are the command's; else this client only looks on, and leaves by them
+
+    `trace` is the record of the start, once it has come.
     """
 
-    __slots__ = ("_exit", "_forwards", "_plain", "_pumps", "_session", "_signals", "_terminal", "started_as")
+    __slots__ = (
+        "_exit",
+        "_forwards",
+        "_plain",
+        "_pumps",
+        "_session",
+        "_signals",
+        "_terminal",
+        "started_as",
+        "trace",
+    )
 
     def __init__(
         self,
@@ -181,6 +193,7 @@ class Attendance:
         self._forwards = forwards
         self._exit: dict[str, object] | None = None
         self.started_as: str | None = None
+        self.trace: object = None
 
     def until_started(self) -> str:
         """Attend until the command runs; the container's id. Raises the DkrError that ended the start."""
@@ -304,6 +317,8 @@ class Attendance:
             self._exit = value if isinstance(value, dict) else {}
         elif kind == "error":
             raise from_wire(frame.get("error"))
+        elif kind == "trace":
+            self.trace = frame.get("trace")
         elif kind not in ("started", "attached", "yield") or self.started_as is None:
             raise ProtocolError(f"cannot understand the container's guardian: a frame {kind!a}")
         elif self._terminal is not None and not self._terminal.begun:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.errors import BadRequest, NotFound
-from dkrd.api.asks import ask_root, find
+from pydantic import ValidationError
+
+from common.errors import BadRequest, NotFound, Unavailable
+from common.models import Trace
+from dkrd.api.asks import ask_guardian, ask_root, find
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -33,6 +36,18 @@ async def list_containers(context: Context, peer: Peer, request: web.Request) ->
 async def inspect(context: Context, peer: Peer, request: web.Request) -> Container:
     """One container, by id, name or unique beginning of its id."""
     return await find(context, peer, request)
+
+
+async def explain(context: Context, peer: Peer, request: web.Request) -> Trace:
+    """How it was started, step by step, as its guardian has recorded it."""
+    container = await find(context, peer, request)
+    try:
+        return Trace.model_validate(await ask_guardian(context, request, container, {"type": "explain"}))
+    except ValidationError as err:
+        raise Unavailable(
+            f"cannot explain {container.name}: its guardian, of another release, tells it in another form",
+            hint="start the container anew",
+        ) from err
 
 
 async def remove(context: Context, peer: Peer, request: web.Request) -> None:

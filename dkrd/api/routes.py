@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_origin
 from aiohttp import web
 
 from common.errors import BadRequest, Internal
-from common.models import Container, Model, RunAnswer, RunRequest, VersionInfo
+from common.models import Container, Model, RunAnswer, RunRequest, Trace, VersionInfo
 from dkrd.api import containers, version
 from dkrd.api.attach import attach
 from dkrd.api.connections import peer_of
@@ -66,6 +66,7 @@ ROUTES = (
     ),
     Route("GET", "/v1/containers/{container}", Who.OWNER, _NONE, None, Container, containers.inspect),
     Route("POST", "/v1/containers/{container}/attach", Who.OWNER, _NONE, None, web.StreamResponse, attach),
+    Route("GET", "/v1/containers/{container}/explain", Who.OWNER, _NONE, None, Trace, containers.explain),
     Route("DELETE", "/v1/containers/{container}", Who.OWNER, _NONE, None, None, containers.remove),
 )
 

@@ -223,6 +223,43 @@ def test_remove_refused(api: Api, code: str, status: int, stays: bool) -> None:
     client.close()
 
 
+TRACE = {
+    "version": 1,
+    "id": ONE,
+    "outcome": "started",
+    "command": ["/bin/true"],
+    "begun": "2026-01-02T03:04:05.000000006Z",
+    "steps": [{"name": "fork", "call": "fork() = 7", "start": 0, "duration": 5, "process": "launcher"}],
+}
+
+
+@pytest.mark.usefixtures("standing")
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        (TRACE, 200),
+        ({**TRACE, "omitted": 3}, 200),
+        ({**TRACE, "version": 2}, 503),  # a guardian of a release to come
+        ({"steps": []}, 503),
+        (None, 503),
+    ],
+)
+def test_explain_passes_on_what_the_guardian_tells(api: Api, value: object, status: int) -> None:
+    client = api.client()
+    client.send("GET", "/v1/containers/one/explain")
+    message, fds = api.hear()
+    os.close(fds[0])
+    assert message == {"type": "ask", "seq": message["seq"], "id": ONE, "ask": {"type": "explain"}}
+    api.say({"type": "done", "seq": message["seq"], "value": value})
+    answer = client.answer()
+    assert answer.status == status
+    if status == 200:
+        assert answer.json() == value
+    else:
+        assert answer.json()["code"] == "unavailable"
+    client.close()
+
+
 FLOOD = """
 import socket, sys
 held = []
