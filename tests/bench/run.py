@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
 
-from tests.bench import api, contenders, measures, report, terminals
+from tests.bench import api, contenders, measures, report, terminals, traces
 from tests.daemon import Daemon, test_prefix
 
-NAMES = ("start", "api", "rate", "pipe", "pty", "memory")
+NAMES = ("start", "api", "rate", "pipe", "pty", "trace", "memory")
 # More than any measurement starts; the limit is not what is measured.
 LIMITS = {"containers_per_user": 1000}
 
@@ -29,7 +29,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if none is given"
     )
-    parser.add_argument("--rounds", type=int, default=40, help="of `start`; `pipe` and `pty` do an eighth")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=40,
+        help="of `start`; `trace` does five times as many, `pipe` and `pty` an eighth",
+    )
     parser.add_argument("--mebibytes", type=int, default=2048, help="of `pipe`")
     parser.add_argument("--peers-only", action="store_true", help="without dkr: how the others do here")
     parsed = parser.parse_args()
@@ -64,6 +69,8 @@ def measure(options: argparse.Namespace, stack: ExitStack) -> list[report.Result
         elif name == "api":
             peers = [peer for peer in everyone if peer.name in ("crun", "runc")]
             result = api.api(daemon, peers, options.rounds)
+        elif name == "trace":
+            result = traces.trace(options.rounds * 5)
         elif name == "pty":
             result = terminals.pty_(daemon, max(1, options.rounds // 8))
         else:
