@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from common import frames, oci
-from common.errors import StartFailed
+from common.errors import Conflict, NotFound, StartFailed
+from dkrd import ids, policy
 from dkrd.runtime import spec
 from dkrd.runtime.steps import Recorder, Step
+from dkrd.settings import Settings
 from dkrd.shim import trace
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ID = "ab" * 32
 
@@ -98,3 +103,44 @@ def test_then_the_middle_is_left_out_and_counted(count: int) -> None:
     assert [step["name"] for step in steps[:3]] == ["fork", "begin", "mount"]
     assert (steps[-1]["name"], steps[-1]["failed"]) == ("last", True)
     assert len(steps) + document["omitted"] == count + 3
+
+
+# What is kept of a container whose guardian has gone
+
+
+OWNER, OTHER, ADMIN = (policy.Credentials(uid, uid, (), 1) for uid in (4000, 4001, 4002))
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """The directory of a container of OWNER's."""
+    directory = tmp_path / "containers" / ID
+    directory.mkdir(parents=True)
+    (directory / "grant.json").write_text('{"version": 1, "uid": 4000, "asks": [], "slot": null}')
+    return directory
+
+
+def read(directory: Path, who: policy.Credentials) -> dict[str, Any]:
+    settings = Settings(state_dir=str(directory.parents[1]))
+    pool = ids.Pool(0x60000000, 0x6000FFFF, str(directory))
+    return trace.read_kept(settings, pool, ID, who, 4002)
+
+
+def test_a_kept_record_is_its_owners_and_admins(kept: Path) -> None:
+    document = started(recorded("one"))
+    trace.keep(str(kept), document)
+    assert read(kept, OWNER) == document
+    assert read(kept, ADMIN) == document
+    with pytest.raises(NotFound):
+        read(kept, OTHER)
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"version": 1, "id'])
+def test_a_record_that_is_not_there_was_lost_with_its_guardian(kept: Path, content: bytes | None) -> None:
+    if content is not None:
+        (kept / trace.FILE).write_bytes(content)
+    with pytest.raises(Conflict) as caught:
+        read(kept, OWNER)
+    assert caught.value.rule == "unguarded"
+    with pytest.raises(NotFound):  # whether it is lost is nobody else's business either
+        read(kept, OTHER)
