@@ -156,8 +156,7 @@ def test_a_guardian_that_relays_is_killed(daemon: Daemon) -> None:
     with Terminal(caller) as first, Terminal(caller) as second:
         first.run("--name", "lost", "/bin/sh", "-c", script)
         expect([first], "up")
-        second.attach("lost")
-        eventually(lambda: "attached" in daemon.log, "the second has attached")
+        attach(second, "lost")
         (init,) = inits(daemon)
         kill_and_wait(the_shim(daemon))
         for terminal in (first, second):
