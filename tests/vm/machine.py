@@ -140,6 +140,8 @@ class Machine:
             drives += ["-device", f"virtio-blk-pci,drive={identity}"]
         self.process = subprocess.Popen(
             [
+                # A test run that is killed leaves no machine behind.
+                *("setpriv", "--pdeathsig", "KILL"),
                 *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "4G"),
                 *("-nodefaults", "-no-reboot", "-display", "none", "-serial", f"file:{self.consoles[-1]}"),
                 *("-kernel", str(self.image / "vmlinuz"), "-initrd", str(self.image / "root.cpio")),
