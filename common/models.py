@@ -185,6 +185,19 @@ class RunAnswer(Model):
     duration: float  # seconds, from the start to the end of the command
 
 
+class KillRequest(Model):
+    """What `POST /v1/containers/{container}/kill` takes."""
+
+    signal: Annotated[int, PlainValidator(checks.signal)] = 9
+
+
+class WaitAnswer(Model):
+    """What `POST /v1/containers/{container}/wait` answers. `exit` is absent where nobody could learn it."""
+
+    id: str
+    exit: ExitStatus | None = None
+
+
 class ContainerState(Model):
     """A shim's `state.json` (docs/protocol.md, section 6), as it comes over the channel."""
 

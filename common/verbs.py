@@ -13,6 +13,8 @@ from common.options import (
     FLAG,
     REPEAT,
     RUN,
+    RUNNING,
+    SECONDS,
     SOCKET,
     STOPPED,
     TRACE_FORMATS,
@@ -156,6 +158,55 @@ RM = Command(
     intermixed=True,
 )
 
+KILL = Command(
+    "kill",
+    "dkrctl kill [OPTIONS] CONTAINER...",
+    "Send a signal to the commands of running containers. It does there what it would do to the same command outside of one.",
+    (
+        Option(
+            "signal",
+            "s",
+            VALUE,
+            "SIGNAL",
+            "signal",
+            "which one, by name or number",
+            group="Options",
+            default="KILL",
+        ),
+        SOCKET,
+        VERB_HELP,
+    ),
+    (("dkrctl kill -s HUP web", "have it read its configuration again"),),
+    status="0; 1 where one of them could not be signalled",
+    words=RUNNING,
+    intermixed=True,
+)
+
+WAIT = Command(
+    "wait",
+    "dkrctl wait [OPTIONS] CONTAINER...",
+    "Wait until containers have ended, and print for each, in the order given, its exit code; 128+N where signal N ended it, ? where "
+    "nobody could learn it.",
+    (
+        Option(
+            "timeout",
+            "",
+            SECONDS,
+            "TIME",
+            "",
+            "give up after TIME for each: seconds, or as in 90s, 2m",
+            group="Options",
+            docker="Docker has none",
+        ),
+        SOCKET,
+        VERB_HELP,
+    ),
+    (("dkrctl wait web", ""),),
+    status="0; 1 where one of them is not there, or the time was up",
+    words=RUNNING,
+    intermixed=True,
+)
+
 VERSION_COMMAND = Command(
     "version",
     "dkrctl version [OPTIONS]",
@@ -241,6 +292,8 @@ COMMANDS: tuple[Command, ...] = (
     PS,
     INSPECT,
     EXPLAIN,
+    KILL,
+    WAIT,
     RM,
     INFO,
     DOCTOR,

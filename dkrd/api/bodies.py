@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from common.errors import BadRequest
-from common.models import PlainRun, RunRequest
+from common.models import KillRequest, Model, PlainRun, RunRequest
 
-M = TypeVar("M", bound=RunRequest)
+M = TypeVar("M", bound=Model)
 MAX_BODY = 4 * 1024 * 1024  # bytes
 MAX_KEYS = 64  # of the outermost object: pydantic would collect an error for each unknown one
 MAX_FAULTS = 20  # told at once
@@ -80,6 +80,11 @@ def plain_run(body: bytes) -> PlainRun:
     return _request(body, PlainRun)
 
 
+def kill_request(body: bytes) -> KillRequest:
+    """Which signal a container is to get."""
+    return _request(body, KillRequest)
+
+
 def _request(body: bytes, model: type[M]) -> M:
     try:
         value = from_json(body, allow_inf_nan=False)
@@ -95,7 +100,7 @@ def _request(body: bytes, model: type[M]) -> M:
         raise _refused(faults(err), model) from None
 
 
-def _refused(fields: tuple[dict[str, str], ...], model: type[RunRequest] = RunRequest) -> BadRequest:
+def _refused(fields: tuple[dict[str, str], ...], model: type[Model] = RunRequest) -> BadRequest:
     first = fields[0]
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     where = f"{first['path']}: " if first["path"] else ""
@@ -106,7 +111,7 @@ def _refused(fields: tuple[dict[str, str], ...], model: type[RunRequest] = RunRe
     )
 
 
-def _near(fields: tuple[dict[str, str], ...], model: type[RunRequest]) -> str | None:
+def _near(fields: tuple[dict[str, str], ...], model: type[Model]) -> str | None:
     """For the first unknown key, the known one that it may have meant."""
     for field in fields:
         if field["message"] == _MESSAGES["extra_forbidden"]:

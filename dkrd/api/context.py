@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dkrd.api.channel import Channel
+    from dkrd.api.endings import Endings
     from dkrd.settings import Settings
     from dkrd.state.names import Names
     from dkrd.state.worker import Worker
@@ -20,3 +21,4 @@ class Context:
     channel: Channel
     names: Names
     index: Worker
+    endings: Endings

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, get_origin
 from aiohttp import web
 
 from common.errors import BadRequest, Internal
-from common.models import Container, Model, RunAnswer, RunRequest, Trace, VersionInfo
-from dkrd.api import containers, version
+from common.models import Container, KillRequest, Model, RunAnswer, RunRequest, Trace, VersionInfo, WaitAnswer
+from dkrd.api import containers, life, version
 from dkrd.api.attach import attach
 from dkrd.api.connections import peer_of
 from dkrd.api.run import run
@@ -65,6 +65,8 @@ ROUTES = (
         containers.list_containers,
     ),
     Route("GET", "/v1/containers/{container}", Who.OWNER, _NONE, None, Container, containers.inspect),
+    Route("POST", "/v1/containers/{container}/kill", Who.OWNER, _NONE, KillRequest, None, life.kill),
+    Route("POST", "/v1/containers/{container}/wait", Who.OWNER, _NONE, None, WaitAnswer, life.wait),
     Route("POST", "/v1/containers/{container}/attach", Who.OWNER, _NONE, None, web.StreamResponse, attach),
     Route("GET", "/v1/containers/{container}/explain", Who.OWNER, _NONE, None, Trace, containers.explain),
     Route("DELETE", "/v1/containers/{container}", Who.OWNER, _NONE, None, None, containers.remove),

@@ -32,6 +32,7 @@ from dkrd.api.channel import Channel, receive
 from dkrd.api.connections import Connection
 from dkrd.api.containers import forget
 from dkrd.api.context import Context
+from dkrd.api.endings import Endings
 from dkrd.api.peers import Peers
 from dkrd.settings import Settings
 from dkrd.state.index import Index, Lock, open_index
@@ -195,7 +196,7 @@ class _Server:
         self._ended = loop.create_future()
         worker = Worker(index, self._damaged)
         link = Channel(loop, channel, self._report, self._channel_ended)
-        context = self._context = Context(self._settings, link, self._names, worker)
+        context = self._context = Context(self._settings, link, self._names, worker, Endings())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, 0)
         runner = web.AppRunner(make_app(context), access_log=None)
@@ -240,6 +241,7 @@ class _Server:
         if context is None:
             return
         if message.get("type") == "gone":
+            context.endings.tell(str(message.get("id")), None)
             forget(context, str(message.get("id")))
             return
         state = parse_state(message.get("state"))
@@ -250,3 +252,5 @@ class _Server:
             else:
                 context.names.bind(state.uid, state.name, state.id)
             context.index.post(lambda index: index.report(state))
+            if state.status == "stopped":
+                context.endings.tell(state.id, state.exit)

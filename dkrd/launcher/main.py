@@ -68,7 +68,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         shim=shim.run,
         remove=cleanup.remove,
         collect=cleanup.collect,
-        asks={"attach": ended.attach, "explain": trace.read_kept},
+        asks={"attach": ended.attach, "kill": ended.kill, "explain": trace.read_kept},
         seccomp=seccomp.compile_default,
         layers={host_root.NAME: host_root.ensure, busybox_root.NAME: busybox_root.ensure},
         prime=container.prime,

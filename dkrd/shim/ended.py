@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from dkrd.settings import Settings
 
 
+def kill(
+    settings: Settings, pool: Pool, container: str, credentials: Credentials, admin_gid: int | None
+) -> NoReturn:
+    """Why there is nobody to pass a signal on. Raises NotFound for another's container, else Conflict."""
+    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    if cleanup.lives(cleanup.read_state(settings, container)):
+        raise Conflict(
+            f"cannot signal {container[:12]}: its guardian was killed, and nobody else may",
+            rule="unguarded",
+            hint="its command runs on until it ends by itself; root can signal it by its pid",
+        )
+    raise Conflict(f"cannot signal {container[:12]}: it has ended", rule="ended")
+
+
 def attach(
     settings: Settings, pool: Pool, container: str, credentials: Credentials, admin_gid: int | None
 ) -> NoReturn:

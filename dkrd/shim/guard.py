@@ -13,19 +13,20 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from common.errors import BadRequest
 from dkrd.loop import Loop
 from dkrd.runtime import cgroups
 from dkrd.shim import masks
 from dkrd.shim.asks import Asks
 from dkrd.shim.attach import Attaching
-from dkrd.shim.clients import Clients
+from dkrd.shim.clients import Clients, is_integer
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
     from dkrd.runtime.build import Built
-    from dkrd.shim.asks import Handler
+    from dkrd.shim.asks import Ask, Handler
     from dkrd.shim.config import Config
     from dkrd.shim.container import Container
     from dkrd.shim.session import Session
@@ -90,7 +91,7 @@ class Guard:
         names = task.id, config.name
         self._clients = Clients(loop, names, built.master, typed, self._deliver, self._client_gone)
         self._attaching = Attaching(loop, task, config.name, owner, self._clients)
-        handlers = {**handlers, "attach": self._attaching.ask}
+        handlers = {**handlers, "attach": self._attaching.ask, "kill": self._asked_to_kill}
         self._asks = Asks(loop, listener, task, state, built.pidfd, handlers)
         self._ended = False
         self._cause: str | None = None
@@ -108,6 +109,14 @@ class Guard:
         while not self._ended:
             self._loop.turn(None)
         return self._reap()
+
+    def _asked_to_kill(self, ask: Ask) -> dict[str, object]:
+        """A signal for the command, from whose container it is."""
+        number = ask.body.get("signal")
+        if set(ask.body) != {"type", "signal"} or not is_integer(number, 1, 64):
+            raise BadRequest("cannot read the ask: kill has a signal's number, and no further keys")
+        self._deliver(number)
+        return {}
 
     def _told(self, pipe: int) -> None:
         """SIGTERM: whoever stops the containers' unit means the container, in order. Other signals pass here too."""

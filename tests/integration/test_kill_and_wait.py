@@ -1,0 +1,136 @@
+"""`dkrctl kill` and `wait`, and what they are over HTTP."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import host
+from tests.integration.conftest import SHELL_SECONDS, Caller, request
+from tests.reliability.support import eventually, remains
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import MakeDaemon
+    from tests.daemon import Daemon
+    from tests.host import User
+
+pytestmark = pytest.mark.root
+
+
+@contextmanager
+def running(caller: Caller, script: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A container that has said `up`, by its id, and its client."""
+    with caller.popen(*options, "/bin/sh", "-c", f"{script}", text=True, stdin=subprocess.DEVNULL) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "up\n"
+        [container] = caller.containers()
+        yield container["id"], client
+
+
+SLEEP = "echo up; exec sleep 600"
+TRAP = "trap 'echo hup' HUP; trap 'exit 5' TERM; echo up; while :; do sleep 600 & wait; done"
+
+
+def test_kill_ends_it(caller: Caller) -> None:
+    with running(caller, SLEEP) as (name, client):
+        done = caller.daemon.dkrctl("kill", name[:12], user=caller.user)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{name[:12]}\n", "")
+        assert client.wait(SHELL_SECONDS) == 137
+
+
+def test_another_signal_by_name(caller: Caller) -> None:
+    with running(caller, TRAP) as (name, client):
+        assert caller.daemon.dkrctl("kill", "-s", "HUP", name, user=caller.user).returncode == 0
+        assert client.stdout is not None
+        assert client.stdout.readline() == "hup\n"
+        assert caller.daemon.dkrctl("kill", "--signal=15", name, user=caller.user).returncode == 0
+        assert client.wait(SHELL_SECONDS) == 5
+
+
+def test_wait_tells_how_it_ended(make_daemon: MakeDaemon) -> None:
+    caller = Caller(make_daemon(log_level="debug"), None)
+    with running(caller, TRAP) as (name, client):
+        waiting = caller.daemon.popen("wait", name, user=caller.user, stdout=subprocess.PIPE, text=True)
+        until_asked(caller.daemon, name)
+        caller.daemon.dkrctl("kill", "-s", "TERM", name, user=caller.user, check=True)
+        assert waiting.communicate(timeout=SHELL_SECONDS)[0] == "5\n"
+        assert client.wait(SHELL_SECONDS) == 5
+
+
+def until_asked(daemon: Daemon, name: str) -> None:
+    """Waits until somebody's request to wait for the container is being answered: the daemon's log tells it when it came."""
+    while f"wait for {name[:12]}" not in daemon.log:
+        select.select([], [], [], 0.005)
+
+
+def test_wait_for_one_that_has_ended(root: Caller) -> None:
+    root.daemon.dkrctl("run", "--name", "ended", "/bin/sh", "-c", "exit 6")
+    try:
+        assert root.daemon.dkrctl("wait", "ended", check=True).stdout == "6\n"
+        assert request(root.daemon, "POST", "/v1/containers/ended/wait")["exit"] == {
+            "code": 6,
+            "signal": None,
+            "cause": "exited",
+        }
+        done = root.daemon.dkrctl("kill", "ended")
+        assert done.returncode == 1
+        assert "cannot signal ended: it has ended" in done.stderr
+    finally:
+        root.daemon.dkrctl("rm", "ended", check=True)
+
+
+def test_wait_may_give_up(root: Caller) -> None:
+    with running(root, SLEEP) as (name, client):
+        done = root.daemon.dkrctl("wait", "--timeout", "0.2", name)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        root.daemon.dkrctl("kill", name, check=True)
+        client.wait(SHELL_SECONDS)
+
+
+@pytest.mark.parametrize("verb", ["kill", "wait"])
+def test_others_containers_are_not_there(daemon: Daemon, root: Caller, tenant: User, verb: str) -> None:
+    with running(root, SLEEP) as (name, client):
+        done = daemon.dkrctl(verb, name, user=tenant)
+        assert done.returncode == 1
+        assert "no container has this id or name" in done.stderr
+        assert client.poll() is None
+        root.daemon.dkrctl("kill", name, check=True)
+        client.wait(SHELL_SECONDS)
+
+
+def test_a_signal_that_is_none(root: Caller) -> None:
+    done = root.daemon.dkrctl("kill", "-s", "NOSUCH", "x")
+    assert done.returncode == 1
+    assert "cannot read the request: signal" in done.stderr
+
+
+def test_kill_after_the_daemon_was_restarted(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    caller = Caller(daemon, None)
+    with running(caller, SLEEP) as (name, client):
+        daemon.kill()
+        daemon.start()
+        daemon.dkrctl("kill", name, check=True)
+        assert client.wait(SHELL_SECONDS) == 137
+
+
+def test_kill_without_a_guardian(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    caller = Caller(daemon, None)
+    with running(caller, SLEEP) as (name, client):
+        sleeper = caller.command("sleep")
+        [shim] = [process for process in daemon.processes() if process.comm == "dkr-shim"]
+        host.kill(shim)
+        client.wait(SHELL_SECONDS)
+        done = daemon.dkrctl("kill", name)
+        assert done.returncode == 1
+        assert "its guardian was killed" in done.stderr
+        host.kill(sleeper)
+        eventually(lambda: not remains(daemon), "the launcher cleans up in the guardian's place")
