@@ -20,7 +20,7 @@ TMPFS_OPTIONS = ("nosuid", "nodev", "noexec", "mode=1777")
 MAX_ID = 65535
 # Every key of the table in docs/protocol.md (1): what is not known would be ignored, and nothing is.
 REQUEST_KEYS = frozenset(
-    "image args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces preserveFds "
+    "image rootfs args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces preserveFds "
     "init rm stopSignal stopTimeout timeout onDisconnect".split()
 )
 
@@ -28,7 +28,7 @@ REQUEST_KEYS = frozenset(
 def bundle_of(request: Json, default_image: str, name: str) -> Json:
     """The bundle (docs/protocol.md, 5) for a request (1).
 
-    default_image  the setting `default_root`: the root where the request names none
+    default_image  the setting `default_root`: the root where the request names none; a directory where it begins with /
     name           the container's name where the request names none
 
     Raises BadRequest, KeyError, TypeError or ValueError where the request is not of its schema; the api has
@@ -68,7 +68,7 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
     return {
         "spec": spec,
         "dkr": {
-            "root": {"kind": "builtin", "name": str(request.get("image") or default_image)},
+            "root": _root(request, default_image),
             "user": user if numbers is None else None,
             "name": str(request.get("name") or name),
             "labels": _strings(request.get("labels", {})),
@@ -77,6 +77,23 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
             **_life(request),
         },
     }
+
+
+def _root(request: Json, default_image: str) -> Json:
+    """Where the root comes from. A directory is never opened by the name that stands here: of `rootfs` the client brings a
+    descriptor, and the one of the settings root's side takes from its own.
+    """
+    rootfs, image = request.get("rootfs"), request.get("image")
+    if rootfs is not None:
+        if image is not None:
+            raise BadRequest(
+                "cannot read the request: image and rootfs exclude each other",
+                fields=({"path": "rootfs", "message": "cannot be given with image"},),
+            )
+        return {"kind": "rootfs", "name": str(rootfs)}
+    if image is None and default_image.startswith("/"):
+        return {"kind": "directory", "name": default_image}
+    return {"kind": "builtin", "name": str(image or default_image)}
 
 
 def _environment(request: Json, hostname: str | None, terminal: bool) -> list[str]:

@@ -29,6 +29,8 @@ Cause = Literal[
 ]
 
 MAX_OUTPUT = 16 * 1024 * 1024  # bytes kept of one stream of a plain run
+# SCM_MAX_FD of unix(7) less stdio's three and the two of a rootfs
+MAX_PRESERVED_BESIDE_ROOT = 248
 
 # Said outright: pydantic's own serializer for a plainly validated tuple complains of the list that it makes of it.
 _AS_LIST = PlainSerializer(list, return_type=list)
@@ -64,6 +66,7 @@ class RunRequest(Model):
     """What `POST /v1/run` takes. Its keys and their meaning: docs/protocol.md, section 1."""
 
     image: Annotated[str | None, AfterValidator(lambda v: checks.image(checks.given(v)))] = None
+    rootfs: Annotated[str | None, AfterValidator(lambda v: checks.absolute(checks.given(v)))] = None
     args: Annotated[tuple[str, ...], PlainValidator(checks.command), _AS_LIST]
     entrypoint: Annotated[tuple[str, ...], PlainValidator(checks.texts), _AS_LIST] = ()
     env: Annotated[dict[str, str], PlainValidator(checks.env)] = {}
@@ -114,11 +117,22 @@ class RunRequest(Model):
                 "args",
                 f"argument list too long: args and env take {size} bytes, {checks.MAX_ARGUMENTS} are possible",
             )
+        if self.rootfs is not None:
+            self._check_rootfs()
         if self.hostname is not None and not self.is_private("uts"):
             checks.fault("hostname", "cannot be set: the container has the UTS namespace of the host")
         if self.console_size is not None and not self.terminal:
             checks.fault("consoleSize", "has no meaning without terminal")
         return self
+
+    def _check_rootfs(self) -> None:
+        if self.image is not None:
+            checks.fault("rootfs", "cannot be given with image")
+        if self.preserve_fds > MAX_PRESERVED_BESIDE_ROOT:
+            checks.fault(
+                "preserveFds",
+                f"is more than {MAX_PRESERVED_BESIDE_ROOT}: with rootfs two more descriptors are under way",
+            )
 
 
 class PlainRun(RunRequest):
@@ -138,6 +152,8 @@ class PlainRun(RunRequest):
             checks.fault("stdinBase64", "cannot be there beside stdin")
         if self.terminal:
             checks.fault("terminal", "cannot be had over plain HTTP: use dkrctl, or a session")
+        if self.rootfs is not None:
+            checks.fault("rootfs", "cannot be passed over plain HTTP: use dkrctl, or a session")
         if self.preserve_fds:
             checks.fault("preserveFds", "cannot be passed over plain HTTP: use dkrctl, or a session")
         if not self.rm:

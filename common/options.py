@@ -200,6 +200,17 @@ RUN_OPTIONS: tuple[Option, ...] = (
         group=_CONTAINER,
         complete=FILES,
     ),
+    Option(
+        "rootfs",
+        "",
+        VALUE,
+        "DIR",
+        "rootfs",
+        "the root is the directory DIR, which stays as it is; all words that follow are the command",
+        group=_CONTAINER,
+        complete=DIRECTORIES,
+        docker="Podman's, where the directory stands in the image's place",
+    ),
     Option("read-only", "", FLAG, "", "readonly", "the root cannot be written", group=_CONTAINER),
     Option(
         "tmpfs",
@@ -385,7 +396,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
 
 RUN = Command(
     "run",
-    "dkrctl run [OPTIONS] [IMAGE] COMMAND [ARG...]",
+    "dkrctl run [OPTIONS] [IMAGE | --rootfs DIR] COMMAND [ARG...]",
     "Run a command in a new container, as if it ran here: its input, output, terminal, signals and exit "
     "status are the caller's. A first word that begins with / is a command in the default root; any other "
     "names an image, and the command follows.",
@@ -395,6 +406,7 @@ RUN = Command(
         ("dkrctl run --rm -e LANG -w /tmp /usr/bin/env", "the caller's LANG, another directory"),
         ("tar c . | dkrctl run --rm /bin/sha256sum", "pipes work as without it"),
         ("dkrctl run --rm --timeout 1.5s busybox sleep 60", "ended after one and a half seconds"),
+        ("dkrctl run --rm --rootfs ./alpine sh", "in a directory's own tree, which stays as it is"),
         ("dkrctl run --read-only --tmpfs /tmp:size=16m /bin/sh", "only /tmp can be written"),
         ("dkrctl run --rm --explain /bin/true", "how a container starts, step by step"),
     ),

@@ -3,11 +3,11 @@
 On the lean path (see lean.py): imports built-in modules, errors and frames. `socket` would cost 6.8 ms for
 its enums, `http.client` 33.
 
-Whatever the daemon answers is bounded and nothing of it is trusted: a descriptor that comes is looked at by
-session.py.
+Whatever the daemon answers is bounded and nothing of it is trusted: a session is one only if root has made its socket.
 """
 
 import _socket
+import posix
 import sys
 
 from common.errors import DkrError, ProtocolError, Unavailable, from_wire
@@ -17,6 +17,7 @@ UPGRADE = "dkr-session/1"
 MAX_HEAD = 64 * 1024  # bytes
 MAX_BODY = 1024 * 1024  # bytes; of an answer or a record
 _ROOM = _socket.CMSG_SPACE(4)
+_UCRED = 12  # bytes of struct ucred: pid, uid, gid; unix(7)
 _CHUNK = 65536
 _BEGIN = b"HTTP/1."  # of every answer
 
@@ -29,6 +30,10 @@ def descriptors_of(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
             whole = len(data) - len(data) % 4
             found += [int.from_bytes(data[at : at + 4], sys.byteorder) for at in range(0, whole, 4)]
     return found
+
+
+def _uid(ucred: bytes) -> int:
+    return int.from_bytes(ucred[4:8], sys.byteorder)
 
 
 class Answer:
@@ -57,9 +62,11 @@ class Connection:
 
     Always reads with room for a descriptor: a plain recv(2) that runs into the hand-over record would lose
     it.
+
+    vouched  the descriptor came with root's word (`_look_for_word`)
     """
 
-    __slots__ = ("_data", "_descriptors", "_path", "_socket")
+    __slots__ = ("_data", "_descriptors", "_path", "_room", "_socket", "vouched")
 
     def __init__(self, path: str, limit: bytes = b"") -> None:
         """Connect to the socket at `path`; raises Unavailable or NotPermitted, saying what to do.
@@ -69,6 +76,8 @@ class Connection:
         self._data = bytearray()
         self._descriptors: list[int] = []
         self._path = path
+        self._room = _ROOM
+        self.vouched = False
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         if limit:
             self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
@@ -99,6 +108,8 @@ class Connection:
             self._socket.sendall(head.encode() + b"\r\n" + body)
         except (BrokenPipeError, ConnectionResetError):
             pass  # it may have answered before it had read all; what it said comes next
+        if upgrade:
+            self._look_for_word()
         while (end := self._data.find(b"\r\n\r\n")) < 0:
             # Looked at as it comes: who speaks something else may well wait for us to go on.
             if len(self._data) > MAX_HEAD or self._data[: len(_BEGIN)] != _BEGIN[: len(self._data)]:
@@ -113,6 +124,18 @@ class Connection:
         answer = Answer(bytes(self._data[:end]))
         del self._data[: end + 4]
         return answer
+
+    def _look_for_word(self) -> None:
+        """In a user namespace that does not have root's uid, no socket shows that root has made it (SO_PEERCRED says nobody).
+
+        There root's word is looked for: with the descriptor it sends credentials that are not its own but ours, which the
+        kernel allows nobody else (SCM_CREDENTIALS, unix(7)). Asked for only now: a socket that sends while it wants
+        credentials is given an abstract name.
+        """
+        ucred = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED)
+        if _uid(ucred) != 0:
+            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+            self._room = _ROOM + _socket.CMSG_SPACE(_UCRED)
 
     def body(self, answer: Answer) -> bytes:
         """The body that follows the head `answer`; cut off where the daemon stops early."""
@@ -156,14 +179,62 @@ class Connection:
 
     def _fill(self) -> bool:
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(_CHUNK, _ROOM, _socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self._socket.recvmsg(_CHUNK, self._room, _socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return False
-        self._descriptors += descriptors_of(ancillary)
+        descriptors = descriptors_of(ancillary)
+        if descriptors:
+            # Bytes of two senders never come in one piece while credentials are asked for: these are the descriptor's.
+            self.vouched = self._room > _ROOM and _claims_us(ancillary)
+        self._descriptors += descriptors
         if flags & _socket.MSG_CTRUNC:
             raise ProtocolError("cannot understand the daemon: it sent more descriptors than one")
         self._data += data
         return bool(data)
+
+
+def _claims_us(ancillary: list[tuple[int, int, bytes]]) -> bool:
+    """Whether the credentials are those of this process, which only root, or this user, can send."""
+    own = posix.geteuid()
+    for level, kind, data in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_CREDENTIALS and len(data) == _UCRED:
+            return _uid(data) == own and own != _overflow()
+    return False
+
+
+def _overflow() -> int:
+    """The uid that every uid without a name here is shown as; ours, too, if it has none."""
+    try:
+        with open("/proc/sys/fs/overflowuid", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 65534
+
+
+def _trust(descriptor: int, vouched: bool) -> None:
+    """ProtocolError, and the descriptor closed, unless it is a session socket made by root.
+
+    That tells the shim from the api: the api could have put itself in between, and would get the caller's descriptors.
+    """
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, descriptor)
+    option = sock.getsockopt
+    try:
+        domain = option(_socket.SOL_SOCKET, _socket.SO_DOMAIN)
+        kind = option(_socket.SOL_SOCKET, _socket.SO_TYPE)
+        ucred = option(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED)
+    except OSError as err:
+        sock.close()
+        raise ProtocolError("cannot trust the session: it is no socket") from err
+    if domain != _socket.AF_UNIX or kind != _socket.SOCK_SEQPACKET:
+        sock.close()
+        raise ProtocolError("cannot trust the session: it is not a Unix SEQPACKET socket")
+    if _uid(ucred) != 0 and not vouched:
+        sock.close()
+        raise ProtocolError(
+            "cannot trust the session: the session was not made by root",
+            hint="what answers on this socket is not dkrd, or its api was taken over",
+        )
+    sock.detach()
 
 
 def problem(answer: Answer, body: bytes, path: str) -> DkrError:
@@ -203,6 +274,7 @@ def ask_session(path: str, target: str, body: bytes = b"") -> tuple[str, int]:
     finally:
         connection.close()
     if value.get("type") == "session" and len(descriptors) == 1 and isinstance(value.get("id"), str):
+        _trust(descriptors[0], connection.vouched)
         return str(value["id"]), descriptors[0]
     for descriptor in descriptors:
         _socket.close(descriptor)

@@ -11,6 +11,7 @@ from common.errors import BadRequest
 from dkrctl.parse import Parsed, count, seconds, utf8
 
 MAX_PRESERVED = 250  # docs/protocol.md; with 0-2 the 253 of SCM_MAX_FD, unix(7)
+MAX_BESIDE_ROOTFS = 248  # two more go along with --rootfs
 MAX_ENV_FILE = 16 * 1024 * 1024  # bytes; guards against a device or a log named by mistake
 
 _TEXTS = ("name", "workdir", "user", "hostname", "stop-signal", "on-disconnect")
@@ -63,12 +64,18 @@ def asks(request: dict[str, object]) -> list[str]:
 def preserved(parsed: Parsed) -> int:
     """How many descriptors from 3 on `--preserve-fds` names."""
     text = parsed.last("preserve-fds")
-    return 0 if text is None else count(text, "preserve-fds", MAX_PRESERVED)
+    return 0 if text is None else count(text, "preserve-fds", most_preserved(parsed))
+
+
+def most_preserved(parsed: Parsed) -> int:
+    """How many descriptors from 3 on can go along."""
+    return MAX_PRESERVED if parsed.last("rootfs") is None else MAX_BESIDE_ROOTFS
 
 
 def _command(parsed: Parsed, request: dict[str, object]) -> None:
     words = [utf8(word, f"argument {place}") for place, word in enumerate(parsed.rest, 1)]
-    image = words.pop(0) if words and not words[0].startswith("/") else None
+    named = bool(words) and parsed.last("rootfs") is None and not words[0].startswith("/")
+    image = words.pop(0) if named else None
     if image == "":
         raise BadRequest("cannot run a container: the name of the image is empty")
     entry = parsed.last("entrypoint")
@@ -80,7 +87,7 @@ def _command(parsed: Parsed, request: dict[str, object]) -> None:
         what = f"image {image}" if image else "a container"
         raise BadRequest(
             f"cannot run {what}: there is no command",
-            hint="dkrctl run [OPTIONS] [IMAGE] COMMAND [ARG...]; a command in the default root begins with /",
+            hint="dkrctl run [OPTIONS] [IMAGE | --rootfs DIR] COMMAND [ARG...]; a command in the default root begins with /",
         )
     if image is not None:
         request["image"] = image

@@ -35,6 +35,7 @@ SECTIONS: dict[tuple[str, str], str] = {
     ("init", "await maps"): "Init, while the guardian mounts",
     ("shim", "layers"): "The guardian mounts",
     ("helper", "layers"): "A helper mounts",
+    ("helper", "attach root"): "A helper mounts",
     ("shim", "await init"): "The guardian mounts the rest, and the walls",
     ("helper", "await init"): "The helper mounts the rest, and the walls",
     ("shim", "return"): "The guardian returns to the host",
@@ -110,6 +111,18 @@ WHYS: dict[str, Why] = {
         "dkrd/shim/state.py",
         _pages("rename(2)"),
     ),
+    "open root": Why(
+        "The directory that the daemon's settings name, for everybody: each one on the way must be root's, and none a link, or "
+        "others had a say in what it is.",
+        "dkrd/shim/default_root.py",
+        _pages("openat2(2) fork(2)"),
+    ),
+    "clone root": Why(
+        "A descriptor is all that is believed of a directory: it can only be had by who may reach it. What must stay covered "
+        "by mounts is looked for without asking the filesystem, which may not answer.",
+        "dkrd/runtime/trees.py",
+        _pages("open_tree(2) proc_pid_mountinfo(5)"),
+    ),
     "plan": Why(
         "First a list of what is to be mounted, made by a pure function; then a loop carries it out and decides nothing.",
         "dkrd/runtime/mounts.py",
@@ -140,9 +153,16 @@ WHYS: dict[str, Why] = {
         _pages("user_namespaces(7)"),
     ),
     "helper": Why(
-        "Before Linux 6.18 a proc filesystem shows the pid namespace of whoever mounts it, so somebody has to be born in it.",
+        "A caller's directory may be on a filesystem that does not answer, and a helper can be killed. Before Linux 6.18 there "
+        "is always one: /proc shows the pid namespace of who mounts it.",
         "dkrd/runtime/mounting.py",
         _pages("pid_namespaces(7) setns(2)"),
+    ),
+    "attach root": Why(
+        "Read-only, so that it is never written. Of a tenant's directory only the tenant's own ids mean somebody inside, so "
+        "the container's root has no right there that the tenant has not.",
+        "dkrd/runtime/tree_root.py",
+        _pages("mount_setattr(2) user_namespaces(7)"),
     ),
     "layers": Why(
         "The read-only layers, attached once for all of them and shown with the range's ids: what root owns there belongs "

@@ -78,6 +78,25 @@ def caller(
     )
 
 
+def own_ids(connection: Credentials, frame: Credentials) -> tuple[int, int]:
+    """The uid and gid of a tenant's that are theirs on a filesystem: those of the process itself, never of whose uid its
+    subuid range is.
+
+    Of root's leaked connection in another's hands the frame's count (`caller`). Raises NotPermitted where the two are not
+    the same process's ids: neither pair could do with the files what both together could.
+    """
+    if connection.uid == 0:
+        return frame.uid, frame.gid
+    if frame.uid != 0 and (frame.uid, frame.gid) != (connection.uid, connection.gid):
+        raise NotPermitted(
+            f"cannot tell whose files are meant: the connection is {connection.uid}:{connection.gid}'s, the session "
+            f"{frame.uid}:{frame.gid}'s",
+            rule="two-callers",
+            hint="connect and run as one user and group",
+        )
+    return connection.uid, connection.gid
+
+
 def may_touch(who: Caller, uid: int) -> bool:
     """Whether a container of `uid` is there for `who`: their own, or anybody's for an admin."""
     return who.admin or who.uid == uid

@@ -41,7 +41,7 @@ class Settings:
     log_level            debug, info, warning or error
     log_format           text or json
     http_lifts           whether an admin may ask over plain HTTP for more than a tenant's defaults
-    default_root         root filesystem of a run that names none
+    default_root         root filesystem of a run that names none: a built-in one, or the path of a directory
     api_user             user that the api runs as
     admin_group          group whose members may do anything
     ids_first, ids_last  the pool of ids, both ends included, in whole ranges of 65536
@@ -139,6 +139,17 @@ def _name(value: object) -> str:
     return value
 
 
+def _root(value: object) -> str:
+    if isinstance(value, str) and value.startswith("/"):
+        return _path(value)
+    try:
+        return _name(value)
+    except ValueError:
+        raise ValueError(
+            "a string, the name of a built-in root or the absolute path of a directory"
+        ) from None
+
+
 def _cgroup(value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/"):
         return _name(value)
@@ -212,7 +223,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "log_level": ("log_level", _one_of(*LOG_LEVELS)),
     "log_format": ("log_format", _one_of(*LOG_FORMATS)),
     "http_lifts": ("http_lifts", _boolean),
-    "default_root": ("default_root", _name),
+    "default_root": ("default_root", _root),
     "api_user": ("api_user", _name),
     "admin_group": ("admin_group", _name),
     "ids.first": ("ids_first", _pool_first),

@@ -325,6 +325,7 @@ def start_frame(request: Json, *, stdio: list[int] | None = None, tty: list[int]
         "asks": [],
         "stdio": stdio or [],
         "tty": ([] if stdio else [0, 1, 2]) if tty is None else tty,
+        "root": [],
         "want": [],
     }
 

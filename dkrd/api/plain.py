@@ -176,6 +176,7 @@ class _Attempt:
             "asks": wanted.asks(),
             "stdio": [0, 1, 2],
             "tty": [],
+            "root": [],
             "want": [],
         }
         descriptors = array.array("i", [self._input.reader, *(output.writer for output in self._outputs)])

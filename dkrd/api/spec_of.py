@@ -22,12 +22,13 @@ def bundle_of(request: RunRequest, settings: Settings, name: str | None = None) 
 
     Raises NotFound where the image is not known.
     """
-    roots.resolve(image_of(request, settings))
+    if request.image is not None or not (request.rootfs or settings.default_root.startswith("/")):
+        roots.resolve(image_of(request, settings))
     # Only what was given: the defaults are filled in where policy fills them in.
     given = request.to_request()
     return bundle.bundle_of(given, settings.default_root, name or names.made())
 
 
 def image_of(request: RunRequest, settings: Settings) -> str:
-    """The name of the image or built-in root that the request means."""
-    return request.image if request.image is not None else settings.default_root
+    """The name of the image, built-in root or directory that the request means."""
+    return request.rootfs or request.image or settings.default_root

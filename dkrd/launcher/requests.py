@@ -65,13 +65,14 @@ class Host:
 class Work:
     """The code that the launcher forks into: what a shim does, and the jobs of the closed list.
 
-    shim     a container's guardian; returns when nothing is left to do
-    remove   `rm` of a stopped container; None
-    collect  the end of a container whose shim died: its state where it is kept, None where nothing is left
-    seccomp  path of the compiled filter
-    asks     what clients may ask of a container: kind -> what is answered where it has no shim (any more)
-    layers   built-in root -> name of its layer; no start without that of the root `host`
-    prime    what the shims remember of the host, looked up once before the first fork
+    shim       a container's guardian; returns when nothing is left to do
+    remove     `rm` of a stopped container; None
+    collect    the end of a container whose shim died: its state where it is kept, None where nothing is left
+    seccomp    path of the compiled filter
+    asks       what clients may ask of a container: kind -> what is answered where it has no shim (any more)
+    layers     built-in root -> name of its layer; no start without that of the root `host`
+    directory  looks at the directory that the setting `default_root` names; raises why containers cannot have it
+    prime      what the shims remember of the host, looked up once before the first fork
     """
 
     shim: Callable[[ShimTask], None]
@@ -80,6 +81,7 @@ class Work:
     seccomp: Callable[[Settings], str]
     asks: Mapping[str, Callable[[Settings, ids.Pool, str, Credentials, int | None], object]]
     layers: Mapping[str, Callable[[Settings], str]]
+    directory: Callable[[Settings], None]
     prime: Callable[[], None]
 
 

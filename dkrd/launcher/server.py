@@ -130,6 +130,10 @@ class Launcher:
             self._loop, self._log, self._runner, self._containers, self._work, self._leaves, host
         )
         self._start_serving(Identity(self._argv, api_uid, api_gid), pool)
+        if settings.default_root.startswith("/"):
+            # Beside the serving: other roots need not wait for a directory that may be on a dead filesystem.
+            look = partial(self._work.directory, settings)
+            self._runner.submit("default root", look, self._looked_at_default_root)
         self._log.info(
             "started", socket=self._listener.path, milliseconds=round((time.monotonic() - begun) * 1000)
         )
@@ -148,6 +152,11 @@ class Launcher:
             say = self._log.warning if root == self._settings.default_root else self._log.info
             say(f"there is no root {root}", cause=err.message, hint=err.hint)
             return err
+
+    def _looked_at_default_root(self, value: object, error: DkrError | None) -> None:
+        """Say why containers cannot have the directory. Each run looks again, and is told the same."""
+        if error is not None:
+            self._log.warning("the default root cannot be used", cause=error.message, hint=error.hint)
 
     def _start_serving(self, identity: Identity, pool: ids.Pool) -> None:
         settings = self._settings

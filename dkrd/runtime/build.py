@@ -21,7 +21,6 @@ import contextlib
 import functools
 import os
 import select
-import signal
 import socket
 import time
 from dataclasses import dataclass
@@ -29,7 +28,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common.errors import DkrError, Internal, StartFailed
-from dkrd.runtime import cgroups, failure, init, init_steps, mounting, signals, strace, syscalls
+from dkrd.runtime import (
+    cgroups,
+    errands,
+    failure,
+    init,
+    init_steps,
+    mounting,
+    signals,
+    strace,
+    syscalls,
+    trees,
+)
 from dkrd.runtime.operations import Operation, Stage
 
 if TYPE_CHECKING:
@@ -52,6 +62,7 @@ class Task:
     plan       from mounts.plan()
     base       host id of the container's id 0; 0 with the host's user namespace
     deadline   on the monotonic clock, seconds
+    tree       the directory that `plan` has for the root, where it has one
     """
 
     spec: Spec
@@ -67,6 +78,7 @@ class Task:
     preserved: tuple[int, ...]
     program: bytes
     last_cap: int
+    tree: trees.Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,11 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
     read, write = os.pipe2(os.O_CLOEXEC)
     stack.callback(os.close, read)
     log = recorder.child("init", partial(init_steps.describe, task))
+    tree = trees.Tree()
+    if task.tree is not None:
+        recorder.begin("clone root", partial(trees.describe, task.tree, task.base))
+        tree = stack.enter_context(trees.taken(task.tree, task.base, task.deadline))
+        recorder.note(tree.note)
     with _mount_namespace(recorder), _time_namespace(task.spec, recorder):
         flags = 0
         for name, flag in _CLONE_FLAGS.items():
@@ -134,14 +151,15 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
             directory=task.directory,
             namespaces=task.spec.namespaces,
             pidfd=pidfd,
-            stage=Stage(base=task.base, userns=userns),
+            stage=Stage(base=task.base, userns=userns, tree=tree),
             ready=lambda: _await_ready(ours, read, task.deadline),
+            keep=(ours.fileno(), read),
         )
         helper = _fill(work, pid, recorder)
         recorder.begin("return", partial(_describe_return, task.spec))
     if helper is not None:
         recorder.begin("await helper", f"read(errors, {failure.MAX_RECORD}) = 0; wait4({helper.pid})")
-        helper.join(lambda fd: _read_to_end(fd, task.deadline))
+        helper.join(lambda fd: _read_of_helper(fd, task))
     recorder.begin("root", 'sendto(sync, "root")')
     ours.send(init.ROOT)
     master = -1
@@ -159,8 +177,9 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
 
 
 def _fill(work: mounting.Work, pid: int, recorder: Recorder) -> mounting.Helper | None:
-    """Mount the root: here where the kernel allows it, else by a helper that is to be waited for."""
-    if "pid" not in work.namespaces or mounting.proc_names_namespace():
+    """Mount the root: here where the kernel allows it and nothing can hang, else by a helper that is to be waited for."""
+    own = work.stage.tree.mount < 0
+    if own and ("pid" not in work.namespaces or mounting.proc_names_namespace()):
         if "pid" in work.namespaces:
             work.stage.pidns = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -173,6 +192,14 @@ def _fill(work: mounting.Work, pid: int, recorder: Recorder) -> mounting.Helper 
     size = 4096 + 256 * len(work.plan)
     with signals.blocked():
         return mounting.fill_by_helper(work, recorder.child("helper", partial(mounting.describe, work), size))
+
+
+def _read_of_helper(fd: int, task: Task) -> bytes:
+    """What the helper has to say, up to its end."""
+    try:
+        return _read_to_end(fd, task.deadline)
+    except StartFailed as err:
+        raise (err if task.tree is None else trees.unanswered(task.tree.name)) from None
 
 
 def _await_ready(sync: socket.socket, errors: int, deadline: float) -> None:
@@ -255,9 +282,7 @@ def _killed_on_failure(pid: int, pidfd: int) -> Iterator[contextlib.ExitStack]:
     """Kill and reap init when the block's owner fails; `pop_all()` on the yielded stack calls that off."""
 
     def undo() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        errands.end(pid, pidfd, kill=True)
         os.close(pidfd)
 
     with contextlib.ExitStack() as stack:
@@ -315,11 +340,7 @@ def _read_to_end(fd: int, deadline: float) -> bytes:
     while True:
         left = deadline - time.monotonic()
         if left <= 0 or not poll.poll(left * 1000):
-            raise StartFailed(
-                "cannot start the container: its build did not end in time",
-                step="deadline",
-                hint="the setting limits.start_seconds",
-            )
+            raise errands.late()
         chunk = os.read(fd, failure.MAX_RECORD)
         if not chunk:
             return data

@@ -13,13 +13,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from common.errors import DkrError, Internal
-from dkrd.runtime import failure, syscalls
+from common.errors import Internal
+from dkrd.runtime import errands, failure, syscalls
 from dkrd.runtime.operations import MountFilesystem, PivotRoot
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ class Work:
     pidfd         of init
     stage         what the operations share
     ready         returns when init has its net and ipc namespaces and needs the host's tree no more
+    keep          descriptors that `ready` needs
     """
 
     plan: tuple[Operation, ...]
@@ -50,6 +50,7 @@ class Work:
     pidfd: int
     stage: Stage
     ready: Callable[[], None]
+    keep: tuple[int, ...] = ()
 
 
 @functools.cache
@@ -128,21 +129,22 @@ def _joined(work: Work) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Helper:
-    """A forked helper at work: its pid and the read end of its error pipe."""
+    """A forked helper at work: its pid, its pidfd and the read end of its error pipe."""
 
     pid: int
+    pidfd: int
     errors: int
 
     def join(self, read_to_end: Callable[[int], bytes]) -> None:
         """Wait for it: its error pipe to the end first (a full pipe would hold it), then its exit."""
+        late = True
         try:
             data = read_to_end(self.errors)
-        except DkrError:
-            os.kill(self.pid, signal.SIGKILL)
-            raise
+            late = False
         finally:
             os.close(self.errors)
-            _, status = os.waitpid(self.pid, 0)
+            status = errands.end(self.pid, self.pidfd, kill=late)
+            os.close(self.pidfd)
         if data:
             raise failure.decode(data)
         if status:
@@ -182,11 +184,12 @@ def fill_by_helper(work: Work, log: Log) -> Helper:
     finally:
         os.close(own)
         os.close(write)
-    return Helper(pid, read)
+    return Helper(pid, os.pidfd_open(pid), read)
 
 
 def _help(work: Work, error: int, log: Log) -> NoReturn:
     try:
+        errands.keep_only((error, work.pidfd, *work.keep, *work.stage.descriptors))
         fill_here(work, log)
     except BaseException as err:
         failure.send(error, err, log.current or "mount")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from common.errors import BadRequest
 from dkrd.runtime import syscalls
 from dkrd.runtime.operations import (
+    LAYERS,
     AttachLayers,
     BindHost,
     DetachLayers,
@@ -23,9 +24,11 @@ from dkrd.runtime.operations import (
     PivotRoot,
     RootReadonly,
 )
+from dkrd.runtime.tree_root import AttachTree
 
 if TYPE_CHECKING:
     from dkrd.runtime.spec import Mount, Spec
+    from dkrd.runtime.trees import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,20 @@ class Root:
     layers            names below it, topmost first
     volatile          nothing that is written outlives the container
     binds             (path on the host, path inside): what the built-in root `host` shows of the host
+    tree              instead of layers: a directory that somebody named, which build.Task brings
     """
 
     layers_directory: str
     layers: tuple[str, ...]
     volatile: bool = False
     binds: tuple[tuple[str, str], ...] = ()
+    tree: Source | None = None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What is to be closed once the root stands."""
+        tree = self.tree
+        return () if tree is None else tuple(fd for fd in (tree.directory, tree.namespace) if fd >= 0)
 
 
 # mount option -> (attribute, set it or clear it); mount(8), "filesystem-independent mount options"
@@ -69,11 +80,7 @@ def plan(spec: Spec, root: Root, base: int) -> tuple[Operation, ...]:
 
     Raises BadRequest for a mount option that is not known.
     """
-    operations: list[Operation] = [
-        AttachLayers(root.layers_directory),
-        MountOverlay(root.layers, root.volatile),
-        DetachLayers(),
-    ]
+    operations = [*_lower(root), DetachLayers()]
     operations += _binds(root.binds)
     for index, mount in enumerate(spec.mounts):
         operations.append(_filesystem(mount, base, f"spec.mounts[{index}]"))
@@ -84,6 +91,17 @@ def plan(spec: Spec, root: Root, base: int) -> tuple[Operation, ...]:
         operations.append(RootReadonly())
     operations.append(PivotRoot())
     return tuple(operations)
+
+
+def _lower(root: Root) -> tuple[Operation, ...]:
+    """The overlay's lower layer and the overlay."""
+    tree = root.tree
+    if tree is None:
+        return AttachLayers(root.layers_directory), MountOverlay(root.layers, root.volatile)
+    mapping = (
+        "its user namespace" if tree.ids is None else f"one that maps {tree.ids[0]}:{tree.ids[1]} to 0:0"
+    )
+    return AttachTree(tree.name, mapping, LAYERS), MountOverlay((), root.volatile, tree.name)
 
 
 @functools.lru_cache(maxsize=8)

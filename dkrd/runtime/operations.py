@@ -13,7 +13,9 @@ import stat
 from dataclasses import dataclass, field
 
 from common.errors import HostUnfit, StartFailed
-from dkrd.runtime import paths, strace, syscalls
+from dkrd.runtime import paths, strace, syscalls, tree_root
+from dkrd.runtime.tree_root import AttachTree
+from dkrd.runtime.trees import Tree
 
 NULL_DEVICE = os.makedev(1, 3)
 LAYERS = "l"  # where the layers are attached for a moment, in the container's directory
@@ -31,6 +33,8 @@ class Stage:
     base    host id of the container's id 0
     userns  descriptor of the container's user namespace, or -1 where it is the host's
     pidns   descriptor of the pid namespace that proc shows, or -1 for the mounting process's own
+    tree    the directory that becomes the root, where one does
+    flags   MOUNT_ATTR_* that the root's mount takes over from it
     root    descriptor of the root's mount, once it stands
     kernel  st_dev of the proc and sysfs mounts: nobody mounts on these or below
     note    what an operation found out that its description has to tell
@@ -39,10 +43,17 @@ class Stage:
     base: int
     userns: int
     pidns: int = -1
+    tree: Tree = field(default_factory=Tree)
+    flags: int = 0
     root: int = -1
     kernel: set[int] = field(default_factory=set)
     masks: dict[str, int] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What is open before the first operation."""
+        return (self.userns, self.tree.mount, self.tree.mapping)
 
     def close(self) -> None:
         """Close what the operations have opened for each other; the mounts stay."""
@@ -91,16 +102,18 @@ class MountOverlay:
     path of the host.
 
     volatile  the kernel need not bring what is written to the disk: nobody will look at it after a crash
+    tree      instead of layers: the name of the directory that AttachTree has attached
     """
 
     layers: tuple[str, ...]
     volatile: bool = False
+    tree: str = ""
     step = "overlay"
 
     def options(self) -> tuple[tuple[str, str], ...]:
         return (
             ("source", "overlay"),
-            ("lowerdir", ":".join(f"{LAYERS}/{name}" for name in self.layers)),
+            ("lowerdir", ":".join(f"{LAYERS}/{name}" for name in self.layers) or LAYERS),
             ("upperdir", "upper"),
             ("workdir", "work"),
             # Always explicit: a kernel's configuration may have other defaults, and each of these has been
@@ -114,17 +127,24 @@ class MountOverlay:
 
     def describe(self, stage: Stage, note: str = "") -> str:
         volatile = (("volatile", None),) if self.volatile else ()
-        made = strace.new_filesystem("overlay", (*self.options(), *volatile), syscalls.MOUNT_ATTR_NODEV)
+        attributes = syscalls.MOUNT_ATTR_NODEV | int(note or 0)
+        made = strace.new_filesystem("overlay", (*self.options(), *volatile), attributes)
         return f"{made}; {strace.attach('root', ROOT)}"
 
     def execute(self, stage: Stage) -> None:
         fs = syscalls.fsopen("overlay")
-        for key, value in self.options():
-            syscalls.fsconfig_string(fs, key, value)
-        if self.volatile:
-            syscalls.fsconfig_flag(fs, "volatile")
-        syscalls.fsconfig_create(fs)
-        stage.root = syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NODEV)
+        try:
+            for key, value in self.options():
+                syscalls.fsconfig_string(fs, key, value)
+            if self.volatile:
+                syscalls.fsconfig_flag(fs, "volatile")
+            syscalls.fsconfig_create(fs)
+        except OSError as err:
+            if not self.tree:
+                raise
+            raise tree_root.refused_by_overlay(self.tree, err, fs) from err
+        stage.note = str(stage.flags) if stage.flags else ""
+        stage.root = syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NODEV | stage.flags)
         os.close(fs)
         syscalls.move_mount(stage.root, syscalls.AT_FDCWD, ROOT)
 
@@ -418,6 +438,7 @@ class PivotRoot:
 
 Operation = (
     AttachLayers
+    | AttachTree
     | MountOverlay
     | DetachLayers
     | BindHost

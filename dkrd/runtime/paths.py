@@ -14,6 +14,7 @@ import stat
 from common.errors import StartFailed
 from dkrd.runtime import syscalls
 
+_PLAIN = "the root must have a plain directory there, or nothing"
 _INSIDE = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
 
@@ -57,10 +58,12 @@ def _directory(root: int, path: str, links: bool) -> int:
             raise StartFailed(
                 f"cannot mount on {path}: it is, or lies behind, a symbolic link in the root",
                 errno=errno.ELOOP,
-                hint="the root must have a plain directory there, or nothing",
+                hint=_PLAIN,
             ) from err
         raise
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(fd)
-        raise StartFailed(f"cannot mount on {path}: it is not a directory in the root", errno=errno.ENOTDIR)
+        raise StartFailed(
+            f"cannot mount on {path}: it is not a directory in the root", errno=errno.ENOTDIR, hint=_PLAIN
+        )
     return fd

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p, sizeof
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ CLONE_INTO_CGROUP = 0x200000000
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_EMPTY_PATH = 0x1000
+AT_STATX_DONT_SYNC = 0x4000
 AT_RECURSIVE = 0x8000
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -60,6 +62,12 @@ MOUNT_ATTR_NOSUID = 0x02
 MOUNT_ATTR_NODEV = 0x04
 MOUNT_ATTR_NOEXEC = 0x08
 MOUNT_ATTR_IDMAP = 0x00100000
+MOUNT_ATTR_NOSYMFOLLOW = 0x00200000
+
+# <linux/stat.h>, <linux/nsfs.h>
+STATX_BASIC_STATS = 0x07FF
+STATX_MNT_ID = 0x1000
+NS_GET_NSTYPE = 0xB703
 
 # <linux/prctl.h>, <linux/seccomp.h>, <linux/capability.h>, <linux/keyctl.h>, <linux/close_range.h>
 PR_SET_DUMPABLE = 4
@@ -76,8 +84,22 @@ CLOSE_RANGE_CLOEXEC = 4
 
 # Numbers from 424 on are the same everywhere; the older ones are not.
 _OLD_NUMBERS = {
-    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317, "keyctl": 250, "rt_sigaction": 13},
-    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277, "keyctl": 219, "rt_sigaction": 134},
+    "x86_64": {
+        "pivot_root": 155,
+        "capset": 126,
+        "seccomp": 317,
+        "keyctl": 250,
+        "rt_sigaction": 13,
+        "statx": 332,
+    },
+    "aarch64": {
+        "pivot_root": 41,
+        "capset": 91,
+        "seccomp": 277,
+        "keyctl": 219,
+        "rt_sigaction": 134,
+        "statx": 291,
+    },
 }
 _NUMBERS = {
     "open_tree": 428,
@@ -167,6 +189,7 @@ _move_mount = _numbered("move_mount", c_int, c_char_p, c_int, c_char_p, c_uint)
 _fsopen = _numbered("fsopen", c_char_p, c_uint)
 _fsconfig = _numbered("fsconfig", c_int, c_uint, c_char_p, c_char_p, c_int)
 _fsmount = _numbered("fsmount", c_int, c_uint, c_uint)
+_statx = _numbered("statx", c_int, c_char_p, c_int, c_uint, c_char_p)
 _clone3 = _numbered("clone3", POINTER(_CloneArgs), c_ulong)
 _close_range = _numbered("close_range", c_uint, c_uint, c_uint)
 _openat2 = _numbered("openat2", c_int, c_char_p, POINTER(_OpenHow), c_ulong)
@@ -315,6 +338,29 @@ def openat2(dirfd: int, path: str, flags: int, resolve: int, mode: int = 0) -> i
     """openat2(2); the descriptor is close-on-exec."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     return _check(_openat2(dirfd, os.fsencode(path), byref(how), sizeof(how)), f"openat2 {path}")
+
+
+_STATX = struct.Struct("16xI8xH106xIIQ104x")  # stx_nlink, stx_mode, stx_dev_major, stx_dev_minor, stx_mnt_id
+
+
+class Statx(NamedTuple):
+    """What `statx` tells: mode and number of links, the device as in os.stat(), the mount's id as in mountinfo."""
+
+    nlink: int
+    mode: int
+    dev: int
+    mount: int
+
+
+def statx(fd: int) -> Statx:
+    """statx(2) of `fd` itself by what the kernel knows (AT_STATX_DONT_SYNC): unlike fstat(2) it does not ask the server of
+    a FUSE or network filesystem, which may not answer.
+    """
+    buffer = ctypes.create_string_buffer(_STATX.size)
+    flags, mask = AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS | STATX_MNT_ID
+    _check(_statx(fd, b"", flags, mask, buffer), "statx")
+    nlink, mode, major, minor, mount = _STATX.unpack(buffer.raw)
+    return Statx(nlink, mode, os.makedev(major, minor), mount)
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:

@@ -10,6 +10,7 @@ from dkrd.runtime import spec
 from dkrd.runtime.document import Reader, refuse
 
 MAX_PRESERVED = 250  # with stdio's three the most that one message carries (SCM_MAX_FD, unix(7))
+ROOTS = ("builtin", "directory", "rootfs")
 DISCONNECT = ("stop", "kill", "keep")
 
 
@@ -18,7 +19,8 @@ class Config:
     """One container as it is to be.
 
     spec           the OCI runtime spec
-    root           name of the built-in root
+    root_kind      builtin, directory (the setting default_root) or rootfs (its caller brings a descriptor)
+    root           name of the built-in root, or of the directory
     user           "NAME[:GROUP]" to look up inside, or None
     stop_timeout   seconds between the stop signal and SIGKILL
     timeout        seconds the run may last, or None
@@ -27,6 +29,7 @@ class Config:
     """
 
     spec: spec.Spec
+    root_kind: str
     root: str
     user: str | None
     name: str
@@ -51,13 +54,14 @@ def parse(data: bytes) -> Config:
     dkr = reader.child("dkr")
     reader.done()
     root = dkr.child("root")
-    root.one_of("kind", ("builtin",))
+    kind = root.one_of("kind", ROOTS)
     name = root.text("name")
     root.done()
     dkr.one_of("seccomp", ("default",))
     dkr.pairs("labels")
     config = Config(
         spec=parsed,
+        root_kind=kind,
         root=name,
         user=dkr.optional_text("user"),
         name=dkr.text("name"),

@@ -14,11 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common import frames, oci
-from common.errors import DkrError, NotFound
 from dkrd import ids
 from dkrd.runtime import build, capabilities, cgroup_tree, cgroups, mounting, mounts, seccomp_bpf, spec
 from dkrd.runtime.operations import LAYERS, ROOT
-from dkrd.shim import host_binds, told
+from dkrd.shim import host_binds, roots, told
 from dkrd.shim.state import write_file
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def prime() -> None:
     mounting.proc_names_namespace()
     # A rehearsal: what is planned for nearly every container is remembered (mounts.py, lru_cache).
     rehearsal = spec.parse(oci.default_spec(["/bin/true"], [], oci.DEFAULT_HOSTNAME, ["mount", "uts"]))
-    mounts.plan(rehearsal, mounts.Root("", (), True, _host_binds()), 0)
+    mounts.plan(rehearsal, mounts.Root("", (), True, roots.of_the_host()), 0)
 
 
 @dataclass(slots=True)
@@ -148,29 +147,6 @@ def _host_file(path: str) -> str:
         return ""
 
 
-@functools.cache
-def _host_binds() -> tuple[tuple[str, str], ...]:
-    return tuple((bind.source, bind.destination) for bind in host_binds.present_binds())
-
-
-def root_of(task: ShimTask, config: Config) -> mounts.Root:
-    """Where the root comes from: decided here, by name, from what the daemon laid down itself.
-
-    Raises NotFound for a name that is none of a built-in root, and why the host cannot have that root.
-    """
-    layer = task.layers.get(config.root)
-    if layer is None:
-        raise NotFound(
-            f"cannot find the image {config.root!r}: no root of this name is known",
-            hint=f"known roots: {', '.join(task.layers)}",
-        )
-    if isinstance(layer, DkrError):
-        raise layer
-    # Of the host's files, the root `host` shows some and no other root any.
-    binds = _host_binds() if config.root == "host" else ()
-    return mounts.Root(f"{task.settings.state_dir}/layers", (layer,), config.rm, binds)
-
-
 def start(
     task: ShimTask, config: Config, root: mounts.Root, container: Container, first: First, recorder: Recorder
 ) -> build.Built:
@@ -193,6 +169,7 @@ def start(
             preserved=first.preserved,
             program=seccomp_bpf.read_program(task.seccomp),
             last_cap=capabilities.last_cap(),
+            tree=root.tree,
         ),
         recorder,
     )

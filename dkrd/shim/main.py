@@ -21,7 +21,7 @@ from common.errors import DkrError, NotPermitted
 from dkrd import policy
 from dkrd.runtime import failure
 from dkrd.runtime.steps import Recorder, Step
-from dkrd.shim import callers, cleanup, told, trace
+from dkrd.shim import callers, cleanup, roots, told, trace
 from dkrd.shim import config as configs
 from dkrd.shim import container as containers
 from dkrd.shim import plan as plans
@@ -30,6 +30,8 @@ from dkrd.shim.guard import Exit, Guard
 from dkrd.shim.state import State, now, send, start_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dkrd.runtime import mounts
     from dkrd.runtime.build import Built
     from dkrd.shim.asks import Handler
@@ -67,7 +69,7 @@ def run(task: ShimTask) -> None:
         recorder.begin("judge", partial(told.judge, config.spec, first.asks))
         who = _judge(task, config, asking, first)
         recorder.note(told.rights(who))
-        root = containers.root_of(task, config)
+        root = roots.root_of(task, config, who, asking, first, recorder)
         if "plan" in first.want:
             _show_plan(task, config, who, first, root, session)
             return
@@ -83,12 +85,11 @@ def run(task: ShimTask) -> None:
         built = containers.start(task, config, root, container, first, recorder)
     except (DkrError, OSError) as err:
         error = failure.describe(err, recorder.current)
-        claims.failed()
-        start.refuse(error, who.uid)
+        claims.failed(lambda: start.refuse(error, who.uid))
         return
     finally:
         container.cgroup.close()
-        for fd in (*first.stdio.values(), *first.preserved):
+        for fd in (*first.stdio.values(), *first.preserved, *root.descriptors):
             os.close(fd)
     container.mounts = built.mounts
     start.succeeded(who, state, built)
@@ -137,7 +138,7 @@ def _show_plan(
     session: sessions.Session,
 ) -> None:
     """A dry run: judged like a real one, and told what would be done. Nothing was made for it."""
-    for fd in (*first.stdio.values(), *first.preserved):
+    for fd in (*first.stdio.values(), *first.preserved, *root.descriptors):
         os.close(fd)
     plan = plans.plan_of(task, config, who, first, root)
     _tell_gone(task)
@@ -275,9 +276,14 @@ class _Ending:
         self._task, self._config, self._container, self._state = task, config, container, state
         self._recorder = recorder
 
-    def failed(self) -> None:
-        """A start that failed leaves nothing, with or without --rm: there is nothing to look at."""
-        self._remove()
+    def failed(self, tell: Callable[[], None]) -> None:
+        """A start that failed leaves nothing, with or without --rm: there is nothing to look at. Then `tell` whom it concerns,
+        also where something is left for the launcher.
+        """
+        try:
+            self._remove()
+        finally:
+            tell()
 
     def ended(self, ending: Exit, guard: Guard) -> None:
         """Write the exit down, tell the clients, then clean up: they do not wait for that, nor it for them."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from common import frames
 from common.errors import BadRequest, DkrError, ProtocolError
 from dkrd.policy import Credentials
+from dkrd.runtime import syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 VERSION = 2
 FIRST_FRAME_SECONDS = 10.0
 _WANTS: tuple[list[str], ...] = ([], ["trace"], ["plan"])
+_ROOT: tuple[list[str], ...] = ([], ["rootfs"], ["rootfs", "mntns"])
 _CHOICES: tuple[list[int], ...] = ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2])
 SO_SNDBUFFORCE = 32
 SO_PASSRIGHTS = 83  # <asm-generic/socket.h>, from Linux 6.16
@@ -44,6 +46,7 @@ class First:
     want       of "trace" and "plan", what the client wants to be told besides
     tty        those of 0..2 that get the container's own terminal; what is in neither stays closed
     preserved  descriptors for 3, 4, ...
+    root       the directory that is to be the root, and the client's mount namespace; none, the first, or both
     """
 
     request: dict[str, object]
@@ -52,6 +55,7 @@ class First:
     stdio: dict[int, int]
     tty: tuple[int, ...]
     preserved: tuple[int, ...]
+    root: tuple[int, ...]
     credentials: Credentials
 
 
@@ -66,10 +70,19 @@ def offer(connection: socket.socket, container: str) -> socket.socket:
         end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, frames.MAX_FRAME)
     data = frames.record({"type": "session", "id": container})
     rights = array.array("i", [theirs.fileno()])
+    # The client's own credentials, in its place: only root may send another's. By these a client that cannot see whose
+    # socket it is (in a user namespace without root's uid) knows that root has made it.
+    _, uid, gid = _CREDENTIALS.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
+    word = _CREDENTIALS.pack(os.getpid(), uid, gid)
     try:
         sent = connection.sendmsg(
             [data],
-            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)],
+            [
+                (socket.SOL_SOCKET, socket.SCM_RIGHTS, rights),
+                (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, word),
+            ],
             socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,
         )
     finally:
@@ -225,13 +238,13 @@ class Session:
 
 
 def _first(message: dict[str, object], descriptors: list[int], credentials: Credentials) -> First:
-    known = {"type", "version", "request", "asks", "stdio", "tty", "want"}
+    known = {"type", "version", "request", "asks", "stdio", "tty", "root", "want"}
     if set(message) != known or message["type"] != "start" or message["version"] != VERSION:
         raise ProtocolError(
             f"cannot read the first frame: it is not a version {VERSION} start",
             hint="use a dkrctl of the daemon's release",
         )
-    request, asks, want = message["request"], message["asks"], message["want"]
+    request, asks, want, root = message["request"], message["asks"], message["want"], message["root"]
     if not isinstance(request, dict) or not isinstance(asks, list) or want not in _WANTS:
         raise ProtocolError("cannot read the first frame: request, asks or want is of another type")
     if not all(isinstance(a, str) for a in asks):
@@ -239,8 +252,11 @@ def _first(message: dict[str, object], descriptors: list[int], credentials: Cred
     stdio, tty = _numbers(message, "stdio"), _numbers(message, "tty")
     if set(stdio) & set(tty):
         raise ProtocolError("cannot read the first frame: a number is in stdio and in tty")
+    if root not in _ROOT or not isinstance(root, list):
+        raise ProtocolError("cannot read the first frame: root is nothing, rootfs, or rootfs and mntns")
     preserved = request.get("preserveFds", 0)
-    wanted = len(stdio) + (preserved if isinstance(preserved, int) else 0)
+    count = preserved if type(preserved) is int and preserved > 0 else 0
+    wanted = len(stdio) + count + len(root)
     if len(descriptors) != wanted:
         raise ProtocolError(
             f"cannot read the first frame: {wanted} descriptors were promised, {len(descriptors)} came"
@@ -249,9 +265,9 @@ def _first(message: dict[str, object], descriptors: list[int], credentials: Cred
     for number, fd in named.items():
         _check_stdio(number, fd)
     assert isinstance(want, list)
-    return First(
-        request, frozenset(asks), frozenset(want), named, tty, tuple(descriptors[len(stdio) :]), credentials
-    )
+    end = len(stdio) + count
+    kept, brought = tuple(descriptors[len(stdio) : end]), tuple(descriptors[end:])
+    return First(request, frozenset(asks), frozenset(want), named, tty, kept, brought, credentials)
 
 
 def _numbers(message: dict[str, object], key: str) -> tuple[int, ...]:
@@ -265,7 +281,8 @@ def _check_stdio(number: int, fd: int) -> None:
     """A directory, or a descriptor that only names a file, would be a way out of the root (escapes by
     passed descriptors).
     """
-    if stat.S_ISDIR(os.fstat(fd).st_mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+    # Not by fstat(2): the server of a FUSE file might not answer it.
+    if stat.S_ISDIR(syscalls.statx(fd).mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
         raise BadRequest(
             f"cannot use descriptor {number} as stdio: it is a directory or was opened with O_PATH",
             fields=({"path": "stdio", "message": f"descriptor {number} is no stream"},),

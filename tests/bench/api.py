@@ -67,6 +67,7 @@ def _with_descriptors(daemon: Daemon, null: int) -> None:
         "asks": [],
         "stdio": [0, 1, 2],
         "tty": [],
+        "root": [],
         "want": [],
     }
     session.first(head, [null] * 3)

@@ -70,7 +70,16 @@ def _held(daemon: Daemon, command: tuple[str, ...]) -> Iterator[int]:
     _, descriptor = ask_run(str(daemon.socket), request)
     session = Session(descriptor)
     session.first(
-        {"type": "start", "request": request, "asks": [], "stdio": [], "tty": [0, 1, 2], "want": []}, []
+        {
+            "type": "start",
+            "request": request,
+            "asks": [],
+            "stdio": [],
+            "tty": [0, 1, 2],
+            "root": [],
+            "want": [],
+        },
+        [],
     )
     got = session.receive()
     if got is None or len(got[1]) != 1:

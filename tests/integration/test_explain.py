@@ -35,6 +35,7 @@ EVERYBODY = {
     "clocks of its own": ("--timens", "private", "/bin/true"),
     "a user by name": ("-u", "nobody", "/bin/true"),
     "looked for in PATH": ("--entrypoint", "true", "/x"),
+    "a directory": ("--rootfs", "/usr", "/bin/true"),
     "read-only": ("--read-only", "--tmpfs", "/scratch:size=1m", "/bin/true"),
 }
 ADMINS = {
@@ -96,8 +97,8 @@ def test_every_step_of_a_terminal_is_told(caller: Caller) -> None:
 
 
 def test_the_whole_table_is_needed(root: Caller) -> None:
-    """What no start does is not explained. Two steps belong to kernels before 6.18, one to hosts with cgroup v1, three to
-    terminals (above).
+    """What no start does is not explained. One step belongs to a setting, one to hosts with cgroup v1, three to terminals
+    (above).
     """
     seen = {
         step["name"]
@@ -106,8 +107,7 @@ def test_the_whole_table_is_needed(root: Caller) -> None:
         if step["name"] in WHYS
     }
     assert set(WHYS) - seen <= {
-        "helper",
-        "await helper",
+        "open root",
         "enter cgroup",
         "terminal",
         "controlling terminal",

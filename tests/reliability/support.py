@@ -148,6 +148,7 @@ class RawClient:
             "stdio": [0, 1, 2],
             "tty": [],
             "want": [],
+            "root": [],
         }
         assert self.session is not None
         rights = array.array("i", stdio)

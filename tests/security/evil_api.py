@@ -71,10 +71,10 @@ class Api:
         self.settings: Json = hello["settings"]
         self.send({"type": "ready"})
 
-    def send(self, message: Json, body: bytes = b"", descriptor: int | None = None) -> None:
+    def send(self, message: Json, body: bytes = b"", *descriptors: int) -> None:
         """A message to the launcher."""
         data = json.dumps(message).encode() + (b"\n" + body if body else b"")
-        rights = array.array("i", [] if descriptor is None else [descriptor])
+        rights = array.array("i", descriptors)
         self.channel.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
 
     def receive(self) -> Json:
@@ -87,10 +87,10 @@ class Api:
             self.send({"type": "pong"})
         return message
 
-    def ask(self, kind: str, descriptor: int, body: bytes = b"", **more: Any) -> Json:
+    def ask(self, kind: str, descriptor: int, body: bytes = b"", *others: int, **more: Any) -> Json:
         """A question, and the launcher's answer, which is told."""
         self.seq += 1
-        self.send({"type": kind, "seq": self.seq, **more}, body, descriptor)
+        self.send({"type": kind, "seq": self.seq, **more}, body, descriptor, *others)
         answer = self.receive()
         while answer.get("seq") != self.seq:
             answer = self.receive()
@@ -247,6 +247,21 @@ def channel_as_session(_api: Api, client: socket.socket, _bundle: Json, _: str) 
     poll.poll(HANG_SECONDS * 1000)
 
 
+def plain_root(api: Api, client: socket.socket, _bundle: Json, _: str) -> None:
+    """A plain run, whose session is the api's to make, with a directory that the api has opened."""
+    request: Json = {"args": ["x"], "rootfs": "/etc", "rm": True}
+    bundle = bundle_of(request, api.settings["defaultRoot"], "made")
+    lists: Json = {key: [] for key in ("asks", "stdio", "tty", "want")}
+    first = {"type": "start", "version": 2, "request": request, "root": ["rootfs"], **lists}
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with ours, theirs:
+        socket.send_fds(ours, [json.dumps(first).encode()], [os.open("/etc", os.O_PATH)])
+        api.ask("start", client.fileno(), json.dumps(bundle).encode(), theirs.fileno())
+        theirs.close()
+        tell({"frame": json.loads(ours.recv(1 << 18))})
+
+
 def remove(api: Api, client: socket.socket, _bundle: Json, argument: str) -> None:
     """Removal of a container by its id, on the connection of whoever it is that asks for something else."""
     api.ask("remove", client.fileno(), id=argument)
@@ -267,6 +282,7 @@ DEEDS: dict[str, Callable[[Api, socket.socket, Json, str], None]] = {
     "replay": replay,
     "read": read_connection,
     "own-session": own_session,
+    "plain-root": plain_root,
     "channel-as-session": channel_as_session,
     "remove": remove,
     "remove-by-listener": remove_by_listener,
@@ -380,6 +396,13 @@ def _ids(bundle: Json) -> None:
     bundle["spec"]["linux"]["uidMappings"] = [{"containerID": 0, "hostID": 0, "size": 1}]
 
 
+def _elsewhere(kind: str) -> Callable[[Json], None]:
+    def swap(bundle: Json) -> None:
+        bundle["dkr"]["root"] = {"kind": kind, "name": "/etc"}
+
+    return swap
+
+
 SWAPS: dict[str, Callable[[Json], None]] = {
     "args": _args,
     "entrypoint": _entry,
@@ -399,6 +422,8 @@ SWAPS: dict[str, Callable[[Json], None]] = {
     "terminal": _terminal,
     "keep": _keep,
     "root": _root,
+    "root is a directory of the client's": _elsewhere("rootfs"),
+    "root is a directory of the host's": _elsewhere("directory"),
     "descriptors": _descriptors,
     "seccomp": _unconfined,
     "hooks": _unknown_key,

@@ -146,8 +146,9 @@ def frame(
     stdio: dict[int, int],
     *more: int,
     asks: Sequence[str] = (),
+    root: object = (),
 ) -> None:
-    """Send the first frame; `stdio` maps 0-2 to descriptors, `more` follow."""
+    """Send the first frame; `stdio` maps 0-2 to descriptors, `more` follow, of which those that `root` names are the last."""
     tty = [0, 1, 2] if request.get("terminal") else []
     first = {
         "type": "start",
@@ -157,6 +158,7 @@ def frame(
         "stdio": sorted(stdio),
         "tty": tty,
         "want": [],
+        "root": list(root) if isinstance(root, tuple) else root,
     }
     rights = array.array("i", [*(stdio[n] for n in sorted(stdio)), *more])
     session.sendmsg(

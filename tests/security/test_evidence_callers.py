@@ -121,6 +121,7 @@ def test_credentials_in_the_frame_cannot_be_chosen(daemon: Daemon, tenant: host.
             "stdio": [],
             "tty": [],
             "want": [],
+            "root": [],
         }
         with client.session() as session:
             try:

@@ -150,12 +150,16 @@ class Shim:
         flags = [fcntl.fcntl(d, fcntl.F_GETFL) & os.O_ACCMODE for d in descriptors]
         terminals = [os.isatty(d) for d in descriptors]
         modes = [stat.S_IMODE(os.fstat(d).st_mode) for d in descriptors]
+        paths = [os.readlink(f"/proc/self/fd/{d}") for d in descriptors]
+        named = [bool(fcntl.fcntl(d, fcntl.F_GETFL) & os.O_PATH) for d in descriptors]
         log(
             {
                 "start": frame,
                 "access": flags,
                 "tty": terminals,
                 "modes": modes,
+                "paths": paths,
+                "named": named,
                 "credentials": list(credentials),
             },
         )

@@ -313,6 +313,12 @@ def _layer(here: str, root: str) -> str:
     return f"{root}-layer"
 
 
+def _directory(settings: object) -> None:
+    from common.errors import HostUnfit
+
+    raise HostUnfit("cannot use this directory as the root: a stand-in", hint="a real one")
+
+
 # --- the launcher, as dkrd.launcher.main puts it together
 
 
@@ -337,6 +343,7 @@ def _launcher(file: str) -> int:
             "host": lambda settings: _layer(here, "host"),
             "busybox": lambda settings: _layer(here, "busybox"),
         },
+        directory=_directory,
         prime=lambda: None,
     )
     with open(f"{here}/argv.json") as stream:

@@ -64,6 +64,12 @@ def test_completion_loads_less_than_a_run(peer: Peer) -> None:
     assert loaded(peer) >= COMPLETION
 
 
+def test_a_rootfs_costs_one_module_more(peer: Peer) -> None:
+    done = peer.run("--rootfs", "/", "/bin/echo", "hi")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hi\n", b"")
+    assert loaded(peer) - C == OURS | {"dkrctl.rootfs"}
+
+
 def test_what_is_written_in_c_is_so() -> None:
     code = f"import sys\nfor name in {sorted(C)}: print(getattr(__import__(name), '__file__', '-.so'))"
     done = subprocess.run([PYTHON, "-IS", "-c", code], capture_output=True, check=True, text=True)

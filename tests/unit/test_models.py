@@ -31,6 +31,7 @@ def test_defaults_are_those_of_the_protocol() -> None:
     request = parse()
     assert request.model_dump(exclude={"args"}) == {
         "image": None,
+        "rootfs": None,
         "entrypoint": [],
         "env": {},
         "cwd": "/",

@@ -142,7 +142,7 @@ def test_every_debian_package_has_a_set_and_a_reason() -> None:
     assert [
         entry for entry in entries if len(entry) != 3 or entry[1] not in {"run", "test", "bench", "vm"}
     ] == []
-    assert len({entry[0] for entry in entries}) == len(entries)
+    assert len({(entry[0], entry[1]) for entry in entries}) == len(entries)
 
 
 @pytest.mark.parametrize("path", [*files(".sh"), REPOSITORY / ".ci/run"], ids=name_of)

@@ -69,6 +69,11 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
     )
 
 
+def test_the_default_root_may_be_a_directory(tmp_path: Path) -> None:
+    assert load(tmp_path, 'default_root = "/srv//alpine/"').default_root == "/srv/alpine"
+    assert load(tmp_path, 'default_root = "/"').default_root == "/"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
@@ -92,6 +97,9 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         ('socket_mode = "4755"', 1, "octal permission bits"),
         ('log_level = "loud"', 1, "one of debug, info, warning, error"),
         ('admin_group = ""', 1, "a name of letters"),
+        ('default_root = "./tree"', 1, "the name of a built-in root or the absolute path of a directory"),
+        ("default_root = 3", 1, "default_root must be a string, the name of a built-in root"),
+        ('default_root = "/a\\nb"', 1, "an absolute path"),
         ('[cgroup]\nparent = "../up"', 2, "a name of letters"),
         ('[cgroup]\nparent = "/"', 2, "or a path such as /system.slice/dkr-containers.service"),
         ('[cgroup]\nparent = "/a//b"', 2, "or a path"),

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from common import frames, oci
 from common.bundle import bundle_of as meaning_of
-from common.errors import NotFound
+from common.errors import BadRequest, NotFound
 from dkrd.api import names
 from dkrd.api.bodies import run_request
-from dkrd.api.spec_of import bundle_of
+from dkrd.api.spec_of import bundle_of, image_of
 from dkrd.runtime import spec as runtime_spec
 from dkrd.settings import Settings
 
@@ -98,6 +98,43 @@ def test_with_the_hosts_uts_namespace_there_is_no_hostname() -> None:
     assert not [entry for entry in made["spec"]["process"]["env"] if entry.startswith("HOSTNAME=")]
 
 
+@pytest.mark.parametrize(
+    ("request_", "default", "root", "image"),
+    [
+        ({}, "host", ("builtin", "host"), "host"),
+        ({"image": "busybox"}, "host", ("builtin", "busybox"), "busybox"),
+        ({}, "/alpine", ("directory", "/alpine"), "/alpine"),
+        ({"image": "busybox"}, "/alpine", ("builtin", "busybox"), "busybox"),
+        ({"rootfs": "/home/a/tree"}, "host", ("rootfs", "/home/a/tree"), "/home/a/tree"),
+        ({"rootfs": "/home/a/tree"}, "/alpine", ("rootfs", "/home/a/tree"), "/home/a/tree"),
+        ({"rootfs": "/alpine"}, "/alpine", ("rootfs", "/alpine"), "/alpine"),
+        ({"rootfs": "/host"}, "host", ("rootfs", "/host"), "/host"),
+    ],
+)
+def test_where_the_root_comes_from(
+    request_: dict[str, Any], default: str, root: tuple[str, str], image: str
+) -> None:
+    settings = Settings(default_root=default)
+    request = run_request(json.dumps({"args": ["x"], **request_}).encode())
+    made = bundle_of(request, settings, "made")
+    assert made["dkr"]["root"] == {"kind": root[0], "name": root[1]}
+    assert image_of(request, settings) == image
+    assert made == meaning_of({"args": ["x"], **request_}, default, "made")
+
+
+def test_a_path_is_no_image() -> None:
+    """Else whoever posts it would have a directory of the host's as the root."""
+    with pytest.raises(NotFound, match="/etc"):
+        bundle_of(run_request(b'{"args": ["x"], "image": "/etc"}'), Settings(default_root="/etc"), "made")
+    root = meaning_of({"args": ["x"], "image": "/etc"}, "/etc", "made")["dkr"]
+    assert root["root"] == {"kind": "builtin", "name": "/etc"}  # type: ignore[index]
+
+
+def test_image_and_rootfs_exclude_each_other() -> None:
+    with pytest.raises(BadRequest, match="exclude each other"):
+        meaning_of({"args": ["x"], "image": "host", "rootfs": "/x"}, "host", "made")
+
+
 def test_an_unknown_image_is_not_found_and_the_known_ones_are_named() -> None:
     with pytest.raises(NotFound, match='"debian"') as caught:
         bundle(image="debian")
@@ -119,6 +156,7 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 REQUESTS = st.fixed_dictionaries(
     {"args": st.lists(TEXT.filter(bool), min_size=1, max_size=3)},
     optional={
+        "rootfs": TEXT.map(lambda t: f"/{t}"),
         "env": st.dictionaries(TEXT.filter(lambda t: bool(t) and "=" not in t), TEXT, max_size=3),
         "user": st.sampled_from(["0:0", "1000", "5:6", "nobody", "a:7"]),
         "name": st.sampled_from(["a", "b.c"]),
@@ -133,7 +171,7 @@ REQUESTS = st.fixed_dictionaries(
             st.sampled_from(["pid", "ipc", "cgroup", "network", "user", "time"]),
             st.sampled_from(["private", "host"]),
         ),
-        "preserveFds": st.integers(0, 250),
+        "preserveFds": st.integers(0, 248),
         "rm": st.booleans(),
         "stopSignal": st.sampled_from(["9", "TERM", "sigusr1"]),
         "stopTimeout": st.floats(0, 100) | st.integers(0, 9),
