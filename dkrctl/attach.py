@@ -31,7 +31,7 @@ def _target(name: str) -> str:
 class _Attach:
     """One attached client."""
 
-    __slots__ = ("given", "name", "parsed", "terminal")
+    __slots__ = ("given", "name", "parsed", "terminal", "typed")
 
     def __init__(self, parsed: Parsed, found: tuple[int, ...]) -> None:
         if len(parsed.rest) != 1:
@@ -43,9 +43,12 @@ class _Attach:
         self.name = utf8(parsed.rest[0], "argument 1")
         self.given = 0 in found and not parsed.flag("no-stdin")
         keys = keys_of(parsed)
-        typed = self.given and posix.isatty(0)
-        shown = typed or posix.isatty(1)
-        self.terminal = Terminal(1, typed=typed, keys=keys) if shown else None
+        shown = posix.isatty(1)
+        # Keys are read also where they are not passed on: some of them leave.
+        self.typed = 0 in found and posix.isatty(0) and (self.given or shown)
+        self.terminal = (
+            Terminal(1, typed=self.typed, passes=self.given, keys=keys) if self.typed or shown else None
+        )
 
     def go(self, path: str) -> int:
         """Ask, attend; the exit status of the command, or 0 after leaving."""
@@ -53,7 +56,7 @@ class _Attach:
         container, descriptor = ask_session(path, _target(self.name))
         session = Session(descriptor)
         signals.record()
-        if self.terminal is not None and self.terminal.typed:
+        if self.typed:
             signals.keep_job_control()
         rows, columns = (self.terminal.size() if self.terminal is not None else None) or (0, 0)
         session.first(
@@ -85,10 +88,10 @@ class _Attach:
         return status_of(ended)
 
     def _copied(self, stream: int) -> list[Pump]:
-        """Without a terminal here: what comes in goes to the command, what it shows goes out."""
+        """What is no terminal here: what comes in goes to the command, what that shows goes out."""
         never_wait(stream)
-        pumps = [Pump(stream, 1, outward=True)]
-        if self.given:
+        pumps = [] if self.terminal is not None else [Pump(stream, 1, outward=True)]
+        if self.given and not self.typed:
             pumps.append(Pump(0, stream, outward=False))
         return pumps
 

@@ -34,8 +34,12 @@ class Keeper:
             self._pid = posix.fork()
             if self._pid == 0:
                 _keep(reader, terminal, before, raw)
+        except OSError:
+            posix.close(self._writer)
+            raise
         finally:
             posix.close(reader)
+        _leave_group(self._pid)  # here too: the child may be slow, and what follows must find it there
 
     def release(self) -> None:
         """The terminal is as it was; the child ends. May be called again."""
@@ -53,6 +57,14 @@ class Keeper:
             return  # our caller ignores SIGCHLD: the kernel has reaped it
 
 
+def _leave_group(pid: int) -> None:
+    """A process group of its own for the child `pid`, or for ourselves (0)."""
+    try:  # noqa: SIM105 - contextlib would cost 3.5 ms
+        posix.setpgid(pid, pid)
+    except OSError:
+        pass  # it has ended
+
+
 def _rename() -> None:
     """Not another `dkrctl` to ps(1) and pkill(1)."""
     try:
@@ -66,9 +78,9 @@ def _rename() -> None:
 def _keep(reader: int, terminal: int, before: "Mode", raw: "Mode") -> "NoReturn":
     """The child's whole life."""
     try:
-        posix.setpgid(0, 0)
-        _rename()
         _signal.set_wakeup_fd(-1)
+        _leave_group(0)
+        _rename()
         for number in (SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU):
             _signal.signal(number, _IGNORED)
         # Nothing of the caller's stays open here: an end of file must not wait for us.

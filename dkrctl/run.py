@@ -60,8 +60,16 @@ class Cidfile:
             raise BadRequest(f"cannot write the id to {ascii(path)[1:-1]}: {cause}", errno=err.errno) from err
 
     def fill(self, container: str) -> None:
-        """Write the id."""
-        posix.write(self._descriptor, container.encode("ascii", "replace"))
+        """Write the id. Raises BadRequest where that fails, as on a full disk."""
+        try:
+            posix.write(self._descriptor, container.encode("ascii", "replace"))
+        except OSError as err:
+            cause = (err.strerror or str(err)).lower()
+            raise BadRequest(
+                f"cannot write the id to {ascii(self._path)[1:-1]}: {cause}",
+                hint=f"the container is {container[:12]}",
+                errno=err.errno,
+            ) from err
         posix.close(self._descriptor)
         self._descriptor = -1
 
@@ -154,7 +162,7 @@ class _Run:
     def _terminal(self, passing: stdio.Passing) -> "Terminal | None":
         """The caller's terminal as the command's own will be shown on it; None where it has none."""
         keys = b""
-        if passing.tty or self.parsed.last("detach-keys") is not None:
+        if self.typed or self.parsed.last("detach-keys") is not None:
             from dkrctl.keys import keys_of
 
             keys = keys_of(self.parsed)

@@ -10,7 +10,7 @@ import sys
 from common.errors import BadRequest, DkrError, LimitReached, ProtocolError, from_wire
 from common.frames import dumps, loads_object
 from dkrctl.http import descriptors_of
-from dkrctl.signals import SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH, Signals
+from dkrctl.signals import SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH, Signals
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:
@@ -139,16 +139,16 @@ class Attendance:
 
     pumps     what stdio.prepare() made
     terminal  where the command has one of its own, or it is attached to at one
-    plain     what to copy where it is attached to without one
+    attached  where it is attached to: what to copy besides the terminal, given its stream
     forwards  signals are the command's; else this client only looks on, and leaves by them
 
     `trace` is the record of the start, once it has come.
     """
 
     __slots__ = (
+        "_attached",
         "_exit",
         "_forwards",
-        "_plain",
         "_pumps",
         "_session",
         "_signals",
@@ -163,7 +163,7 @@ class Attendance:
         signals: Signals,
         pumps: "list[Pump]",
         terminal: "Terminal | None",
-        plain: "Callable[[int], list[Pump]] | None" = None,
+        attached: "Callable[[int], list[Pump]] | None" = None,
         *,
         forwards: bool = True,
     ) -> None:
@@ -171,7 +171,7 @@ class Attendance:
         self._signals = signals
         self._pumps = pumps
         self._terminal = terminal
-        self._plain = plain
+        self._attached = attached
         self._forwards = forwards
         self._exit: dict[str, object] | None = None
         self.started_as: str | None = None
@@ -226,45 +226,54 @@ class Attendance:
             self._frame()
         for pump in self._pumps:
             pump.step(ready)
-        if self._terminal is not None and self._exit is None:
-            self._attend(self._terminal)
+        if self._exit is None:
+            self._attend(bool(ready))
         if self._session.waiting:
             self._session.flush()
         return bool(ready)
 
-    def _attend(self, terminal: "Terminal") -> None:
-        """What is to be done about the caller's terminal. Raises Left, Detached."""
-        if terminal.leaving:
+    def _attend(self, moved: bool) -> None:
+        """What is to be done about the caller's side. Raises Left, Detached."""
+        terminal = self._terminal
+        if terminal is not None and terminal.leaving and (terminal.settle() or not moved):
             self._session.post({"type": "detach"})
             self._session.flush()
             raise Detached
-        if terminal.lost:
-            raise Left(128 + SIGHUP)
-        if terminal.waits:
+        lost = terminal.lost if terminal is not None else 0
+        if self._attached is not None and any(pump.outward and pump.broken for pump in self._pumps):
+            lost = lost or SIGPIPE  # it would hold up the command and all who look at it
+        if lost:
+            raise Left(128 + lost)
+        if terminal is not None and terminal.waits:
             terminal.look()
 
     def _patience(self) -> int | None:
         if self._exit is not None:
             return None if any(pump.holding() for pump in self._pumps) else _DRAIN
-        if any(pump.resting or pump.blocked for pump in self._pumps):
+        terminal = self._terminal
+        if any(pump.resting or pump.blocked for pump in self._pumps) or (
+            terminal is not None and terminal.leaving
+        ):
             return _REST
-        return _BEHIND if self._terminal is not None and self._terminal.waits else None
+        return _BEHIND if terminal is not None and terminal.waits else None
 
     def _signalled(self, number: int) -> None:
-        if self._terminal is not None and number in (SIGWINCH, SIGTSTP, SIGCONT):
-            self._terminal.signalled(number)
-            if number == SIGWINCH and not self._terminal.typed and self._exit is None:
-                self._session.signal(
-                    number
-                )  # no session inside has this terminal, so the kernel tells nobody
-        elif self._exit is None and self._forwards:
+        terminal = self._terminal
+        if terminal is not None and number in (SIGWINCH, SIGTSTP, SIGCONT):
+            terminal.signalled(number)
+            if number == SIGWINCH and not terminal.typed and terminal.holds and self._exit is None:
+                # No session inside has this terminal, so the kernel tells nobody.
+                self._session.signal(number)
+        elif self._exit is not None:
+            if number in _LEAVING:
+                raise Left(128 + number)  # only output that nobody takes is left
+        elif self._attached is not None and number in (SIGHUP, SIGTERM):
+            raise Left(128 + number)  # this client's end, and of nobody else
+        elif self._forwards:
             self._session.signal(number)
-        elif self._exit is None and number in _LEAVING:
+        elif number in _LEAVING:
             self._session.post({"type": "detach"})
             self._session.flush()
-            raise Left(128 + number)
-        elif number in _LEAVING:
-            # The command has ended, only output that nobody takes is left.
             raise Left(128 + number)
 
     def _frame(self) -> None:
@@ -279,15 +288,13 @@ class Attendance:
         if kind == "started" and self.started_as is None and isinstance(frame.get("id"), str):
             self.started_as = str(frame["id"])
             if self._terminal is not None and len(descriptors) == 1:
-                self._pumps += self._terminal.begin(self._session, master=descriptors.pop())
+                terminal = self._terminal
+                self._pumps += terminal.begin(self._session, master=descriptors.pop(), whole=terminal.typed)
         elif kind == "attached" and self.started_as is None and len(descriptors) == 1:
             self.started_as = str(frame.get("id"))
-            if self._terminal is not None:
-                self._pumps += self._terminal.begin(self._session, stream=descriptors.pop())
-            elif self._plain is not None:
-                self._pumps += self._plain(descriptors.pop())
+            self._join(descriptors.pop(), whole=frame.get("input") is not False)
         elif (
-            kind == "yield" and self._terminal is not None and self._terminal.begun and len(descriptors) == 1
+            kind == "yield" and self._terminal is not None and self._terminal.holds and len(descriptors) == 1
         ):
             self._terminal.relay(descriptors.pop())
             self._session.post({"type": "relay"})
@@ -305,3 +312,11 @@ class Attendance:
             raise ProtocolError(f"cannot understand the container's guardian: a frame {kind!a}")
         elif self._terminal is not None and not self._terminal.begun:
             raise ProtocolError("cannot take the terminal: the container's guardian sent none")
+
+    def _join(self, stream: int, *, whole: bool) -> None:
+        """Attached. A terminal that is for output only is looked at; who does that leaves by ctrl-C."""
+        self._forwards = self._forwards and whole
+        if self._terminal is not None:
+            self._pumps += self._terminal.begin(self._session, stream=stream, whole=whole)
+        if self._attached is not None:
+            self._pumps += self._attached(stream)

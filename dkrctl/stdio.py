@@ -54,7 +54,9 @@ def survey() -> tuple[int, ...]:
 
 
 def beyond(count: int) -> list[int]:
-    """Descriptors 3 to 2+count; BadRequest names one that is not open. Call before anything is opened."""
+    """Descriptors 3 to 2+count; BadRequest names one that is not open, or is the terminal the caller is at. Call
+    before anything is opened.
+    """
     numbers = list(range(3, 3 + count))
     for number in numbers:
         if not is_open(number):
@@ -62,7 +64,30 @@ def beyond(count: int) -> list[int]:
                 f"cannot pass descriptor {number}: it is not open",
                 hint="--preserve-fds N passes 3 to 2+N; open them as in `3<file`",
             )
+        if posix.isatty(number) and not _is_master(number) and _is_here(number):
+            raise BadRequest(
+                f"cannot pass descriptor {number}: it is the terminal you are at",
+                hint="what is typed could be read from it; 0 to 2 are shown here from a terminal of the command's own",
+            )
     return numbers
+
+
+def _is_here(number: int) -> bool:
+    """Whether a terminal is the controlling one of this process, or one of 0-2. Another, as a serial line, is the caller's to give."""
+    try:
+        posix.tcgetpgrp(number)
+    except OSError:
+        return any(posix.isatty(n) and device_of(n) == device_of(number) for n in (0, 1, 2))
+    return True
+
+
+def _is_master(number: int) -> bool:
+    """Whether a terminal is the master of a pty: what is behind it is another terminal."""
+    try:
+        fcntl.ioctl(number, _TIOCGPTN, b"\0\0\0\0")
+    except OSError:
+        return False
+    return True
 
 
 def handed_on(given: int) -> tuple[int, dict[str, str]]:
@@ -116,10 +141,10 @@ class Passing:
 
     def show(self, number: int) -> bool:
         """Have `number`, a terminal, be shown from the command's own; False where that one is shown on another."""
-        if self.tty and posix.isatty(self.shown) and _device(self.shown) != _device(number):
-            return False
-        if not self.tty:
+        if self.shown < 0:
             self.shown = number
+        elif posix.isatty(self.shown) and device_of(self.shown) != device_of(number):
+            return False
         self.tty.append(number)
         return True
 
@@ -127,7 +152,7 @@ class Passing:
         """Output for a terminal through a pipe that the client empties: one for all that go to one terminal, to keep their order."""
         from dkrctl.pump import Pump
 
-        device = _device(number)
+        device = device_of(number)
         if device not in self._relays:
             reader, writer = posix.pipe2(posix.O_CLOEXEC)
             _open_up(writer, posix.fstat(writer))
@@ -149,14 +174,16 @@ def prepare(found: tuple[int, ...], *, give_input: bool, typed: bool, own: bool)
 
     found       those the caller has
     give_input  else the command's stdin is /dev/null
-    typed       the command has a terminal of its own to type at: 0 and 1, and 2 if that is one here
+    typed       the command has a terminal of its own to type at: 0, 1 unless it is closed, and 2 if that is one here
     own         terminals become one of the command's own for output, else pipes
 
     Raises BadRequest for a directory or an O_PATH descriptor.
     """
     passing = Passing()
     if typed:
-        passing.tty, passing.shown = [0, 1], 1
+        passing.tty = [0]
+        if 1 in found:
+            passing.tty, passing.shown = [0, 1], 1
     for number in found:
         if number in passing.tty:
             continue
@@ -180,6 +207,8 @@ def prepare(found: tuple[int, ...], *, give_input: bool, typed: bool, own: bool)
         if number and status.st_mode & _S_IFMT == _S_IFIFO:
             _open_up(number, status)
         passing.add(number, number)
+    if typed and passing.shown < 0:
+        passing.shown = 1  # closed at the caller's, and ours is /dev/null
     return passing
 
 
@@ -207,7 +236,7 @@ def _open_up(number: int, status: posix.stat_result) -> None:
         return
 
 
-def _device(number: int) -> bytes:
+def device_of(number: int) -> bytes:
     """Which terminal a descriptor leads to."""
     return fcntl.ioctl(number, _TIOCGDEV, b"\0\0\0\0")
 
@@ -226,11 +255,8 @@ def open_terminal(number: int, access: int) -> int:
     It cannot after su(1), when the terminal belongs to another user, or without /proc. `/dev/ptmx` opened
     again would be another pty, so the master of one is not opened at all.
     """
-    try:
-        fcntl.ioctl(number, _TIOCGPTN, b"\0\0\0\0")
+    if _is_master(number):
         return -1
-    except OSError:
-        pass  # no master: the usual case
     try:
         # O_NONBLOCK also because the open of a serial line would wait for its carrier, termios(3).
         return posix.open(

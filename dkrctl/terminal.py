@@ -1,6 +1,6 @@
-"""The caller's terminal while the command has one of its own: raw mode, copying, size, job control, leaving.
+"""The caller's terminal while the command has one of its own: copying, size, job control, leaving.
 
-Loaded only then; imports termios (0.3 ms) and built-in modules.
+On the lean path where there is one (see lean.py): imports built-in modules and our lean ones.
 
 The client alone holds the master of the command's pty, until the container's guardian asks for it: then the bytes come and go over
 a stream of the guardian's, because others want to see them too. What is typed goes to the command byte by byte, ctrl-C and ctrl-Z
@@ -12,44 +12,44 @@ import posix
 import termios
 
 from common.errors import BadRequest
-from dkrctl.keeper import Keeper
 from dkrctl.keys import Matcher
+from dkrctl.line import KEYS, OUTPUT, SIGNALS, Line, group_in_front
 from dkrctl.pump import Pump, never_wait
-from dkrctl.signals import SIGCONT, SIGTSTP, SIGWINCH, Hushed, stop_self
-from dkrctl.stdio import open_terminal
+from dkrctl.signals import SIGHUP, SIGPIPE, SIGTSTP, SIGWINCH, stop_self
+from dkrctl.stdio import device_of, open_terminal
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:
-    from dkrctl.keeper import Mode
     from dkrctl.session import Session
 
 _ROWS_COLUMNS = 4  # bytes of struct winsize that count: ws_row, ws_col; ioctl_tty(2)
 
 
 class Terminal:
-    """The caller's side (typed at descriptor 0, shown on `shown`) and the command's, a master or a stream.
+    """The caller's side (keys at descriptor 0, shown on `shown`) and the command's, a master or a stream.
 
     `leave` must be called on every way out.
     """
 
     __slots__ = (
-        "_before",
         "_inward",
-        "_keeper",
+        "_lines",
         "_master",
+        "_matcher",
         "_outward",
-        "_raw",
+        "_passes",
         "_session",
         "_shown",
         "_stream",
-        "_watch",
         "typed",
         "waits",
     )
 
-    def __init__(self, shown: int, *, typed: bool, keys: bytes = b"") -> None:
-        """typed  what is typed goes to the command, and descriptor 0 must be a terminal; else output only
-        keys   what, typed, leaves the session; none where empty
+    def __init__(self, shown: int, *, typed: bool, passes: bool = True, keys: bytes = b"") -> None:
+        """shown  where it is shown; a terminal or not
+        typed     keys are read at descriptor 0, which must be a terminal
+        passes    they go to the command; else they are read for those that leave, and dropped
+        keys      what, typed, leaves the session; none where empty
 
         Raises BadRequest.
         """
@@ -60,10 +60,9 @@ class Terminal:
             )
         self._shown = shown
         self.typed = typed
-        self._watch = Matcher(keys).feed if keys else None
-        self._before: Mode | None = None
-        self._keeper: Keeper | None = None
-        self._raw = False
+        self._passes = passes
+        self._matcher = Matcher(keys)
+        self._lines: list[Line] = []
         self._master = -1
         self._stream = -1
         self._session: Session | None = None
@@ -74,33 +73,52 @@ class Terminal:
     @property
     def begun(self) -> bool:
         """The command's side is here."""
-        return self._master >= 0 or self._stream >= 0
+        return self._outward is not None
 
     @property
-    def lost(self) -> bool:
-        """The caller's side has gone: nothing is typed there and nothing shown any more."""
-        return bool(
-            (self._inward is not None and self._inward.eof)
-            or (self._outward is not None and self._outward.broken)
-        )
+    def holds(self) -> bool:
+        """That side is the master itself: nobody else tells the command of what happens here."""
+        return self._master >= 0
+
+    @property
+    def lost(self) -> int:
+        """The signal that tells of it where the caller's side has gone, and nothing is typed or shown there any more; else 0."""
+        if self._inward is not None and self._inward.eof:
+            return SIGHUP
+        if self._outward is not None and self._outward.broken:
+            return SIGHUP if posix.isatty(self._shown) else SIGPIPE
+        return 0
 
     @property
     def leaving(self) -> bool:
         """The keys that leave were typed."""
         return self._inward is not None and self._inward.left
 
-    def size(self) -> tuple[int, int] | None:
-        """Rows and columns of the caller's terminal, or None where it does not know."""
-        try:
-            data = fcntl.ioctl(0 if self.typed else self._shown, termios.TIOCGWINSZ, bytes(8))
-        except OSError:
-            return None
-        rows, columns = memoryview(data)[:_ROWS_COLUMNS].cast("H")
-        return (rows, columns) if rows and columns else None
+    def settle(self) -> bool:
+        """While leaving: nothing is read any more; whether all that was is where it belongs."""
+        assert self._inward is not None
+        assert self._outward is not None
+        self._outward.held = True
+        return not (self._inward.holding() or self._outward.holding())
 
-    def begin(self, session: "Session", *, master: int = -1, stream: int = -1) -> list[Pump]:
-        """The command runs, and one of the two is its side: raw mode; what to copy from now on."""
+    def size(self) -> tuple[int, int] | None:
+        """Rows and columns of where it is shown, else of where it is typed; None where neither knows."""
+        for descriptor in (self._shown, 0):
+            try:
+                data = fcntl.ioctl(descriptor, termios.TIOCGWINSZ, bytes(8))
+            except OSError:
+                continue  # no terminal
+            rows, columns = memoryview(data)[:_ROWS_COLUMNS].cast("H")
+            return (rows, columns) if rows and columns else None
+        return None
+
+    def begin(self, session: "Session", *, master: int = -1, stream: int = -1, whole: bool) -> list[Pump]:
+        """The command runs, and one of the two is its side; what to copy from now on.
+
+        whole  its terminal is its input too: there line ends are made, and keys mean something. Else one for output only
+        """
         self._session, self._master, self._stream = session, master, stream
+        self._passes = self._passes and whole
         side = master if master >= 0 else stream
         never_wait(side)
         # Opened again, a terminal can be made non-blocking without the shell noticing; else it is used as it is.
@@ -110,11 +128,31 @@ class Terminal:
         if self.typed:
             again = open_terminal(0, posix.O_RDONLY)
             self._inward = Pump(again if again >= 0 else 0, side, outward=False)
-            self._inward.watch = self._watch
+            self._inward.watch = self._matcher.feed if self._passes else self._drop
             pumps.append(self._inward)
-            self._enter()
+        self._lines = self._involved(whole)
+        self.look()
         self.resize()
         return pumps
+
+    def _involved(self, whole: bool) -> list[Line]:
+        """The caller's terminals that are to be put out of the way: one, where keys and output have the same.
+
+        Another one that is not ours alone, as one of another window, keeps its mode; it shows line ends with a second carriage
+        return then, which changes nothing of what is seen.
+        """
+        elsewhere = posix.isatty(self._shown) and not (self.typed and device_of(0) == device_of(self._shown))
+        lines = []
+        if self.typed:
+            here = OUTPUT if whole and not elsewhere else 0
+            lines.append(Line(0, KEYS | here | (SIGNALS if self._passes else 0)))
+        if elsewhere and whole and group_in_front(self._shown) >= 0:
+            lines.append(Line(self._shown, OUTPUT))
+        return lines
+
+    def _drop(self, data: bytes) -> tuple[bytes, bool]:
+        """Of keys that are not for the command only those that leave matter."""
+        return b"", self._matcher.feed(data)[1]
 
     def relay(self, stream: int) -> None:
         """The guardian wants the master: let it go, and go on over `stream`. What was read or typed before keeps its place."""
@@ -128,24 +166,27 @@ class Terminal:
         self._master, self._stream = -1, stream
 
     def signalled(self, number: int) -> None:
-        """WINCH: the size follows. TSTP: stop, with the terminal as it was. CONT: raw again."""
+        """WINCH: the size follows. TSTP: stop, with the terminal as it was. CONT: as before that."""
         if number == SIGTSTP:
-            self.restore()
+            self._restore()
             stop_self()
-        if number in (SIGTSTP, SIGCONT) and self.begun and self.typed:
-            self._enter()
-        if number in (SIGWINCH, SIGTSTP, SIGCONT):
+        if self.begun:
+            if number != SIGWINCH:
+                self.look()
             self.resize()
 
     def look(self) -> None:
-        """Whether the shell has put us in front, of which not every shell tells by a signal."""
-        if self.waits and self._foreground():
-            self._enter()
+        """Take the terminals, where we are in front. A job in the background reads and sets nothing, and runs on as any other;
+        not every shell tells by a signal when it is put in front.
+        """
+        self.waits = not all(line.take() for line in self._lines)
+        if self._inward is not None:
+            self._inward.held = self.waits or self._inward.left
 
     def resize(self) -> None:
         """Give the command's terminal the caller's size; the kernel tells the command (SIGWINCH)."""
         size = self.size()
-        if size is None or not self.begun or self._session is None:
+        if size is None or self._session is None:
             return
         rows, columns = size
         if self._stream >= 0:
@@ -158,72 +199,10 @@ class Terminal:
         except OSError:
             return  # EIO: the command's side has just ended; its exit comes
 
-    def restore(self) -> None:
-        """Give the caller's terminal back as it was. May be called at any time, and again."""
-        if not self._raw or self._before is None:
-            return
-        self._raw = False
-        if not self._foreground():
-            return  # the shell took it back and set it already; another job may use it now
-        try:
-            with Hushed():
-                termios.tcsetattr(0, termios.TCSANOW, self._before)
-        except termios.error:
-            return  # it hung up: there is nothing to restore
-
     def leave(self) -> None:
-        """The end: restore, and let the child go that would have done it for us."""
-        self.restore()
-        if self._keeper is not None:
-            self._keeper.release()
+        """The end: the caller's terminals as they were. May be called at any time, and again."""
+        self._restore()
 
-    def _enter(self) -> None:
-        """Raw mode as in cfmakeraw(3). In the background nothing is read and set: a job there may run on, as any other."""
-        assert self._inward is not None
-        self.waits = not self._foreground()
-        self._inward.held = self.waits or self._inward.left
-        if self.waits:
-            return
-        try:
-            if self._before is None:
-                self._before = termios.tcgetattr(0)
-            raw = _raw(termios.tcgetattr(0))
-            if self._keeper is None:
-                self._keeper = Keeper(0, self._before, raw)
-            # Before the call: a signal in between must not leave it raw.
-            self._raw = True
-            termios.tcsetattr(0, termios.TCSANOW, raw)
-            got = termios.tcgetattr(0)
-            if (
-                got != raw
-            ):  # a driver that has a will of its own: what it made of it is what the child must know
-                self._keeper.release()
-                self._keeper = Keeper(0, self._before, got)
-        except termios.error:
-            return  # it hung up; the input pump finds the end
-
-    def _foreground(self) -> bool:
-        try:
-            return posix.tcgetpgrp(0) == posix.getpgrp()
-        except OSError:
-            return True  # not our controlling terminal: no job control on it
-
-
-def _raw(mode: "Mode") -> "Mode":
-    iflag, oflag, cflag, lflag = (int(flags) for flags in mode[:4])  # type: ignore[arg-type]
-    iflag &= ~(
-        termios.IGNBRK
-        | termios.BRKINT
-        | termios.PARMRK
-        | termios.ISTRIP
-        | termios.INLCR
-        | termios.IGNCR
-        | termios.ICRNL
-        | termios.IXON
-    )
-    oflag &= ~termios.OPOST
-    cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-    lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
-    characters = list(mode[6])  # type: ignore[arg-type]
-    characters[termios.VMIN], characters[termios.VTIME] = 1, 0
-    return [iflag, oflag, cflag, lflag, mode[4], mode[5], characters]
+    def _restore(self) -> None:
+        for line in self._lines:
+            line.restore()

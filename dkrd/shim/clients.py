@@ -210,7 +210,7 @@ class Clients:
             if client.timer is not None:
                 client.timer.cancel()
             with client.stream.open() as theirs:
-                attached: dict[str, object] = {"type": "attached", "id": self._id, "name": self._name}
+                attached = {"type": "attached", "id": self._id, "name": self._name, "input": self._typed}
                 client.role = Role.RELAYED
                 if not self._send(client, attached, theirs.fileno()):
                     continue

@@ -60,6 +60,12 @@ class Peer:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
+    def kill_sessions(self) -> None:
+        """End what serves the sessions that are open, as if a guardian were killed."""
+        task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        for pid in task.read_text().split():
+            os.kill(int(pid), 9)
+
     def told(self, key: str) -> Any:
         """The next thing the peer tells under `key`; waits for it."""
         assert self.process.stdout is not None
@@ -73,6 +79,10 @@ class Peer:
         """The client's command line."""
         labels = ["--label", f"peer={label}"] if label else []
         return [str(self.script), "--socket", str(self.socket), "run", *labels, *words]
+
+    def attach(self, *words: str) -> list[str]:
+        """The client's command line for an attach."""
+        return [str(self.script), "--socket", str(self.socket), "attach", *words]
 
     def run(
         self, *words: str, label: str = "", data: bytes = b"", **more: Any

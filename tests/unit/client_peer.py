@@ -2,7 +2,7 @@
 
 `python client_peer.py SOCKET`: serves one connection after the other, each in a child, until it is killed. Each first
 frame, each signal and what else the tests look at is told on stdout, a JSON object a line. What the peer does is chosen
-by the request's label `peer`; see `Shim` and `api`.
+by the request's label `peer`, in an attach by the container's name; see `Shim` and `api`.
 """
 
 import contextlib
@@ -18,10 +18,16 @@ import stat
 import struct
 import sys
 import termios
+import threading
 from types import FrameType
 
 SO_SNDBUFFORCE = 32  # socket(7); the module does not name it
 ID = "c0ffee" + "0" * 58
+# What runs in a container of this name.
+ATTACHED = {
+    "echo": 'stty -echo; echo up; while read word && [ "$word" != end ]; do echo "got $word"; stty size; done; exit 7',
+    "output": 'echo up; echo err >&2; read word; echo "got $word"',
+}
 
 
 def log(what: dict[str, object]) -> None:
@@ -78,9 +84,12 @@ def api(client: socket.socket) -> None:
         return
     if not head:
         return
-    request = json.loads(body)
+    request = json.loads(body) if body else {}
     log({"head": head.decode(), "request": request})
     what = request.get("labels", {}).get("peer", "")
+    attach = head.startswith(b"POST /v1/containers/")
+    if attach:
+        what = head.split(b"/")[3].decode()
     if what == "refuse":
         answer(
             client,
@@ -116,7 +125,8 @@ def api(client: socket.socket) -> None:
     socket.send_fds(client, [record({"type": "session", "id": ID})], [theirs.fileno()])
     theirs.close()
     client.close()
-    Shim(ours, what).run()
+    shim = Shim(ours, what)
+    shim.attach() if attach else shim.run()
 
 
 class Shim:
@@ -126,6 +136,8 @@ class Shim:
         self.session = session
         self.what = what
         self.child = 0
+        self.master = -1  # where the peer keeps one: to ask for it, or to relay
+        self.shown = self.typing = threading.Thread()
 
     def send(self, frame: dict[str, object], descriptors: list[int] | None = None) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -170,13 +182,60 @@ class Shim:
         if self.what == "garbage":
             self.session.send(b"{")
             return
-        self.start(frame, descriptors)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        master = self.start(frame, descriptors)
+        self.tell_started(master)
         if self.what == "lost":
             os.kill(self.child, signal.SIGKILL)
             return
         self.attend()
 
-    def start(self, frame: dict[str, object], descriptors: list[int]) -> None:
+    def attach(self) -> None:
+        """An attach session: to a container that is made in this moment."""
+        frame = json.loads(self.session.recv(1 << 20))
+        log({"attach": frame})
+        if self.what == "refused":
+            self.send(
+                {"type": "error", "error": {"code": "conflict", "message": "cannot attach", "rule": "busy"}}
+            )
+            return
+        if self.what == "no-stream":
+            self.send({"type": "attached", "id": ID, "name": self.what})
+            return
+        whole = self.what != "output"
+        request = {"args": ["/bin/sh", "-c", ATTACHED.get(self.what, "sleep 60")], "terminal": True}
+        started: dict[str, object] = {"request": request, "stdio": [], "tty": [0, 1, 2] if whole else [1, 2]}
+        reader, writer = os.pipe()
+        if not whole:
+            started["stdio"] = [0]
+        self.master = self.start(started, [] if whole else [reader])
+        with self.relay() as theirs:
+            self.send({"type": "attached", "id": ID, "name": self.what, "input": whole}, [theirs.fileno()])
+        if self.what == "lost":
+            os.kill(self.child, signal.SIGKILL)
+            return
+        if not whole:
+            os.write(writer, b"given\n")
+        self.attend()
+
+    def relay(self) -> socket.socket:
+        """Copy between the master and a stream from now on; the client's end of that."""
+        ours, theirs = socket.socketpair()
+        self.shown = threading.Thread(target=copy, args=(self.master, ours, True))
+        self.shown.start()
+        threading.Thread(target=copy, args=(self.master, ours, False), daemon=True).start()
+        return theirs
+
+    def ask_to_yield(self) -> None:
+        """The stream goes along; it is served once the client has let the master go."""
+        ours, theirs = socket.socketpair()
+        self.send({"type": "yield"}, [theirs.fileno()])
+        theirs.close()
+        self.shown = threading.Thread(target=copy, args=(self.master, ours, True))
+        self.typing = threading.Thread(target=copy, args=(self.master, ours, False), daemon=True)
+
+    def start(self, frame: dict[str, object], descriptors: list[int]) -> int:
+        """Start the command; the master of its terminal, or -1."""
         request = frame["request"]
         assert isinstance(request, dict)
         stdio = frame["stdio"]
@@ -201,12 +260,20 @@ class Shim:
         for descriptor in {*descriptors, slave} - {-1}:
             os.close(descriptor)
         log({"running": self.child})
+        return master
+
+    def tell_started(self, master: int) -> None:
         started: dict[str, object] = {"type": "started", "id": ID, "pid": self.child}
         if self.what == "no-master":
             os.close(master)
             master = -1
         self.send(started, [master] if master >= 0 else None)
-        if master >= 0:
+        if self.what == "yield":
+            self.master = master
+            # The command asks for it, by a signal to its parent, when it suits the test.
+            signal.signal(signal.SIGUSR1, lambda number, frame: self.ask_to_yield())
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        elif master >= 0:
             os.close(master)
 
     def attend(self) -> None:
@@ -229,10 +296,21 @@ class Shim:
                 log({"frame": frame})
                 if frame["type"] == "signal":
                     os.kill(self.child, frame["signal"])
+                elif frame["type"] == "relay":
+                    self.shown.start()
+                    self.typing.start()
+                elif frame["type"] == "resize":
+                    size = struct.pack("HHHH", frame["height"], frame["width"], 0, 0)
+                    fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)
+                elif frame["type"] == "detach":
+                    os.kill(self.child, signal.SIGKILL)
+                    return
             elif pidfd in ready:
                 break
         _, status = os.waitpid(self.child, 0)
         code = os.waitstatus_to_exitcode(status)
+        if self.master >= 0:
+            self.shown.join()  # all that was written is in the stream
         cause = self.what if self.what in ("timeout", "oom") else "exited" if code >= 0 else "signalled"
         self.send(
             {
@@ -244,6 +322,16 @@ class Shim:
                 },
             }
         )
+
+
+def copy(master: int, stream: socket.socket, outward: bool) -> None:
+    """To the end of where it comes from."""
+    os.set_blocking(master, True)  # whoever held it before may have changed that
+    with contextlib.suppress(OSError):
+        while data := os.read(master, 65536) if outward else stream.recv(65536):
+            stream.sendall(data) if outward else os.write(master, data)
+    if outward:
+        stream.shutdown(socket.SHUT_WR)
 
 
 def command_child(request: dict[str, object], stdio: list[int], descriptors: list[int], slave: int) -> None:
@@ -258,6 +346,7 @@ def command_child(request: dict[str, object], stdio: list[int], descriptors: lis
     os.closerange(500, 1100)
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     args = request["args"]
     env = request.get("env", {})
     assert isinstance(args, list)

@@ -1,4 +1,4 @@
-"""What `dkrctl run` may load: the start of every container pays for it."""
+"""What `dkrctl run` and `attach` may load: the start of every container pays for it."""
 
 import os
 import subprocess
@@ -21,7 +21,8 @@ COMPLETION = {
     *("dkrctl", "dkrctl.lean", "dkrctl.signals", "dkrctl.complete", "dkrctl.http"),
 }
 C = {"_json", "_signal", "_socket", "errno", "fcntl", "posix", "select", "termios"}
-TERMINAL = {"dkrctl.keeper", "dkrctl.keys", "dkrctl.pump", "dkrctl.terminal"}
+TERMINAL = {"dkrctl.keeper", "dkrctl.keys", "dkrctl.line", "dkrctl.pump", "dkrctl.terminal"}
+ATTACH = {"dkrctl.attach", "dkrctl.report"}
 
 # Written in place of the exit: the client ends by _exit, which runs no hook of Python's.
 SCRIPT = """#!{python} -IS
@@ -84,6 +85,17 @@ def test_a_run_with_a_terminal_loads_little_more(peer: Peer) -> None:
         tty.rest()
     assert loaded(peer) <= OURS | C | TERMINAL
     assert loaded(peer) >= TERMINAL
+
+
+def test_an_attach_loads_little_more(peer: Peer) -> None:
+    with terminal() as tty:
+        client = tty.client(peer.attach("echo"))
+        tty.until(b"up\r\n")
+        tty.type(b"end\r")
+        assert client.wait() == 7
+        tty.rest()
+    assert loaded(peer) <= OURS | C | TERMINAL | ATTACH
+    assert loaded(peer) >= TERMINAL | ATTACH
 
 
 def test_help_may_load_more(peer: Peer) -> None:
