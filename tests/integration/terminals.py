@@ -13,6 +13,8 @@ import termios
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from tests import host
+
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
     from tests.integration.conftest import Caller
 
 GUARD = 20.0  # seconds after which what should have been shown never will
+
+
+def keepers(caller: Caller) -> list[host.Process]:
+    """The children of clients that give terminals back."""
+    prefix = str(caller.daemon.prefix)
+    return [p for p in host.processes() if p.comm == "dkrctl-keeper" and prefix in p.command]
 
 
 class Terminal:

@@ -15,6 +15,8 @@ from tests import host
 from tests.integration.conftest import request
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import MakeDaemon
     from tests.integration.conftest import Caller
 
@@ -259,3 +261,33 @@ def test_the_end_of_the_command_is_the_end_of_all(caller: Caller) -> None:
     """Its children too, who hold the output: the reader does not wait for them."""
     for options in ((), ("--init",)):
         assert caller.output(*options, "/bin/sh", "-c", "sleep 600 & echo done") == "done\n"
+
+
+def test_ctrl_c_shows_no_traceback_while_the_client_is_being_loaded(root: Caller, open_tmp: Path) -> None:
+    """From the first statement of the installed script on: here it stands still where it loads its first module."""
+    package = open_tmp / "dkrctl"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import posix, select; posix.write(1, b'loading'); select.poll().poll()"
+    )
+    script = (root.daemon.prefix / "bin/dkrctl").read_text()
+    assert script.count("sys.path[:0] = [") == 1
+    (open_tmp / "client").write_text(script.replace("sys.path[:0] = [", f"sys.path[:0] = ['{open_tmp}', "))
+    (open_tmp / "client").chmod(0o755)
+    with subprocess.Popen(
+        [open_tmp / "client", "run", "/bin/true"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.read(7) == b"loading"
+        client.send_signal(signal.SIGINT)
+        assert client.communicate() == (b"", b"")
+        assert client.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_directory_ends_in_the_interpreters_own_error(root: Caller, number: int) -> None:
+    """Nothing of ours runs before; and nothing is started."""
+    done = root.shell(f"dkrctl run --rm /bin/true {number}</")
+    assert done.returncode == 1
+    if number != 2:
+        assert "Fatal Python error: init_sys_streams" in done.stderr

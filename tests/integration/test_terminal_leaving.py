@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import termios
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import host
-from tests.integration.terminals import GUARD, Terminal
+from tests.integration.terminals import GUARD, Terminal, keepers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.integration.conftest import Caller
 
@@ -36,11 +38,6 @@ def until(what: Callable[[], bool]) -> None:
             return
         select.select([], [], [], 0.005)
     raise AssertionError("it has not come to be")
-
-
-def keepers() -> list[host.Process]:
-    """The children of clients that give terminals back."""
-    return [process for process in host.processes() if process.comm == "dkrctl-keeper"]
 
 
 def end(caller: Caller, comm: str) -> None:
@@ -66,7 +63,7 @@ def test_a_client_that_is_killed(caller: Caller, group: bool) -> None:
             client.kill()
         until(lambda: terminal.mode() == before)
         client.wait()
-        until(lambda: not keepers())
+        until(lambda: not keepers(caller))
 
 
 def test_a_client_that_ends_leaves_no_child(caller: Caller) -> None:
@@ -74,11 +71,11 @@ def test_a_client_that_ends_leaves_no_child(caller: Caller) -> None:
         before = terminal.mode()
         terminal.run("/bin/cat")
         terminal.until_raw()
-        assert len(keepers()) == 1
+        until(lambda: len(keepers(caller)) == 1)
         terminal.type("\x04")
         assert terminal.status() == 0
         assert terminal.mode() == before
-        assert not keepers()
+        assert not keepers(caller)
 
 
 def test_what_another_has_made_of_the_terminal_stays(root: Caller) -> None:
@@ -91,7 +88,7 @@ def test_what_another_has_made_of_the_terminal_stays(root: Caller) -> None:
         termios.tcsetattr(terminal.slave, termios.TCSANOW, mode)
         client.kill()
         client.wait()
-        until(lambda: not keepers())
+        until(lambda: not keepers(root))
         assert terminal.mode() == mode
 
 
@@ -110,13 +107,22 @@ def test_a_guardian_that_is_killed(root: Caller) -> None:
         until(lambda: not root.containers())  # the launcher cleans up in the guardian's place
 
 
-def test_a_client_that_fails(root: Caller) -> None:
-    """A full disk for the id: an error after the terminal was taken."""
-    with Terminal(root) as terminal:
-        before = terminal.mode()
-        terminal.run("--cidfile", "/proc/self/nosuch", "/bin/sleep", "600")
-        assert terminal.status() == 125
-        assert terminal.mode() == before
+def test_a_client_that_fails(root: Caller, open_tmp: Path) -> None:
+    """After it has taken the terminal: its file for the id is on a disk that is full."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", open_tmp], check=True)
+    try:
+        (open_tmp / "full").write_bytes(b"x" * 4096)
+        with Terminal(root) as terminal:
+            before = terminal.mode()
+            terminal.run("--cidfile", str(open_tmp / "id"), "/bin/sleep", "600")
+            assert terminal.status() == 125
+            assert b"dkrctl: cannot write the id to " in terminal.shown
+            assert b"no space left on device\r\n" in terminal.shown
+            assert terminal.mode() == before
+        assert not (open_tmp / "id").exists()
+        until(lambda: not root.containers())
+    finally:
+        subprocess.run(["umount", open_tmp], check=True)
 
 
 # By keys
@@ -137,7 +143,7 @@ def test_ctrl_p_ctrl_q_leaves_and_the_command_runs_on(caller: Caller) -> None:
         remark = b"dkrctl: left left-alone, which runs on; to come back: dkrctl attach left-alone\r\n"
         assert terminal.shown in (remark, b"16;" + remark)
         assert terminal.mode() == before
-        assert not keepers()
+        assert not keepers(caller)
     end(caller, "python3")
 
 
