@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 from common import frames
 from common.errors import BadRequest, DkrError, ProtocolError
 from dkrd.policy import Credentials
-from dkrd.runtime import syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -281,8 +280,7 @@ def _check_stdio(number: int, fd: int) -> None:
     """A directory, or a descriptor that only names a file, would be a way out of the root (escapes by
     passed descriptors).
     """
-    # Not by fstat(2): the server of a FUSE file might not answer it.
-    if stat.S_ISDIR(syscalls.statx(fd).mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+    if stat.S_ISDIR(os.fstat(fd).st_mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
         raise BadRequest(
             f"cannot use descriptor {number} as stdio: it is a directory or was opened with O_PATH",
             fields=({"path": "stdio", "message": f"descriptor {number} is no stream"},),
