@@ -8,6 +8,7 @@ million entries that fit into a request.
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import math
 import re
@@ -202,38 +203,38 @@ def tmpfs(value: object) -> dict[str, str]:
     return pairs
 
 
-_USER = re.compile(
+USER = re.compile(
     r"(?:[0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.@-]{0,63}\$?)(?::(?:[0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.@-]{0,63}\$?))?"
 )
 
 
 def user(value: str) -> str:
     """`UID[:GID]` or `NAME[:GROUP]`, ids within a container's range."""
-    if not _USER.fullmatch(value):
+    if not USER.fullmatch(value):
         fault("", "UID[:GID] or NAME[:GROUP] is wanted")
     for part in value.split(":"):
-        if part.isdigit() and int(part) > MAX_ID:
+        if part.isdigit() and (len(part) > len(str(MAX_ID)) or int(part) > MAX_ID):
             fault("", f"{part} is not within 0 and {MAX_ID}: a container has {MAX_ID + 1} ids")
     return value
 
 
-_HOST_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+HOST_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
 def hostname(value: str) -> str:
     """A host name of RFC 1123, at most 64 bytes."""
     size_of(value, "", 64, "a host name")  # __NEW_UTS_LEN, sethostname(2)
-    if not all(_HOST_LABEL.fullmatch(label) for label in value.split(".")):
+    if not all(HOST_LABEL.fullmatch(label) for label in value.split(".")):
         fault("", "is no host name: letters, digits and - between dots are wanted (RFC 1123)")
     return value
 
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
 
 def name(value: str) -> str:
     """A container's name."""
-    if not _NAME.fullmatch(value):
+    if not NAME.fullmatch(value):
         fault("", "is no name: 1 to 128 of letters, digits, _ . - are wanted, a letter or digit first")
     return value
 
@@ -249,7 +250,8 @@ def signal(value: object) -> int:
     """The number of a signal given as `SIGTERM`, `term` or `15`."""
     if not isinstance(value, str):
         fault("", "a string is wanted: the name or the number of a signal")
-    if len(value) <= 16 and value.isalnum():
+    # In ASCII: other alphabets have digits, and letters whose capitals are ours.
+    if len(value) <= 16 and value.isascii() and value.isalnum():
         with contextlib.suppress(BadRequest):
             return signal_number(value)
     fault("", f"no signal is named {value[:40]!r}")
@@ -262,11 +264,67 @@ def seconds(value: float) -> float:
     return float(value)
 
 
+def not_below_zero(value: float) -> float:
+    """0 or more."""
+    if value < 0:
+        fault("", "is less than 0 seconds")
+    return value
+
+
 def above_zero(value: float) -> float:
     """More than 0."""
     if value <= 0:
         fault("", "is not more than 0 seconds")
     return value
+
+
+def base64(value: str) -> str:
+    """Text that base64 can be read from: RFC 4648, section 4, with its padding, and nothing in between."""
+    try:
+        binascii.a2b_base64(value, strict_mode=True)
+    except ValueError:
+        fault("", "is not base64")
+    return value
+
+
+def whole(value: object) -> object:
+    """A number without a fraction is an integer to JSON Schema however it is written; JSON itself knows numbers only."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def only(value: T, otherwise: str) -> Callable[[T], T]:
+    """A check that takes `value` alone, and says `otherwise` of others."""
+
+    def check(got: T) -> T:
+        if got != value:
+            fault("", otherwise)
+        return got
+
+    return check
+
+
+def ends(value: str) -> str:
+    """What does not leave a container behind that nobody knows of."""
+    if value == "keep":
+        fault("", "cannot be keep here: nobody could find what is left")
+    return value
+
+
+def flag(value: object) -> bool:
+    """`true` or `false`, as a query says it."""
+    if value not in ("true", "false"):
+        fault("", "true or false is wanted")
+    return value == "true"
+
+
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,17})?(?:[eE][+-]?[0-9]{1,3})?")
+
+
+def number(value: object) -> float:
+    """A number as a query says it: as JSON writes one."""
+    if not isinstance(value, str) or not NUMBER.fullmatch(value):
+        fault("", "a number is wanted")
+    return float(value)
 
 
 def given(value: T | None) -> T:

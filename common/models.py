@@ -7,21 +7,25 @@ errors that name their path.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from copy import deepcopy
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    PlainSerializer,
-    PlainValidator,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
     model_serializer,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 
-from common import checks
+from common import checks, shapes
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
 
 Status = Literal["creating", "created", "running", "paused", "stopped"]
 Cause = Literal[
@@ -32,8 +36,17 @@ MAX_OUTPUT = 16 * 1024 * 1024  # bytes kept of one stream of a plain run
 # SCM_MAX_FD of unix(7) less stdio's three and the two of a rootfs
 MAX_PRESERVED_BESIDE_ROOT = 248
 
-# Said outright: pydantic's own serializer for a plainly validated tuple complains of the list that it makes of it.
-_AS_LIST = PlainSerializer(list, return_type=list)
+
+class About:
+    """What a field is for, as the API's description tells it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "description": self._text}
 
 
 class Model(BaseModel):
@@ -55,41 +68,90 @@ class Model(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+class LateModel(Model):
+    """One that is built when it is used for the first time: half a millisecond each that the daemon's start does without."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
 class ConsoleSize(Model):
     """Rows and columns of a terminal."""
 
-    height: Annotated[int, Field(ge=0, le=65535)]
-    width: Annotated[int, Field(ge=0, le=65535)]
+    height: Annotated[int, Field(ge=0, le=65535), shapes.WHOLE]
+    width: Annotated[int, Field(ge=0, le=65535), shapes.WHOLE]
+
+
+_RUN_SCHEMA: dict[str, Any] = {
+    "examples": [{"args": ["/bin/echo", "hello"], "rm": True}],
+    # The command's first word is not empty, wherever it comes from.
+    "if": {"required": ["entrypoint"], "properties": {"entrypoint": {"minItems": 1}}},
+    "then": {"properties": {"entrypoint": shapes.NOT_EMPTY}},
+    "else": {"properties": {"args": shapes.NOT_EMPTY}},
+    "dependentSchemas": {
+        "consoleSize": {"required": ["terminal"], "properties": {"terminal": {"const": True}}},
+        "hostname": {"properties": {"namespaces": {"properties": {"uts": {"const": "private"}}}}},
+        "rootfs": {
+            "not": {"required": ["image"]},
+            "properties": {"preserveFds": {"maximum": MAX_PRESERVED_BESIDE_ROOT}},
+        },
+    },
+}
 
 
 class RunRequest(Model):
-    """What `POST /v1/run` takes. Its keys and their meaning: docs/protocol.md, section 1."""
+    """Which container is wanted. Its keys and their meaning: docs/protocol.md, section 1."""
 
-    image: Annotated[str | None, AfterValidator(lambda v: checks.image(checks.given(v)))] = None
-    rootfs: Annotated[str | None, AfterValidator(lambda v: checks.absolute(checks.given(v)))] = None
-    args: Annotated[tuple[str, ...], PlainValidator(checks.command), _AS_LIST]
-    entrypoint: Annotated[tuple[str, ...], PlainValidator(checks.texts), _AS_LIST] = ()
-    env: Annotated[dict[str, str], PlainValidator(checks.env)] = {}
-    cwd: Annotated[str, AfterValidator(checks.absolute)] = "/"
-    user: Annotated[str, AfterValidator(checks.user)] = "0:0"
-    name: Annotated[str | None, AfterValidator(lambda v: checks.name(checks.given(v)))] = None
-    hostname: Annotated[str | None, AfterValidator(lambda v: checks.hostname(checks.given(v)))] = None
-    labels: Annotated[dict[str, str], PlainValidator(checks.labels)] = {}
-    readonly: bool = False
-    tmpfs: Annotated[dict[str, str], PlainValidator(checks.tmpfs)] = {}
-    terminal: bool = False
-    console_size: Annotated[ConsoleSize | None, AfterValidator(checks.given)] = None
-    namespaces: Annotated[dict[str, str], PlainValidator(checks.namespaces)] = {}
-    preserve_fds: Annotated[int, Field(ge=0, le=250)] = 0
-    init: bool = False
-    rm: bool = False
-    stop_signal: Annotated[int, PlainValidator(checks.signal)] = 15
-    # 0 is docker's "do not wait": SIGKILL at once
-    stop_timeout: Annotated[float, Field(ge=0), AfterValidator(checks.seconds)] = 10.0
-    timeout: Annotated[
-        float | None, AfterValidator(lambda v: checks.above_zero(checks.seconds(checks.given(v))))
+    model_config = ConfigDict(json_schema_extra=_RUN_SCHEMA)
+
+    image: Annotated[shapes.Image, About("built-in root, `host` or `busybox`; the daemon's default_root")] = (
+        None
+    )
+    rootfs: Annotated[
+        shapes.Rootfs,
+        About("a directory that the client passes as descriptor is the root; its path, for people only"),
     ] = None
-    on_disconnect: Annotated[Literal["stop", "kill", "keep"] | None, AfterValidator(checks.given)] = None
+    args: Annotated[shapes.Command, About("the command and its arguments")]
+    entrypoint: Annotated[shapes.Words, About("put in front of args")] = ()
+    env: Annotated[
+        shapes.Env, About("variables, added to the defaults; each with name and value within 128 KiB")
+    ] = {}
+    cwd: Annotated[shapes.Cwd, About("working directory")] = "/"
+    user: Annotated[shapes.User, About("UID[:GID] or NAME[:GROUP], inside the container")] = "0:0"
+    name: Annotated[shapes.Name, About("the container's name; one is made if absent")] = None
+    hostname: Annotated[shapes.Hostname, About("its host name, `container` if absent")] = None
+    labels: Annotated[shapes.Labels, About("kept and shown, never interpreted; each within 8 KiB")] = {}
+    readonly: Annotated[bool, About("the root is read-only")] = False
+    tmpfs: Annotated[shapes.Tmpfs, About("scratch space: destination -> options as in mount(8)")] = {}
+    terminal: Annotated[bool, About("it gets a terminal of its own")] = False
+    console_size: Annotated[
+        ConsoleSize | None, AfterValidator(checks.given), About("of its terminal at the start")
+    ] = None
+    namespaces: Annotated[
+        shapes.Namespaces, About("type -> `private` or `host`; `private` if absent, of time `host`")
+    ] = {}
+    preserve_fds: Annotated[
+        int,
+        Field(ge=0, le=250),
+        shapes.WHOLE,
+        About("how many of the caller's descriptors from 3 on come along"),
+    ] = 0
+    init: Annotated[bool, About("process 1 is dkr's own: it reaps, and forwards signals")] = False
+    rm: Annotated[bool, About("it is removed when it ends")] = False
+    stop_signal: Annotated[
+        shapes.Signal,
+        About("name or number of the signal that asks it to end"),
+        Field(json_schema_extra={"default": "SIGTERM"}),
+    ] = 15
+    # 0 is docker's "do not wait": SIGKILL at once
+    stop_timeout: Annotated[shapes.StopSeconds, About("seconds from the stop signal to SIGKILL")] = 10.0
+    timeout: Annotated[shapes.TimeLimit, About("seconds that the command may take, then it is stopped")] = (
+        None
+    )
+    on_disconnect: Annotated[
+        Literal["stop", "kill", "keep"] | None,
+        AfterValidator(checks.given),
+        About("what becomes of it when its client vanishes: `stop` with rm, else `keep`"),
+    ] = None
 
     def to_request(self) -> dict[str, Any]:
         """What was given, with the keys of the wire: the defaults are filled in where policy fills them in."""
@@ -135,31 +197,45 @@ class RunRequest(Model):
             )
 
 
+def _plain_schema(schema: dict[str, Any]) -> None:
+    """Without what has no meaning here, and with what two keys have to do with each other."""
+    schema.update(deepcopy(_RUN_SCHEMA))
+    for key in ("consoleSize", "rootfs"):
+        del schema["properties"][key], schema["dependentSchemas"][key]
+    schema["not"] = {"required": ["stdin", "stdinBase64"]}
+    schema["examples"] = [
+        {"args": ["/bin/sh", "-c", "tr a-z A-Z; exit 3"], "stdin": "some words\n", "timeout": 5}
+    ]
+
+
 class PlainRun(RunRequest):
-    """What `POST /v1/run` takes without an upgrade: the request, its standard input, and how much of its output is kept.
+    """A run as one request: which container is wanted, its standard input, and how much of its output is kept.
 
     What needs descriptors of the client's own has no place here.
     """
 
-    stdin: Annotated[str | None, AfterValidator(checks.given)] = None
-    stdin_base64: Annotated[str | None, AfterValidator(checks.given)] = None
-    max_output: Annotated[int, Field(ge=0, le=MAX_OUTPUT)] = 1024 * 1024  # bytes, of each stream
-    rm: bool = True
+    model_config = ConfigDict(json_schema_extra=_plain_schema)
+
+    stdin: Annotated[shapes.Text, About("its standard input as text, empty if absent")] = None
+    stdin_base64: Annotated[shapes.Base64, About("its standard input as bytes, in place of stdin")] = None
+    max_output: Annotated[
+        int,
+        Field(ge=0, le=MAX_OUTPUT),
+        shapes.WHOLE,
+        About("bytes of each stream that are kept; the rest is read and dropped"),
+    ] = 1024 * 1024
+    terminal: Annotated[shapes.NoTerminal, About("a terminal needs a session")] = False
+    rootfs: Annotated[shapes.NoRootfs, About("a directory of one's own needs a session")] = None
+    preserve_fds: Annotated[shapes.NoDescriptors, About("descriptors need a session")] = 0
+    rm: Annotated[shapes.Removed, About("it is removed when it ends: nobody could find what is left")] = True
+    on_disconnect: Annotated[
+        shapes.Ends, About("what becomes of it when its client goes away before the answer; `stop` if absent")
+    ] = None
 
     @model_validator(mode="after")
-    def _without_descriptors(self) -> PlainRun:
+    def _one_input(self) -> PlainRun:
         if self.stdin is not None and self.stdin_base64 is not None:
             checks.fault("stdinBase64", "cannot be there beside stdin")
-        if self.terminal:
-            checks.fault("terminal", "cannot be had over plain HTTP: use dkrctl, or a session")
-        if self.rootfs is not None:
-            checks.fault("rootfs", "cannot be passed over plain HTTP: use dkrctl, or a session")
-        if self.preserve_fds:
-            checks.fault("preserveFds", "cannot be passed over plain HTTP: use dkrctl, or a session")
-        if not self.rm:
-            checks.fault("rm", "cannot be false here: nobody could find what is left")
-        if self.on_disconnect == "keep":
-            checks.fault("onDisconnect", "cannot be keep here: nobody could find what is left")
         return self
 
     def to_request(self) -> dict[str, Any]:
@@ -175,8 +251,26 @@ class PlainRun(RunRequest):
         ]
 
 
+_NULLABLE: dict[str, Any] = {
+    "properties": {
+        "code": {"type": ["integer", "null"], "minimum": 0, "maximum": 255, "description": "its exit status"},
+        "signal": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "maximum": 64,
+            "description": "the signal that ended it",
+        },
+        "cause": {"enum": list(get_args(Cause)), "description": "why it ended"},
+    },
+    "required": ["code", "signal", "cause"],
+    "examples": [{"code": 3, "signal": None, "cause": "exited"}],
+}
+
+
 class ExitStatus(Model):
     """How a container ended. Exactly one of `code` and `signal` is there, unless nobody could learn it."""
+
+    model_config = ConfigDict(json_schema_extra=_NULLABLE)
 
     code: Annotated[int, Field(ge=0, le=255)] | None = None
     signal: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -188,29 +282,80 @@ class ExitStatus(Model):
         return {"code": self.code, "signal": self.signal, "cause": self.cause}
 
 
-class RunAnswer(Model):
-    """What `POST /v1/run` answers without an upgrade. Of a stream that is not UTF-8 the base64 is there, and not the text."""
+Id = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Time = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "date-time",
+            "description": "RFC 3339, nanoseconds",
+            "examples": ["2026-01-31T12:00:00.010000000Z"],
+        }
+    ),
+]
 
-    id: str
+
+class RunAnswer(Model):
+    """What became of a run. Of a stream that is not UTF-8 the base64 is there, and not the text."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["stdout"]}, {"required": ["stdoutBase64"]}],
+            "allOf": [{"oneOf": [{"required": ["stderr"]}, {"required": ["stderrBase64"]}]}],
+            "examples": [
+                {
+                    "id": "6f" * 32,
+                    "exit": {"code": 3, "signal": None, "cause": "exited"},
+                    "stdout": "SOME WORDS\n",
+                    "stderr": "",
+                    "truncated": False,
+                    "duration": 0.004,
+                }
+            ],
+        }
+    )
+
+    id: Id
     exit: ExitStatus
     stdout: str | None = None
     stderr: str | None = None
-    stdout_base64: str | None = None
-    stderr_base64: str | None = None
-    truncated: bool
-    duration: float  # seconds, from the start to the end of the command
+    stdout_base64: shapes.Base64 = None
+    stderr_base64: shapes.Base64 = None
+    truncated: Annotated[bool, About("a stream was longer than maxOutput")]
+    duration: Annotated[float, About("seconds, from the start to the end of the command")]
 
 
 class KillRequest(Model):
-    """What `POST /v1/containers/{container}/kill` takes."""
+    """Which signal a container's command is to get."""
 
-    signal: Annotated[int, PlainValidator(checks.signal)] = 9
+    model_config = ConfigDict(json_schema_extra={"examples": [{"signal": "TERM"}]})
+
+    signal: Annotated[
+        shapes.Signal, About("its name or number"), Field(json_schema_extra={"default": "SIGKILL"})
+    ] = 9
+
+
+class WaitQuery(Model):
+    """For what is waited, and how long."""
+
+    condition: Annotated[
+        Literal["stopped", "removed"],
+        About("that the command has ended, or that nothing of the container is left"),
+    ] = "stopped"
+    timeout: Annotated[shapes.Seconds, About("seconds; for ever if absent")] = None
 
 
 class WaitAnswer(Model):
-    """What `POST /v1/containers/{container}/wait` answers. `exit` is absent where nobody could learn it."""
+    """The end of a container. `exit` is absent where nobody could learn it."""
 
-    id: str
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"id": "6f" * 32, "exit": {"code": 3, "signal": None, "cause": "exited"}}]
+        }
+    )
+
+    id: Id
     exit: ExitStatus | None = None
 
 
@@ -218,7 +363,7 @@ class ContainerState(Model):
     """A shim's `state.json` (docs/protocol.md, section 6), as it comes over the channel."""
 
     version: Literal[1]
-    id: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    id: Id
     name: Annotated[str, AfterValidator(checks.name)]
     uid: Annotated[int, Field(ge=0, lt=2**32)]
     status: Status
@@ -236,58 +381,47 @@ class ContainerState(Model):
 
 
 class Container(Model):
-    """A container as `GET /v1/containers` tells it. Times are RFC 3339; `exit` is absent while nobody knows
-    it.
-    """
+    """A container. `pid` is there while it runs; `exit` is absent while nobody knows it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "6f" * 32,
+                    "name": "calm_otter4821",
+                    "uid": 1000,
+                    "image": "host",
+                    "args": ["/bin/sleep", "60"],
+                    "labels": {},
+                    "rm": True,
+                    "status": "running",
+                    "pid": 4711,
+                    "created": "2026-01-31T12:00:00.000000000Z",
+                    "started": "2026-01-31T12:00:00.010000000Z",
+                }
+            ]
+        }
+    )
 
     id: str
     name: str
-    uid: int
+    uid: Annotated[int, About("whose it is, on the host")]
     image: str
     args: tuple[str, ...]
     labels: dict[str, str]
     rm: bool
     status: Status
-    pid: int | None = None
-    created: str
-    started: str | None = None
-    finished: str | None = None
+    pid: Annotated[int | None, About("of its process 1, on the host")] = None
+    created: Time
+    started: Time | None = None
+    finished: Time | None = None
     exit: ExitStatus | None = None
 
 
-class TraceStep(Model):
-    """One step of a start: docs/protocol.md, section 7. Times are nanoseconds; `start` counts from the first step."""
+class ContainersQuery(Model):
+    """Which containers are listed."""
 
-    name: str
-    call: str
-    start: int
-    duration: int
-    process: str
-    failed: bool | None = None
-
-
-class Trace(Model):
-    """The record of a start, as `GET /v1/containers/{container}/explain` tells it."""
-
-    version: Literal[1]
-    id: str
-    outcome: Literal["started", "failed"]
-    error: dict[str, Any] | None = None
-    command: Annotated[list[str], Field(max_length=65536)]
-    begun: str
-    steps: list[TraceStep]
-    omitted: int | None = None
-
-
-class VersionInfo(Model):
-    """What `GET /v1/version` answers."""
-
-    version: str
-    api_version: str
-    os: str
-    arch: str
-    kernel: str
-    python: str
+    all: Annotated[shapes.Flag, About("those that have stopped too")] = False
 
 
 class Fault(Model):
@@ -298,15 +432,15 @@ class Fault(Model):
 
 
 class Problem(Model):
-    """An error over HTTP: RFC 9457, with our code, the way out and the faults of a request."""
+    """An error: RFC 9457, with our stable code, the way out and the faults of a request."""
 
     type: Literal["about:blank"] = "about:blank"
-    code: str
+    code: Annotated[str, About("what a program acts on")]
     title: str
     status: int
-    detail: str
-    hint: str | None = None
-    step: str | None = None
-    errno: int | None = None
-    rule: str | None = None
-    fields: tuple[Fault, ...] | None = None
+    detail: Annotated[str, About("what could not be done, to what, and why: for people")]
+    hint: Annotated[str | None, About("the way out")] = None
+    step: Annotated[str | None, About("the system call or step of a start that failed")] = None
+    errno: Annotated[int | None, About("its error number on Linux")] = None
+    rule: Annotated[str | None, About("the rule that refused")] = None
+    fields: Annotated[tuple[Fault, ...] | None, About("the faults of a request, at most 20")] = None

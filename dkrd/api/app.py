@@ -4,6 +4,7 @@ problem and logs.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import time
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from common.errors import DkrError, Internal, Unavailable
+from common.errors import DkrError, Internal, LimitReached, Unavailable
 from dkrd.api import problems
+from dkrd.api.binding import bind
 from dkrd.api.bodies import MAX_BODY
 from dkrd.api.connections import peer_of
-from dkrd.api.routes import ROUTES, bind
+from dkrd.api.openapi import DESCRIPTION, Description
+from dkrd.api.routes import ROUTES
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -24,14 +27,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dkr.api")
 
+_OUT_OF_DESCRIPTORS = LimitReached(
+    "cannot answer: the daemon is out of descriptors",
+    hint="try again; if it lasts, have LimitNOFILE= of dkrd.service raised",
+)
 _numbers = itertools.count(1)
 
 
 def make_app(context: Context) -> web.Application:
     """The application. Raises TypeError where a handler does not fit its line of the table."""
     app = web.Application(middlewares=[_outermost], client_max_size=MAX_BODY + 1)
-    for route in ROUTES:
-        app.router.add_route(route.method, route.path, bind(route, context))
+    app[DESCRIPTION] = Description(ROUTES)
+    for method, path, handler in bind(ROUTES, context):
+        app.router.add_route(method, path, handler)
     return app
 
 
@@ -75,7 +83,10 @@ async def _answered(request: web.Request, handler: Handler, number: int) -> web.
         if err.code in ("internal", "protocol"):
             log.error("request %d: %s %s: %s", number, request.method, request.path[:200], err)
         return problems.response(err)
-    except Exception:
+    except Exception as err:
+        if isinstance(err, OSError) and err.errno in (errno.EMFILE, errno.ENFILE):
+            log.error("request %d: %s %s: %s", number, request.method, request.path[:200], err.strerror)
+            return problems.response(_OUT_OF_DESCRIPTORS)
         log.exception("request %d: %s %s failed", number, request.method, request.path[:200])
         return problems.response(
             Internal(f"cannot answer: an error of the daemon; its log tells of request {number}")

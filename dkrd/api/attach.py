@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from common.errors import BadRequest, Conflict, DkrError, from_wire
+from common.errors import Conflict, DkrError, from_wire
 from dkrd.api.asks import find
-from dkrd.api.upgrade import required, tell, upgrade, wants_upgrade
+from dkrd.api.upgrade import tell, upgrade
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -25,11 +25,7 @@ log = logging.getLogger("dkr.api")
 
 async def attach(context: Context, peer: Peer, request: web.Request) -> web.StreamResponse:
     """Attach the client to the terminal of a running container."""
-    if not wants_upgrade(request):
-        return required("attach")
     container = await find(context, peer, request)
-    if await request.read():
-        raise BadRequest("cannot attach: the request has a body, and none is wanted")
     if container.status == "stopped":
         raise Conflict(f"cannot attach to {container.name}: it has ended", rule="ended")
 

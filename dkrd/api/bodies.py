@@ -1,15 +1,15 @@
-"""From a request's body to a model, and from pydantic's complaints to the faults of a problem."""
+"""From a request's body or query to a model, and from pydantic's complaints to the faults of a problem."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from common.errors import BadRequest
-from common.models import KillRequest, Model, PlainRun, RunRequest
+from common.models import Model
 
 M = TypeVar("M", bound=Model)
 MAX_BODY = 4 * 1024 * 1024  # bytes
@@ -70,42 +70,52 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def run_request(body: bytes) -> RunRequest:
-    """The request of an HTTP body. Raises BadRequest with `fields`."""
-    return _request(body, RunRequest)
-
-
-def plain_run(body: bytes) -> PlainRun:
-    """The same for a run without a session."""
-    return _request(body, PlainRun)
-
-
-def kill_request(body: bytes) -> KillRequest:
-    """Which signal a container is to get."""
-    return _request(body, KillRequest)
-
-
-def _request(body: bytes, model: type[M]) -> M:
+def parse(body: bytes, model: type[M]) -> M:
+    """The model that the JSON of a body holds. Raises BadRequest with `fields`."""
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as err:
-        raise _refused(({"path": "", "message": f"is not JSON: {err}"},)) from None
+        raise _refused("request", ({"path": "", "message": f"is not JSON: {err}"},), model) from None
     if not isinstance(value, dict):
-        raise _refused(({"path": "", "message": "an object is wanted"},))
+        raise _refused("request", ({"path": "", "message": "an object is wanted"},), model)
+    return _checked("request", value, model)
+
+
+def query(request: web.Request, model: type[M]) -> M:
+    """The same for a query: each key once."""
+    values = dict(request.query)
+    if len(values) < len(request.query):
+        twice = next(key for key in values if len(request.query.getall(key)) > 1)
+        raise _refused("query", ({"path": twice[:80], "message": "is given twice"},), model)
+    return _checked("query", values, model)
+
+
+class _Empty(Model):
+    """What a query is held against where none is known."""
+
+
+def no_query(request: web.Request) -> BadRequest:
+    """The error for a query where there is none."""
+    path = next(iter(request.query))[:80]
+    return _refused("query", ({"path": path, "message": _MESSAGES["extra_forbidden"]},), _Empty)
+
+
+def _checked(what: str, value: dict[str, Any], model: type[M]) -> M:
     if len(value) > MAX_KEYS:
-        raise _refused(({"path": "", "message": f"has {len(value)} keys; at most {MAX_KEYS} are possible"},))
+        message = f"has {len(value)} keys; at most {MAX_KEYS} are possible"
+        raise _refused(what, ({"path": "", "message": message},), model)
     try:
         return model.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as err:
-        raise _refused(faults(err), model) from None
+        raise _refused(what, faults(err), model) from None
 
 
-def _refused(fields: tuple[dict[str, str], ...], model: type[Model] = RunRequest) -> BadRequest:
+def _refused(what: str, fields: tuple[dict[str, str], ...], model: type[Model]) -> BadRequest:
     first = fields[0]
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     where = f"{first['path']}: " if first["path"] else ""
     return BadRequest(
-        _printable(f"cannot read the request: {where}{first['message']}{more}"),
+        _printable(f"cannot read the {what}: {where}{first['message']}{more}"),
         hint=_near(fields, model),
         fields=tuple({k: _printable(v) for k, v in field.items()} for field in fields),
     )

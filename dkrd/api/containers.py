@@ -9,28 +9,26 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from common.errors import BadRequest, NotFound, Unavailable
-from common.models import Trace
+from common.errors import NotFound, Unavailable
+from common.trace import Trace
 from dkrd.api.asks import ask_guardian, ask_root, find
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from common.models import Container
+    from common.models import Container, ContainersQuery
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
 
 REMOVE_SECONDS = 60.0
 
 
-async def list_containers(context: Context, peer: Peer, request: web.Request) -> list[Container]:
-    """Those that are alive, the newest first; with `?all=true` those that have stopped too."""
-    every = request.query.get("all", "false")
-    if every not in ("true", "false"):
-        fault = {"path": "all", "message": "true or false is wanted"}
-        raise BadRequest(f"cannot read the query: all: {fault['message']}", fields=(fault,))
+async def list_containers(
+    context: Context, peer: Peer, request: web.Request, query: ContainersQuery
+) -> list[Container]:
+    """Those that are alive, the newest first; with `all` those that have stopped too."""
     scope = peer.scope()
-    return await context.index.ask(lambda index: index.containers(scope, every == "true"))
+    return await context.index.ask(lambda index: index.containers(scope, query.all))
 
 
 async def inspect(context: Context, peer: Peer, request: web.Request) -> Container:

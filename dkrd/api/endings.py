@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,27 +13,47 @@ if TYPE_CHECKING:
     from common.models import ExitStatus
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ending:
+    """What one of the waiting is told.
+
+    stopped  how the command has ended; None where it is gone and nobody learnt that
+    removed  that nothing of the container is left
+    """
+
+    stopped: asyncio.Future[ExitStatus | None]
+    removed: asyncio.Future[None]
+
+
 class Endings:
     """The waiting, by container id."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Future[ExitStatus | None]]] = {}
+        self._waiting: dict[str, set[Ending]] = {}
 
     @contextlib.contextmanager
-    def of(self, container: str) -> Iterator[asyncio.Future[ExitStatus | None]]:
-        """A future that gets the exit of `container`, or None where it is gone and nobody learnt how it ended."""
-        future: asyncio.Future[ExitStatus | None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(container, set()).add(future)
+    def of(self, container: str) -> Iterator[Ending]:
+        """What will be told of `container`, during the block."""
+        loop = asyncio.get_running_loop()
+        ending = Ending(loop.create_future(), loop.create_future())
+        self._waiting.setdefault(container, set()).add(ending)
         try:
-            yield future
+            yield ending
         finally:
             waiting = self._waiting.get(container, set())
-            waiting.discard(future)
+            waiting.discard(ending)
             if not waiting:
                 self._waiting.pop(container, None)
 
-    def tell(self, container: str, exit_status: ExitStatus | None) -> None:
-        """It has ended."""
-        for future in self._waiting.get(container, ()):
-            if not future.done():
-                future.set_result(exit_status)
+    def stopped(self, container: str, exit_status: ExitStatus | None) -> None:
+        """Its command has ended."""
+        for ending in self._waiting.get(container, ()):
+            if not ending.stopped.done():
+                ending.stopped.set_result(exit_status)
+
+    def removed(self, container: str) -> None:
+        """It is gone."""
+        self.stopped(container, None)
+        for ending in self._waiting.get(container, ()):
+            if not ending.removed.done():
+                ending.removed.set_result(None)

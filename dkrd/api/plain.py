@@ -10,7 +10,6 @@ from __future__ import annotations
 import array
 import asyncio
 import base64
-import binascii
 import contextlib
 import os
 import socket
@@ -18,9 +17,8 @@ import time
 from typing import TYPE_CHECKING
 
 from common import frames
-from common.errors import BadRequest, DkrError, LimitReached, ProtocolError, Unavailable, from_wire
-from common.models import ExitStatus, PlainRun, RunAnswer
-from dkrd.api import bodies
+from common.errors import DkrError, LimitReached, ProtocolError, Unavailable, from_wire
+from common.models import ExitStatus, RunAnswer
 from dkrd.api.connections import on_lost, open_transport
 from dkrd.api.spec_of import bundle_of
 from dkrd.api.starts import Start, encode, reserve
@@ -28,6 +26,7 @@ from dkrd.api.starts import Start, encode, reserve
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from common.models import PlainRun
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
 
@@ -37,15 +36,13 @@ MAX_FRAME = 256 * 1024  # bytes of a frame from the shim
 LINGER_SECONDS = 5.0  # after the exit, for output that is still on its way
 
 
-async def plain_run(context: Context, peer: Peer, request: web.Request) -> RunAnswer:
+async def plain_run(context: Context, peer: Peer, request: web.Request, body: PlainRun) -> RunAnswer:
     """Run a command to its end and tell what became of it. Raises DkrError where it could not be started."""
     uid = peer.account()
-    wanted = bodies.plain_run(await bodies.read_json(request))
-    given = _stdin(wanted)
-    start = Start(context, uid, await reserve(context, uid, wanted), wanted)
+    start = Start(context, uid, await reserve(context, uid, body), body)
     try:
-        bundle = encode(bundle_of(wanted, context.settings, start.name))
-        attempt = _Attempt(wanted, given)
+        bundle = encode(bundle_of(body, context.settings, start.name))
+        attempt = _Attempt(body, _stdin(body))
     except BaseException:
         start.release()
         raise
@@ -59,11 +56,7 @@ async def plain_run(context: Context, peer: Peer, request: web.Request) -> RunAn
 def _stdin(wanted: PlainRun) -> bytes:
     if wanted.stdin is not None:
         return wanted.stdin.encode()
-    try:
-        return base64.b64decode(wanted.stdin_base64 or "", validate=True)
-    except binascii.Error:
-        fault = {"path": "stdinBase64", "message": "is not base64"}
-        raise BadRequest("cannot read the request: stdinBase64: is not base64", fields=(fault,)) from None
+    return base64.b64decode(wanted.stdin_base64 or "")
 
 
 class _Output:

@@ -33,6 +33,7 @@ from dkrd.api.connections import Connection
 from dkrd.api.containers import forget
 from dkrd.api.context import Context
 from dkrd.api.endings import Endings
+from dkrd.api.facts import Facts
 from dkrd.api.peers import Peers
 from dkrd.settings import Settings
 from dkrd.state.index import Index, Lock, open_index
@@ -50,9 +51,10 @@ FLUSH_SECONDS = 1.0  # for the index's last writes
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the launcher says first: the settings, and what stands."""
+    """What the launcher says first: the settings, the host, and what stands."""
 
     settings: Settings
+    facts: Facts
     containers: tuple[ContainerState, ...]
     complete: bool  # these are all: the rest of a very long list follows as `state` messages
 
@@ -82,7 +84,7 @@ def _serve() -> int:
     lock = Lock(directory)  # held by the descriptor until the process ends
     index = open_index(directory)
     names = _reconcile(index, hello)
-    status = asyncio.run(_Server(hello.settings, names).run(listener, channel, index))
+    status = asyncio.run(_Server(hello, names).run(listener, channel, index))
     del lock
     return status
 
@@ -126,15 +128,16 @@ def read_hello(channel: socket.socket) -> Hello:
         raise Unavailable(f"cannot start: the launcher said nothing for {HELLO_SECONDS:g} s") from None
     if message is None:
         raise Unavailable("cannot start: the launcher has ended")
-    if message.get("type") != "hello" or message.get("version") != 1:
+    if message.get("type") != "hello" or message.get("version") != 2:
         got = f"{message.get('type')!r} version {message.get('version')!r}"
-        raise ProtocolError(f"cannot start: hello version 1 is expected first, not {got}")
+        raise ProtocolError(f"cannot start: hello version 2 is expected first, not {got}")
     settings, containers = message.get("settings"), message.get("containers")
     if not isinstance(settings, dict) or not isinstance(containers, list):
         raise ProtocolError("cannot start: hello has no settings or no containers")
     states = (parse_state(entry) for entry in containers)
     standing = tuple(state for state in states if state is not None)
-    return Hello(Settings.from_wire(settings), standing, len(standing) == len(containers) < COMPLETE_BELOW)
+    complete = len(standing) == len(containers) < COMPLETE_BELOW
+    return Hello(Settings.from_wire(settings), Facts.from_wire(message.get("host")), standing, complete)
 
 
 def parse_state(value: object) -> ContainerState | None:
@@ -161,6 +164,16 @@ def _reconcile(index: Index, hello: Hello) -> Names:
     return names
 
 
+def _change(context: Context, message: dict[str, object]) -> None:
+    """The settings were read again, or the host has changed."""
+    settings = message.get("settings")
+    if not isinstance(settings, dict):
+        raise ProtocolError("cannot read from the launcher: changed has no settings")
+    context.settings = Settings.from_wire(settings)
+    context.facts = Facts.from_wire(message.get("host"))
+    api_log.configure(context.settings.log_level, context.settings.log_format)
+
+
 class _LoopErrors:
     """What fails on the event loop outside of any task goes to the log.
 
@@ -183,8 +196,8 @@ class _LoopErrors:
 class _Server:
     """The serving part, on the event loop."""
 
-    def __init__(self, settings: Settings, names: Names) -> None:
-        self._settings = settings
+    def __init__(self, hello: Hello, names: Names) -> None:
+        self._hello = hello
         self._names = names
         self._context: Context | None = None
         self._ended: asyncio.Future[int]
@@ -196,7 +209,9 @@ class _Server:
         self._ended = loop.create_future()
         worker = Worker(index, self._damaged)
         link = Channel(loop, channel, self._report, self._channel_ended)
-        context = self._context = Context(self._settings, link, self._names, worker, Endings())
+        context = self._context = Context(
+            self._hello.settings, self._hello.facts, link, self._names, worker, Endings()
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, 0)
         runner = web.AppRunner(make_app(context), access_log=None)
@@ -204,7 +219,7 @@ class _Server:
         web_server = runner.server
         if web_server is None:
             raise Internal("cannot serve: aiohttp made no server")
-        peers = Peers(self._settings)
+        peers = Peers(self._hello.settings)
         await loop.create_server(
             lambda: Connection(web_server, peers, loop), sock=listener, backlog=BACKLOG, start_serving=True
         )
@@ -236,12 +251,15 @@ class _Server:
         self._end(1)
 
     def _report(self, message: dict[str, object]) -> None:
-        """`state` or `gone` from the launcher."""
+        """`state`, `gone` or `changed` from the launcher."""
         context = self._context
         if context is None:
             return
+        if message.get("type") == "changed":
+            _change(context, message)
+            return
         if message.get("type") == "gone":
-            context.endings.tell(str(message.get("id")), None)
+            context.endings.removed(str(message.get("id")))
             forget(context, str(message.get("id")))
             return
         state = parse_state(message.get("state"))
@@ -253,4 +271,4 @@ class _Server:
                 context.names.bind(state.uid, state.name, state.id)
             context.index.post(lambda index: index.report(state))
             if state.status == "stopped":
-                context.endings.tell(state.id, state.exit)
+                context.endings.stopped(state.id, state.exit)

@@ -15,33 +15,23 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from common import frames
-from common.errors import BadRequest, DkrError
-from dkrd.api import problems
 from dkrd.api.connections import open_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from common.errors import DkrError
+
 PROTOCOL = "dkr-session/1"
 FLUSH_SECONDS = 10.0
 
 
-def wants_upgrade(request: web.Request) -> bool:
-    """Whether the client asks for a session."""
-    upgrades = [word.strip().lower() for word in request.headers.get("Upgrade", "").split(",")]
+def asked_for(request: web.Request) -> list[str]:
+    """The protocols to which the client wants its connection to be upgraded, the dearest first."""
     options = [word.strip().lower() for word in request.headers.get("Connection", "").split(",")]
-    return request.version == (1, 1) and PROTOCOL in upgrades and "upgrade" in options
-
-
-def required(verb: str) -> web.Response:
-    """The answer to who wants to `verb` without an upgrade."""
-    return problems.response(
-        BadRequest(
-            f"cannot {verb}: the connection must be upgraded to {PROTOCOL}", hint=f"use dkrctl {verb}"
-        ),
-        426,
-        {"Upgrade": PROTOCOL, "Connection": "Upgrade"},
-    )
+    if request.version != (1, 1) or "upgrade" not in options:
+        return []
+    return [word.strip().lower() for word in request.headers.get("Upgrade", "").split(",")]
 
 
 async def upgrade(request: web.Request, hand_over: Callable[[int], None]) -> web.StreamResponse:

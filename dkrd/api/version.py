@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from common.models import VersionInfo
+from common.info import VersionInfo
 from common.version import API_VERSION, VERSION
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from itertools import chain
 from common import frames
 from common.errors import DkrError, HostUnfit, ProtocolError
 from dkrd import ids
-from dkrd.launcher import adoption, directories, listener, probe, requests, runner, wire
+from dkrd.launcher import adoption, directories, features, listener, probe, requests, runner, wire
 from dkrd.launcher.api_process import ApiProcess, Identity, Message
 from dkrd.launcher.containers import Containers
 from dkrd.launcher.leaves import Leaves
@@ -205,11 +205,23 @@ class Launcher:
         for state in chain(self._containers.states(), adoption.stopped_states(self._settings.state_dir)):
             size += len(frames.dumps(state)) + 1
             (first if size <= _HELLO_MAX else late).append(state)
-        self._api.send(
-            {"type": "hello", "version": 1, "settings": self._settings.to_wire(), "containers": first}
-        )
+        self._api.send({"type": "hello", "version": 2, **self._facts(), "containers": first})
         for state in late:
             self._api.send({"type": "state", "state": state})
+
+    def _facts(self) -> dict[str, object]:
+        """What the api is told of settings and host; it decides nothing by them."""
+        missing = {
+            root: layer.to_wire()
+            for root, layer in self._requests.host.layers.items()
+            if isinstance(layer, DkrError)
+        }
+        host = {
+            "cgroups": cgroups.read_layout().kind,
+            "features": features.found(self._settings),
+            "missingRoots": missing,
+        }
+        return {"settings": self._settings.to_wire(), "host": host}
 
     def _message(self, message: Message) -> None:
         kind = message.body.get("type")
@@ -281,6 +293,7 @@ class Launcher:
         installed since. Then the settings are read again in the eyes of the service manager.
         """
         if not roots:
+            self._api.send({"type": "changed", **self._facts()})
             self._notifier.send("READY=1")
             return
         root = roots[0]

@@ -246,6 +246,11 @@ class Index:
         condition = "1" if every else "status <> 'stopped'"
         return self._select(condition + _OWNED + " ORDER BY created DESC, id", (uid, uid))
 
+    def counts(self, uid: int | None) -> dict[str, int]:
+        """Status -> how many of the containers of `uid` (None: of everyone) have it."""
+        statement = f"SELECT status, COUNT(*) FROM containers WHERE 1{_OWNED} GROUP BY status"  # noqa: S608  # as below
+        return dict(self._db.execute(statement, (uid, uid)).fetchall())
+
     def find(self, reference: str, uid: int | None, own: int | None) -> Container:
         """The container with this id, name or unique beginning of an id, among those of `uid` (None: of
         everyone).

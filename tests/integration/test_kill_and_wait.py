@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import select
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import host
 from tests.integration.conftest import SHELL_SECONDS, Caller, request
-from tests.reliability.support import eventually, remains
+from tests.reliability.support import ask, eventually, remains
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,3 +135,59 @@ def test_kill_without_a_guardian(make_daemon: MakeDaemon) -> None:
         assert "its guardian was killed" in done.stderr
         host.kill(sleeper)
         eventually(lambda: not remains(daemon), "the launcher cleans up in the guardian's place")
+
+
+def wait(daemon: Daemon, name: str, query: str) -> tuple[int, Any]:
+    """POST …/wait as root: status and answer."""
+    return ask(daemon, "POST", f"/v1/containers/{name}/wait?{query}")
+
+
+def test_wait_for_the_removal(make_daemon: MakeDaemon) -> None:
+    caller = Caller(make_daemon(log_level="debug"), None)
+    with running(caller, TRAP) as (name, client), ThreadPoolExecutor() as pool:
+        waiting = pool.submit(wait, caller.daemon, name, "condition=removed&timeout=30")
+        until_asked(caller.daemon, name)
+        caller.daemon.dkrctl("kill", "-s", "TERM", name, check=True)
+        status, answer = waiting.result()
+        assert (status, answer["exit"]) == (200, {"code": 5, "signal": None, "cause": "exited"})
+        assert caller.containers() == []
+        assert client.wait(SHELL_SECONDS) == 5
+
+
+def test_wait_for_the_removal_of_one_that_is_kept(root: Caller) -> None:
+    root.daemon.dkrctl("run", "--name", "kept", "/bin/sh", "-c", "exit 6")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(wait, root.daemon, "kept", "condition=removed")
+        assert wait(root.daemon, "kept", "condition=stopped")[1]["exit"]["code"] == 6
+        assert wait(root.daemon, "kept", "condition=removed&timeout=0.05")[0] == 503
+        root.daemon.dkrctl("rm", "kept", check=True)
+        # Whoever came too late for the removal is told that it is not there.
+        assert waiting.result()[0] in (200, 404)
+
+
+def test_wait_ends_in_time(root: Caller) -> None:
+    with running(root, SLEEP) as (name, client):
+        status, problem = wait(root.daemon, name, "timeout=0.05")
+        assert (status, problem["code"], problem["rule"]) == (503, "unavailable", "timeout")
+        assert client.poll() is None
+        root.daemon.dkrctl("kill", name, check=True)
+        client.wait(SHELL_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [
+        ("condition=running", "condition"),
+        ("timeout=x", "timeout"),
+        ("timeout=0", "timeout"),
+        ("timeout=-1", "timeout"),
+        ("timeout=nan", "timeout"),
+        ("timeout=1e99", "timeout"),
+        ("timeout=1_0", "timeout"),
+        ("timeout=", "timeout"),
+        ("until=1", "until"),
+    ],
+)
+def test_a_wait_that_is_none(root: Caller, query: str, path: str) -> None:
+    status, problem = wait(root.daemon, "x", query)
+    assert (status, problem["fields"][0]["path"]) == (400, path)

@@ -157,11 +157,17 @@ class Api:
     def start(self, containers: Sequence[dict[str, Any]] = ()) -> None:
         """Start the process and wait until it serves."""
         self.spawn()
-        self.say(
-            {"type": "hello", "version": 1, "settings": self.settings.to_wire(), "containers": [*containers]}
-        )
+        self.say({"type": "hello", "version": 2, **self.facts(), "containers": [*containers]})
         message, _ = self.hear()
         assert message == {"type": "ready"}, self.told()
+
+    def facts(self) -> dict[str, Any]:
+        """What it is told of settings and host."""
+        missing = {
+            "busybox": {"code": "host-unfit", "message": "cannot use it: none is here", "hint": "bring one"}
+        }
+        host = {"cgroups": "hybrid", "features": {"seccomp": True, "flying": False}, "missingRoots": missing}
+        return {"settings": self.settings.to_wire(), "host": host}
 
     def say(self, message: dict[str, Any]) -> None:
         self.channel.send(frames.dumps(message))

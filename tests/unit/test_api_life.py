@@ -28,7 +28,7 @@ def api() -> Iterator[Api]:
 
 
 def hello(api: Api) -> dict[str, object]:
-    return {"type": "hello", "version": 1, "settings": api.settings.to_wire(), "containers": []}
+    return {"type": "hello", "version": 2, **api.facts(), "containers": []}
 
 
 def test_the_end_of_the_channel_is_the_end(api: Api) -> None:
@@ -82,7 +82,7 @@ def test_a_broken_launcher_ends_the_api(api: Api, message: bytes) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"type": "state"}, {"version": 2}, {"settings": None}, {"settings": {}}, {"containers": None}],
+    [{"type": "state"}, {"version": 3}, {"settings": None}, {"settings": {}}, {"containers": None}],
 )
 def test_without_a_proper_hello_it_does_not_start(api: Api, change: dict[str, object]) -> None:
     api.spawn()

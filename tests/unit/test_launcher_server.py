@@ -40,10 +40,13 @@ def test_api_runs_without_rights(daemon: Daemon) -> None:
     assert who["parentSession"] is False
 
 
-def test_hello_tells_the_settings(daemon: Daemon) -> None:
+def test_hello_tells_the_settings_and_the_host(daemon: Daemon) -> None:
     daemon.start()
     hello = daemon.told("hello")[0]
-    assert hello["version"] == 1
+    assert hello["version"] == 2
+    assert hello["host"]["cgroups"] in ("v1", "v2", "hybrid")
+    assert hello["host"]["features"]["seccomp"] is True
+    assert "host" not in hello["host"]["missingRoots"]
     assert hello["settings"]["stateDir"] == str(daemon.state)
     assert hello["containers"] == []
 
@@ -322,6 +325,9 @@ def test_settings_are_read_again(daemon: Daemon) -> None:
     daemon.process.send_signal(signal.SIGHUP)
     assert "RELOADING=1" in daemon.notified("READY=1")
     assert 'need a restart of dkrd settings=["default_root"]' in daemon.log()
+    changed = daemon.told("changed")[0]
+    assert changed["settings"]["containersPerUser"] == 1
+    assert changed["settings"]["defaultRoot"] == "host"
     records = [as_user(3001, lambda: daemon.run_container(do="run")) for _ in range(2)]
     assert [record["type"] for record in records] == ["session", "error"]
     daemon.file.write_text("nonsense = 1\n")
@@ -339,10 +345,13 @@ def test_a_root_that_the_host_lacks_is_looked_for_again(daemon: Daemon) -> None:
         "host": "host-layer",
         "busybox": "cannot use the root busybox: there is none",
     }
+    missing = {"busybox": {"code": "host-unfit", "message": lacking.read_text(), "hint": "install it"}}
+    assert daemon.told("hello")[0]["host"]["missingRoots"] == missing
     assert daemon.process is not None
     lacking.unlink()
     daemon.process.send_signal(signal.SIGHUP)
     daemon.notified("READY=1")
+    assert daemon.told("changed")[0]["host"]["missingRoots"] == {}
     assert "the root busybox is there layer=busybox-layer" in daemon.log()
     assert daemon.run_container()["layers"] == {"host": "host-layer", "busybox": "busybox-layer"}
     lacking.write_text("gone")

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from common.checks import MAX_STRING
 from common.errors import BadRequest
 from common.models import ContainerState, RunRequest
-from dkrd.api.bodies import run_request
+from dkrd.api import bodies
 
 BASE: dict[str, Any] = {"args": ["/bin/true"]}
 
 
 def parse(**changes: Any) -> RunRequest:
-    return run_request(json.dumps({**BASE, **changes}).encode())
+    return bodies.parse(json.dumps({**BASE, **changes}).encode(), RunRequest)
 
 
 def refused(body: bytes) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        run_request(body)
+        bodies.parse(body, RunRequest)
     return caught.value
 
 
@@ -70,6 +70,7 @@ def test_defaults_are_those_of_the_protocol() -> None:
         {"terminal": True, "consoleSize": {"height": 24, "width": 80}},
         {"namespaces": {"network": "host", "time": "private"}},
         {"preserveFds": 250},
+        {"preserveFds": 1.0},
         {"stopSignal": "9"},
         {"stopSignal": "term"},
         {"stopTimeout": 0},
@@ -150,7 +151,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("preserveFds", {"preserveFds": 251}),
     ("preserveFds", {"preserveFds": "1"}),
     ("preserveFds", {"preserveFds": True}),
-    ("preserveFds", {"preserveFds": 1.0}),
+    ("preserveFds", {"preserveFds": 1.5}),
     ("stopSignal", {"stopSignal": "0"}),
     ("stopSignal", {"stopSignal": "65"}),
     ("stopSignal", {"stopSignal": "SIGNOPE"}),
@@ -224,7 +225,7 @@ KEYS = [info.alias or name for name, info in RunRequest.model_fields.items()]
 def test_anything_is_a_request_or_refused(request: dict[str, Any]) -> None:
     body = json.dumps({**BASE, **request}).encode()
     try:
-        parsed = run_request(body)
+        parsed = bodies.parse(body, RunRequest)
     except BadRequest:
         error = refused(body)
         assert error.fields

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from common import frames, oci
 from common.bundle import bundle_of as meaning_of
 from common.errors import BadRequest, NotFound
+from common.models import RunRequest
 from dkrd.api import names
-from dkrd.api.bodies import run_request
+from dkrd.api.bodies import parse
 from dkrd.api.spec_of import bundle_of, image_of
 from dkrd.runtime import spec as runtime_spec
 from dkrd.settings import Settings
@@ -22,7 +23,9 @@ SETTINGS = Settings()
 
 
 def bundle(**request: Any) -> dict[str, Any]:
-    return bundle_of(run_request(json.dumps({"args": ["/bin/true"], **request}).encode()), SETTINGS, "made")
+    return bundle_of(
+        parse(json.dumps({"args": ["/bin/true"], **request}).encode(), RunRequest), SETTINGS, "made"
+    )
 
 
 def test_defaults() -> None:
@@ -115,7 +118,7 @@ def test_where_the_root_comes_from(
     request_: dict[str, Any], default: str, root: tuple[str, str], image: str
 ) -> None:
     settings = Settings(default_root=default)
-    request = run_request(json.dumps({"args": ["x"], **request_}).encode())
+    request = parse(json.dumps({"args": ["x"], **request_}).encode(), RunRequest)
     made = bundle_of(request, settings, "made")
     assert made["dkr"]["root"] == {"kind": root[0], "name": root[1]}
     assert image_of(request, settings) == image
@@ -125,7 +128,9 @@ def test_where_the_root_comes_from(
 def test_a_path_is_no_image() -> None:
     """Else whoever posts it would have a directory of the host's as the root."""
     with pytest.raises(NotFound, match="/etc"):
-        bundle_of(run_request(b'{"args": ["x"], "image": "/etc"}'), Settings(default_root="/etc"), "made")
+        bundle_of(
+            parse(b'{"args": ["x"], "image": "/etc"}', RunRequest), Settings(default_root="/etc"), "made"
+        )
     root = meaning_of({"args": ["x"], "image": "/etc"}, "/etc", "made")["dkr"]
     assert root["root"] == {"kind": "builtin", "name": "/etc"}  # type: ignore[index]
 
@@ -143,11 +148,11 @@ def test_an_unknown_image_is_not_found_and_the_known_ones_are_named() -> None:
 
 
 def test_a_made_name_is_a_name() -> None:
-    request = run_request(b'{"args": ["x"]}')
+    request = parse(b'{"args": ["x"]}', RunRequest)
     made = {bundle_of(request, SETTINGS)["dkr"]["name"] for _ in range(20)}
     assert len(made) > 10
     for name in made:
-        assert run_request(json.dumps({"args": ["x"], "name": name}).encode()).name == name
+        assert parse(json.dumps({"args": ["x"], "name": name}).encode(), RunRequest).name == name
     assert len(set(names.ADJECTIVES)) == len(names.ADJECTIVES)
     assert len(set(names.NOUNS)) == len(names.NOUNS)
 
@@ -184,7 +189,7 @@ REQUESTS = st.fixed_dictionaries(
 @given(REQUESTS)
 def test_policy_will_find_the_same_meaning_in_the_request_as_it_was_posted(request: dict[str, Any]) -> None:
     body = json.dumps(request).encode()
-    made = bundle_of(run_request(body), SETTINGS, "made")
+    made = bundle_of(parse(body, RunRequest), SETTINGS, "made")
     over_the_wire = frames.loads(json.dumps(made, ensure_ascii=False).encode())
     assert over_the_wire == meaning_of(frames.loads_object(body), SETTINGS.default_root, "made")
 

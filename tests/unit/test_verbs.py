@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from common import models, options, verbs
+from common import info, models, options, verbs
 from common.errors import BadRequest, ProtocolError
 from dkrctl.commands import version
 from dkrctl.commands.info import lines_of, words
@@ -36,7 +36,7 @@ def keys(model: type[BaseModel]) -> set[str]:
 def test_the_client_knows_the_fields_of_the_api() -> None:
     assert set(FIELDS) == keys(models.Container)
     assert set(EXIT_FIELDS) == keys(models.ExitStatus)
-    assert set(version.SERVER_FIELDS) == keys(models.VersionInfo)
+    assert set(version.SERVER_FIELDS) == keys(info.VersionInfo)
 
 
 def test_every_verb_has_its_module_and_what_its_table_promises() -> None:

@@ -1,0 +1,73 @@
+"""What one line of the API says: dkrd/api/routes.py is the table, binding.py binds handlers to it, openapi.py describes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from common.errors import DkrError
+    from common.models import Model
+
+    Handler = Callable[..., Awaitable[Any]]
+
+
+class Who(StrEnum):
+    """Who may use a route."""
+
+    ANYONE = "anyone"  # who can connect
+    OWNER = "owner"  # a user of the host, and for what is theirs; uid 0 and admins for everyone's
+
+
+class Switched:
+    """In place of an answer: 101, and the connection speaks another protocol from there on."""
+
+
+class Plain:
+    """In place of a model: an answer that is text."""
+
+
+class Json:
+    """In place of a model: an answer that is JSON of a schema of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One line of the API.
+
+    query    model of the query; None: it has none
+    body     model of the body; None: it has none
+    answer   type of the answer: a Model, list[Model], None (204), Switched, Plain, Json
+    summary  one line for people
+    upgrade  the protocol that the client must ask for (`Upgrade:`); None: it must not ask for any. Two lines may
+             differ in this alone
+    errors   what it may answer besides what every route may (openapi.py), by class
+    about    more for people
+    example  of an answer that has no model, or whose model has none
+    """
+
+    method: str
+    path: str
+    who: Who
+    query: type[Model] | None
+    body: type[Model] | None
+    answer: Any
+    handler: Handler
+    summary: str
+    upgrade: str | None = None
+    errors: tuple[type[DkrError], ...] = ()
+    about: str = ""
+    example: Any = None
+
+    @property
+    def name(self) -> str:
+        """The line for people: `POST /v1/run (dkr-session/1)`."""
+        return f"{self.method} {self.path}" + (f" ({self.upgrade})" if self.upgrade else "")
+
+    @property
+    def status(self) -> int:
+        """The status of an answer that went well."""
+        return 101 if self.answer is Switched else 204 if self.answer is None else 200
