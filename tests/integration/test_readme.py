@@ -1,4 +1,4 @@
-"""The README's tour and HACKING's calls, taken from their text and run as an ordinary user who may connect."""
+"""The README's tour, the calls of the API's page and HACKING's, taken from their text and run as an ordinary user who may connect."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def shown_in(text: str) -> list[Shown]:
     return found
 
 
-TOUR = shown_in((REPOSITORY / "README.md").read_text())
+TOUR = [
+    *shown_in((REPOSITORY / "README.md").read_text()),
+    *shown_in((REPOSITORY / "docs/api.md").read_text()),
+]
 CALLS = re.findall(r"^curl .*$", (REPOSITORY / "HACKING.md").read_text(), re.MULTILINE)
 
 
@@ -60,14 +63,19 @@ def shell(daemon: Daemon, command: str, user: User) -> subprocess.CompletedProce
     )
 
 
+def at(daemon: Daemon, command: str) -> str:
+    """The command, with the socket of this daemon in place of the one in use."""
+    return command.replace("/run/dkr/dkr.sock", str(daemon.socket))
+
+
 def test_there_is_a_tour() -> None:
-    assert len(TOUR) >= 10
+    assert len(TOUR) >= 20
     assert len(CALLS) >= 3
 
 
 @pytest.mark.parametrize("shown", TOUR, ids=lambda shown: shown.command)
 def test_the_tour_is_true(daemon: Daemon, tenant: User, shown: Shown) -> None:
-    done = shell(daemon, shown.command, tenant)
+    done = shell(daemon, at(daemon, shown.command), tenant)
     assert done.returncode == 0, done.stderr
     printed = done.stdout.splitlines()
     assert len(printed) == len(shown.output), f"{printed} {done.stderr}"
@@ -79,6 +87,6 @@ def test_the_tour_is_true(daemon: Daemon, tenant: User, shown: Shown) -> None:
 
 @pytest.mark.parametrize("command", CALLS)
 def test_the_api_answers_curl(daemon: Daemon, tenant: User, command: str) -> None:
-    done = shell(daemon, f"{command.replace('/run/dkr/dkr.sock', str(daemon.socket))} --fail", tenant)
+    done = shell(daemon, f"{at(daemon, command)} --fail", tenant)
     assert done.returncode == 0, done.stderr
     assert done.stdout
