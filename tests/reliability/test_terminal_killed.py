@@ -37,6 +37,7 @@ pytestmark = pytest.mark.root
 LINES = 1000
 KILLS = 3
 LEAVE = "\x10\x11"  # ctrl-P ctrl-Q
+KILL_LINE = "\x15"  # ctrl-U: the line that is being typed begins anew
 
 
 def _kill_api(daemon: Daemon) -> None:
@@ -144,7 +145,7 @@ def test_who_is_attached_notices_nothing(make_daemon: MakeDaemon, kill: str) -> 
         expect([first, second, third], "got joined")
         second.type(LEAVE)
         assert second.status() == 0
-        third.type("end 7\r")
+        third.type(KILL_LINE + "end 7\r")  # the first of the keys that leave has gone on
         assert (first.status(), third.status()) == (7, 7)
     settle(daemon)
 
