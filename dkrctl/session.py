@@ -99,10 +99,18 @@ class Session:
                 return
             del self._pending[0]
 
+    def _listen(self) -> "tuple[bytes, list[tuple[int, int, bytes]], int, object]":
+        try:
+            return self._socket.recvmsg(MAX_ANSWER, _ROOM, _socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            # It closed with a frame of ours unread, as a signal sent while the command ended; the kernel tells that first, once,
+            # and what the shim has sent before is still there.
+            return self._socket.recvmsg(MAX_ANSWER, _ROOM, _socket.MSG_CMSG_CLOEXEC)
+
     def receive(self) -> tuple[dict[str, object], list[int]] | None:
         """The next frame and its descriptors, or None where the shim has gone."""
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(MAX_ANSWER, _ROOM, _socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self._listen()
         except ConnectionResetError:
             return None
         descriptors = descriptors_of(ancillary)

@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import termios
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dkrctl.session import Session
 from tests.unit.client_harness import Peer, Tty, root_made_socket, terminal
 
 pytestmark = pytest.mark.skipif(not root_made_socket(), reason="a session must be made by root")
@@ -88,6 +90,19 @@ def test_a_relay_that_is_lost_gives_the_terminal_back(peer: Peer, tty: Tty) -> N
     tty.until(b"lost the container's guardian")
     assert client.wait() == 125
     assert termios.tcgetattr(tty.slave) == before
+
+
+def test_the_last_frame_is_read_though_one_of_ours_was_not() -> None:
+    """The shim ends while a signal, or a size, is on its way to it: how the command ended is not lost over that."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    session = Session(ours.detach())
+    session.signal(15)
+    session.flush()
+    theirs.send(b'{"type": "exited", "exit": {"code": 3}}')
+    theirs.close()
+    assert session.receive() == ({"type": "exited", "exit": {"code": 3}}, [])
+    assert session.receive() is None
+    session.close()
 
 
 # dkrctl attach
