@@ -71,6 +71,7 @@ class _Attach:
             [],
         )
         attendance = Attendance(session, signals, [], self.terminal, self._copied, forwards=self.given)
+        attendance.wanted = self.name
         try:
             attendance.until_started()
             ended = attendance.until_exit()

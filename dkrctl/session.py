@@ -163,6 +163,7 @@ class Attendance:
         "_terminal",
         "started_as",
         "trace",
+        "wanted",
     )
 
     def __init__(
@@ -183,6 +184,7 @@ class Attendance:
         self._forwards = forwards
         self._exit: dict[str, object] | None = None
         self.started_as: str | None = None
+        self.wanted = ""  # by what name or beginning of an id it is attached to, where it is
         self.trace: object = None
 
     def until_started(self) -> str:
@@ -300,6 +302,13 @@ class Attendance:
                 self._pumps += terminal.begin(self._session, master=descriptors.pop(), whole=terminal.typed)
         elif kind == "attached" and self.started_as is None and len(descriptors) == 1:
             self.started_as = str(frame.get("id"))
+            if (
+                self.wanted
+                and not self.started_as.startswith(self.wanted)
+                and frame.get("name") != self.wanted
+            ):
+                # The api chose the container, its guardian says which it is: one that was taken over may lead elsewhere.
+                raise ProtocolError(f"cannot attach to {self.wanted}: the daemon led to another container")
             self._join(descriptors.pop(), whole=frame.get("input") is not False)
         elif (
             kind == "yield" and self._terminal is not None and self._terminal.holds and len(descriptors) == 1

@@ -210,7 +210,8 @@ class Shim:
             started["stdio"] = [0]
         self.master = self.start(started, [] if whole else [reader])
         with self.relay() as theirs:
-            self.send({"type": "attached", "id": ID, "name": self.what, "input": whole}, [theirs.fileno()])
+            name = "other" if self.what == "elsewhere" else self.what
+            self.send({"type": "attached", "id": ID, "name": name, "input": whole}, [theirs.fileno()])
         if self.what == "lost":
             os.kill(self.child, signal.SIGKILL)
             return

@@ -222,6 +222,7 @@ def test_the_end_of_a_client_that_is_attached_is_its_own(peer: Peer, tty: Tty, n
     [
         ("refused", b"dkrctl: cannot attach\r\n  rule: busy\r\n"),
         ("no-stream", b"cannot understand the container's guardian: a frame 'attached'"),
+        ("elsewhere", b"cannot attach to elsewhere: the daemon led to another container"),
         ("lost", b"cannot tell how the command ended: lost the container's guardian"),
     ],
 )
