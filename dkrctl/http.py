@@ -16,7 +16,7 @@ from common.frames import dumps, loads_object
 UPGRADE = "dkr-session/1"
 MAX_HEAD = 64 * 1024  # bytes
 MAX_BODY = 1024 * 1024  # bytes; of an answer or a record
-_ROOM = _socket.CMSG_SPACE(4)
+ROOM = _socket.CMSG_SPACE(4)
 _UCRED = 12  # bytes of struct ucred: pid, uid, gid; unix(7)
 _CHUNK = 65536
 _BEGIN = b"HTTP/1."  # of every answer
@@ -63,7 +63,7 @@ class Connection:
     Always reads with room for a descriptor: a plain recv(2) that runs into the hand-over record would lose
     it.
 
-    vouched  the descriptor came with root's word (`_look_for_word`)
+    vouched  the descriptor came with root's word (`look_for_word`)
     """
 
     __slots__ = ("_data", "_descriptors", "_path", "_room", "_socket", "vouched")
@@ -76,7 +76,7 @@ class Connection:
         self._data = bytearray()
         self._descriptors: list[int] = []
         self._path = path
-        self._room = _ROOM
+        self._room = ROOM
         self.vouched = False
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         if limit:
@@ -109,7 +109,7 @@ class Connection:
         except (BrokenPipeError, ConnectionResetError):
             pass  # it may have answered before it had read all; what it said comes next
         if upgrade:
-            self._look_for_word()
+            self._room = look_for_word(self._socket)
         while (end := self._data.find(b"\r\n\r\n")) < 0:
             # Looked at as it comes: who speaks something else may well wait for us to go on.
             if len(self._data) > MAX_HEAD or self._data[: len(_BEGIN)] != _BEGIN[: len(self._data)]:
@@ -124,18 +124,6 @@ class Connection:
         answer = Answer(bytes(self._data[:end]))
         del self._data[: end + 4]
         return answer
-
-    def _look_for_word(self) -> None:
-        """In a user namespace that does not have root's uid, no socket shows that root has made it (SO_PEERCRED says nobody).
-
-        There root's word is looked for: with the descriptor it sends credentials that are not its own but ours, which the
-        kernel allows nobody else (SCM_CREDENTIALS, unix(7)). Asked for only now: a socket that sends while it wants
-        credentials is given an abstract name.
-        """
-        ucred = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED)
-        if _uid(ucred) != 0:
-            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
-            self._room = _ROOM + _socket.CMSG_SPACE(_UCRED)
 
     def body(self, answer: Answer) -> bytes:
         """The body that follows the head `answer`; cut off where the daemon stops early."""
@@ -185,7 +173,7 @@ class Connection:
         descriptors = descriptors_of(ancillary)
         if descriptors:
             # Bytes of two senders never come in one piece while credentials are asked for: these are the descriptor's.
-            self.vouched = self._room > _ROOM and _claims_us(ancillary)
+            self.vouched = self._room > ROOM and vouches(ancillary)
         self._descriptors += descriptors
         if flags & _socket.MSG_CTRUNC:
             raise ProtocolError("cannot understand the daemon: it sent more descriptors than one")
@@ -193,8 +181,21 @@ class Connection:
         return bool(data)
 
 
-def _claims_us(ancillary: list[tuple[int, int, bytes]]) -> bool:
-    """Whether the credentials are those of this process, which only root, or this user, can send."""
+def look_for_word(sock: _socket.socket) -> int:
+    """Room for what comes with the record, from here on, and in a user namespace that does not have root's uid for root's word.
+
+    There no socket shows that root has made it (SO_PEERCRED says nobody). So with the descriptor root sends credentials that are not
+    its own but ours, which the kernel allows nobody else (SCM_CREDENTIALS, unix(7)). To be called once the request is sent: a socket
+    that sends while it wants credentials is given an abstract name.
+    """
+    if _uid(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED)) == 0:
+        return ROOM
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+    return ROOM + _socket.CMSG_SPACE(_UCRED)
+
+
+def vouches(ancillary: list[tuple[int, int, bytes]]) -> bool:
+    """Whether the credentials are root's word (`look_for_word`): those of this process, which only root, or this user, can send."""
     own = posix.geteuid()
     for level, kind, data in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_CREDENTIALS and len(data) == _UCRED:
@@ -211,12 +212,16 @@ def _overflow() -> int:
         return 65534
 
 
-def _trust(descriptor: int, vouched: bool) -> None:
+def trust(descriptor: int, vouched: bool) -> None:
     """ProtocolError, and the descriptor closed, unless it is a session socket made by root.
 
     That tells the shim from the api: the api could have put itself in between, and would get the caller's descriptors.
     """
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, descriptor)
+    try:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, descriptor)
+    except OSError as err:
+        posix.close(descriptor)
+        raise ProtocolError("cannot trust the session: it is no socket") from err
     option = sock.getsockopt
     try:
         domain = option(_socket.SOL_SOCKET, _socket.SO_DOMAIN)
@@ -274,7 +279,7 @@ def ask_session(path: str, target: str, body: bytes = b"") -> tuple[str, int]:
     finally:
         connection.close()
     if value.get("type") == "session" and len(descriptors) == 1 and isinstance(value.get("id"), str):
-        _trust(descriptors[0], connection.vouched)
+        trust(descriptors[0], connection.vouched)
         return str(value["id"]), descriptors[0]
     for descriptor in descriptors:
         _socket.close(descriptor)

@@ -28,6 +28,55 @@ _REST = 100  # ms until a pty is looked at again whose other side nobody held
 _BEHIND = 500  # ms until a client in the background looks whether it is in front
 
 
+def send_first(sock: _socket.socket, head: dict[str, object], descriptors: list[int]) -> None:
+    """Send the first frame of a session, with its version, and its descriptors. Raises DkrError."""
+    frame = dumps({**head, "version": VERSION})
+    packed = b"".join(n.to_bytes(4, sys.byteorder) for n in descriptors)
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if packed else []
+    try:
+        sock.sendmsg([frame], rights, _socket.MSG_NOSIGNAL)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the shim gave up; what it said is still to be read
+    except OSError as err:
+        raise _unsent(err, len(frame)) from err
+
+
+def _unsent(err: OSError, size: int) -> DkrError:
+    # Late: only an error pays.
+    import errno
+
+    if err.errno == errno.EMSGSIZE:
+        return BadRequest(
+            f"cannot start the container: the request has {size} bytes, more than the session takes",
+            hint="fewer or shorter arguments and variables; or a file, passed with --preserve-fds",
+        )
+    if err.errno == errno.ETOOMANYREFS:
+        return LimitReached(
+            "cannot pass the descriptors: too many are under way for this user",
+            hint="try again; the bound is RLIMIT_NOFILE, unix(7)",
+            errno=err.errno,
+        )
+    return ProtocolError(
+        f"cannot pass the descriptors: {(err.strerror or str(err)).lower()}", errno=err.errno
+    )
+
+
+def frame_of(data: bytes, descriptors: list[int], flags: int) -> tuple[dict[str, object], list[int]] | None:
+    """What recvmsg(2) gave as a frame and its descriptors, or None where the shim has gone. ProtocolError closes them."""
+    try:
+        if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
+            raise ValueError("too large")
+        if data:
+            return loads_object(data), descriptors
+    except ValueError as err:
+        for descriptor in descriptors:
+            _socket.close(descriptor)
+        raise ProtocolError(f"cannot understand the container's guardian: its frame is {err}") from err
+    for descriptor in descriptors:
+        _socket.close(descriptor)
+    return None
+
+
 class Session:
     """Our end of the session socket."""
 
@@ -44,34 +93,7 @@ class Session:
 
     def first(self, head: dict[str, object], descriptors: list[int]) -> None:
         """Send the first frame, with its version, and its descriptors."""
-        frame = dumps({**head, "version": VERSION})
-        packed = b"".join(n.to_bytes(4, sys.byteorder) for n in descriptors)
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if packed else []
-        try:
-            self._socket.sendmsg([frame], rights, _socket.MSG_NOSIGNAL)
-        except (BrokenPipeError, ConnectionResetError):
-            return  # the shim gave up; what it said is still to be read
-        except OSError as err:
-            raise self._unsent(err, len(frame)) from err
-
-    def _unsent(self, err: OSError, size: int) -> DkrError:
-        # Late: only an error pays.
-        import errno
-
-        if err.errno == errno.EMSGSIZE:
-            return BadRequest(
-                f"cannot start the container: the request has {size} bytes, more than the session takes",
-                hint="fewer or shorter arguments and variables; or a file, passed with --preserve-fds",
-            )
-        if err.errno == errno.ETOOMANYREFS:
-            return LimitReached(
-                "cannot pass the descriptors: too many are under way for this user",
-                hint="try again; the bound is RLIMIT_NOFILE, unix(7)",
-                errno=err.errno,
-            )
-        return ProtocolError(
-            f"cannot pass the descriptors: {(err.strerror or str(err)).lower()}", errno=err.errno
-        )
+        send_first(self._socket, head, descriptors)
 
     def signal(self, number: int) -> None:
         """Have a signal forwarded; one that already waits for its turn is not doubled, as in the kernel."""
@@ -113,17 +135,7 @@ class Session:
             data, ancillary, flags, _ = self._listen()
         except ConnectionResetError:
             return None
-        descriptors = descriptors_of(ancillary)
-        if not data:
-            return None
-        try:
-            if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
-                raise ValueError("too large")
-            return loads_object(data), descriptors
-        except ValueError as err:
-            for descriptor in descriptors:
-                _socket.close(descriptor)
-            raise ProtocolError(f"cannot understand the container's guardian: its frame is {err}") from err
+        return frame_of(data, descriptors_of(ancillary), flags)
 
     def close(self) -> None:
         """Leave; the shim sees it."""

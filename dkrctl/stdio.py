@@ -59,17 +59,22 @@ def beyond(count: int) -> list[int]:
     """
     numbers = list(range(3, 3 + count))
     for number in numbers:
-        if not is_open(number):
-            raise BadRequest(
-                f"cannot pass descriptor {number}: it is not open",
-                hint="--preserve-fds N passes 3 to 2+N; open them as in `3<file`",
-            )
-        if posix.isatty(number) and not _is_master(number) and _is_here(number):
-            raise BadRequest(
-                f"cannot pass descriptor {number}: it is the terminal you are at",
-                hint="what is typed could be read from it; 0 to 2 are shown here from a terminal of the command's own",
-            )
+        check_passable(number)
     return numbers
+
+
+def check_passable(number: int) -> None:
+    """BadRequest where a descriptor is not open, or is the terminal the caller is at."""
+    if not is_open(number):
+        raise BadRequest(
+            f"cannot pass descriptor {number}: it is not open",
+            hint="--preserve-fds N passes 3 to 2+N; open them as in `3<file`",
+        )
+    if posix.isatty(number) and not _is_master(number) and _is_here(number):
+        raise BadRequest(
+            f"cannot pass descriptor {number}: it is the terminal you are at",
+            hint="what is typed could be read from it; 0 to 2 are shown here from a terminal of the command's own",
+        )
 
 
 def _is_here(number: int) -> bool:

@@ -122,7 +122,13 @@ def api(client: socket.socket) -> None:
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     if what != "small":
         theirs.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 4 << 20)
-    socket.send_fds(client, [record({"type": "session", "id": ID})], [theirs.fileno()])
+    handed = {
+        "two": [theirs.fileno()] * 2,
+        "three": [theirs.fileno()] * 3,
+        "none": [],
+        "file": [os.open("/dev/null", os.O_RDWR)],
+    }
+    socket.send_fds(client, [record({"type": "session", "id": ID})], handed.get(what, [theirs.fileno()]))
     theirs.close()
     client.close()
     shim = Shim(ours, what)

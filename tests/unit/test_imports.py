@@ -18,6 +18,9 @@ BASE = frozenset(
 )
 DOORS: dict[str, frozenset[str]] = {
     "common": frozenset(),
+    # The Python client has aiohttp and pydantic; nothing else of the client may load it. Before `dkrctl`: the first that fits counts.
+    "dkrctl.client": frozenset({"common", "dkrctl.sdk"}),
+    "dkrctl.sdk": frozenset({"common", "dkrctl"}),
     "dkrctl": frozenset({"common"}),
     "dkrd.settings": frozenset({"common"}),
     "dkrd.journal": frozenset(),
@@ -164,6 +167,8 @@ def test_every_init_is_empty() -> None:
         ("common.frames", "from dkrd import settings"),
         ("common.frames", "def late():\n    import dkrctl.lean"),
         ("dkrctl.run", "from dkrd.settings import load"),
+        ("dkrctl.run", "from dkrctl.client import Client"),
+        ("dkrctl.attach", "def late():\n    import dkrctl.sdk.client"),
         ("dkrd.runtime.mounts", "if TYPE_CHECKING:\n    from dkrd.shim.task import ShimTask"),
         ("dkrd.shim.main", "import dkrd.launcher.main"),
         ("dkrd.api.run", "import dkrd.shim.main"),

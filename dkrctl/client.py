@@ -1,0 +1,56 @@
+"""The Python client of dkrd: `from dkrctl.client import Client`. How to use it: docs/sdk.md.
+
+Loads aiohttp and pydantic (0.3 s), which the program `dkrctl` never does: nothing else of dkrctl imports this file, or dkrctl/sdk.
+"""
+
+from common.errors import (
+    BadRequest,
+    CommandNotExecutable,
+    CommandNotFound,
+    Conflict,
+    DkrError,
+    HostUnfit,
+    Internal,
+    LimitReached,
+    NotFound,
+    NotPermitted,
+    ProtocolError,
+    StartFailed,
+    Unavailable,
+)
+from common.models import Container, ExitStatus, Trace, TraceStep, VersionInfo
+from dkrctl.sdk.client import Client, PlainResult
+from dkrctl.sdk.descriptors import DEVNULL, PIPE, STDOUT
+from dkrctl.sdk.options import Options
+from dkrctl.sdk.process import Process, Starting
+from dkrctl.sdk.terminal import Terminal
+
+__all__ = [
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
+    "BadRequest",
+    "Client",
+    "CommandNotExecutable",
+    "CommandNotFound",
+    "Conflict",
+    "Container",
+    "DkrError",
+    "ExitStatus",
+    "HostUnfit",
+    "Internal",
+    "LimitReached",
+    "NotFound",
+    "NotPermitted",
+    "Options",
+    "PlainResult",
+    "Process",
+    "ProtocolError",
+    "StartFailed",
+    "Starting",
+    "Terminal",
+    "Trace",
+    "TraceStep",
+    "Unavailable",
+    "VersionInfo",
+]

@@ -1,0 +1,309 @@
+"""The client: what the API has, as coroutines."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from common.errors import ProtocolError
+from common.frames import dumps
+from common.models import Container, ExitStatus, RunAnswer, Trace, VersionInfo, WaitAnswer
+from common.options import DEFAULT_SOCKET, SOCKET_VARIABLE
+from dkrctl.daemon import target
+from dkrctl.request import asks
+from dkrctl.sdk.descriptors import Passing
+from dkrctl.sdk.handover import ask_session
+from dkrctl.sdk.options import Options, request_of
+from dkrctl.sdk.pipes import Pipes
+from dkrctl.sdk.process import Process, Starting
+from dkrctl.sdk.transport import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self, Unpack
+
+    from dkrctl.sdk.descriptors import Descriptor
+
+T = TypeVar("T")
+_CONTAINERS = TypeAdapter(list[Container])
+_CONTAINER = TypeAdapter(Container)
+_VERSION = TypeAdapter(VersionInfo)
+_TRACE = TypeAdapter(Trace)
+_ANSWER = TypeAdapter(RunAnswer)
+_WAIT = TypeAdapter(WaitAnswer)
+LIMIT = 65536  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlainResult:
+    """What became of `Client.run_plain`.
+
+    id         the container's id; it is removed already
+    exit       how the command ended
+    stdout     what it wrote, up to `max_output` bytes
+    stderr     the same
+    truncated  it wrote more than that to one of them
+    duration   seconds, from the start to the end of the command
+    """
+
+    id: str
+    exit: ExitStatus
+    stdout: bytes
+    stderr: bytes
+    truncated: bool
+    duration: float
+
+
+class Client:
+    """A client of the daemon: `async with Client() as dkr:`.
+
+    Every method raises the classes of common/errors.py: what the daemon said, or Unavailable and NotPermitted where it cannot be
+    reached. No method has a limit of time of its own: `async with asyncio.timeout(5):` around a call gives it one.
+    """
+
+    def __init__(self, socket: str | os.PathLike[str] | None = None, *, retry: float = 5.0) -> None:
+        """socket  the daemon's socket; without one the variable DKR_SOCKET, else the usual place
+        retry   seconds for which a question (GET) is asked again while nobody answers, as in a restart of the daemon; nothing else
+                is ever sent twice
+        """
+        path = os.fspath(socket) if socket is not None else os.environ.get(SOCKET_VARIABLE)
+        self._path = path or DEFAULT_SOCKET
+        self._transport = Transport(self._path, retry)
+        self._processes: set[Process] = set()
+
+    async def __aenter__(self) -> Self:
+        await self._transport.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Leave every command that still runs, as `Process.close` does, and every request that is under way."""
+        for process in tuple(self._processes):
+            await process.close()
+        await self._transport.close()
+
+    # Questions: sent again while nobody answers.
+
+    async def ping(self) -> None:
+        """Return once the daemon answers."""
+        await self._transport.ask("GET", "/_ping")
+
+    async def version(self) -> VersionInfo:
+        """The daemon's release, and what it runs on."""
+        return _model(_VERSION, await self._transport.ask("GET", "/v1/version"))
+
+    async def containers(self, *, all: bool = False) -> list[Container]:
+        """The caller's containers (an admin's: everybody's), newest first; `all`: those that have stopped too."""
+        query = {"all": "true"} if all else None
+        return _model(_CONTAINERS, await self._transport.ask("GET", "/v1/containers", query=query))
+
+    async def inspect(self, container: str) -> Container:
+        """One container, by id, name or unique beginning of its id. Raises NotFound."""
+        return _model(_CONTAINER, await self._transport.ask("GET", target(container)))
+
+    async def explain(self, container: str) -> Trace:
+        """How it was started: each step, with its call and duration (nanoseconds). Raises NotFound."""
+        return _model(_TRACE, await self._transport.ask("GET", target(container, "/explain")))
+
+    # Acts: never sent twice.
+
+    async def remove(self, container: str) -> None:
+        """Remove a container that has stopped. Raises NotFound, Conflict where it has not."""
+        await self._transport.ask("DELETE", target(container))
+
+    async def kill(self, container: str, signal: str | int = "KILL") -> None:
+        """Send a signal, by name or number, to a container's command; the default action is done to process 1 too.
+
+        Raises NotFound, Conflict where it has ended.
+        """
+        wanted = signal if isinstance(signal, str) else str(int(signal))
+        await self._transport.ask("POST", target(container, "/kill"), {"signal": wanted})
+
+    async def wait(self, container: str) -> ExitStatus | None:
+        """Wait until a container has ended, whoever has started it: how, or None where nobody could learn it.
+
+        Raises NotFound; Unavailable where the daemon is restarted meanwhile, and then it may be asked again.
+        """
+        return _model(_WAIT, await self._transport.ask("POST", target(container, "/wait"))).exit
+
+    async def run_plain(
+        self,
+        *args: str,
+        stdin: bytes | str | None = None,
+        max_output: int | None = None,
+        **options: Unpack[Options],
+    ) -> PlainResult:
+        """Run a command to its end as one plain request, and tell what it wrote.
+
+        For short output: it passes the daemon, which keeps `max_output` bytes of each stream (1 MiB, at most 16 MiB) and drops the
+        rest. The container is removed at its end, and stopped where this call is cancelled. Nothing beyond a tenant's defaults is
+        given here, not even to root.
+
+        args     the command and its arguments
+        stdin    its input; empty without
+        options  see Options
+
+        Raises what the start raises: CommandNotFound and the like. A command that ends with an error raises nothing.
+        """
+        request = request_of("run_plain", args, options)
+        if isinstance(stdin, bytes):
+            request["stdinBase64"] = base64.b64encode(stdin).decode("ascii")
+        elif stdin is not None:
+            request["stdin"] = stdin
+        if max_output is not None:
+            request["maxOutput"] = max_output
+        answer = _model(_ANSWER, await self._transport.ask("POST", "/v1/run", request))
+        return PlainResult(
+            id=answer.id,
+            exit=answer.exit,
+            stdout=_bytes(answer.stdout, answer.stdout_base64),
+            stderr=_bytes(answer.stderr, answer.stderr_base64),
+            truncated=answer.truncated,
+            duration=answer.duration,
+        )
+
+    def run(
+        self,
+        *args: str,
+        stdin: Descriptor | None = None,
+        stdout: Descriptor | None = None,
+        stderr: Descriptor | None = None,
+        terminal: bool = False,
+        size: tuple[int, int] | None = None,
+        preserve_fds: Sequence[Descriptor] = (),
+        limit: int = LIMIT,
+        **options: Unpack[Options],
+    ) -> Starting:
+        """Start a command with descriptors of this process: `process = await dkr.run(…)`, or `async with dkr.run(…) as process:`.
+
+        Nothing stands between the command and the descriptors. It returns when the command has been executed; cancelled before, it
+        kills what may have begun. As in asyncio.create_subprocess_exec:
+
+        args          the command and its arguments
+        stdin         None: this process's own, except that a terminal is copied from, never passed; PIPE: `Process.stdin`;
+                      DEVNULL; a descriptor, or a file object
+        stdout        the same
+        stderr        the same, and STDOUT: where stdout goes
+        terminal      the command has a terminal of its own (`Process.terminal`) in the place of those of the three that are None;
+                      where stdin is given it is for output only
+        size          its rows and columns
+        preserve_fds  descriptors or file objects that become 3, 4, … inside, up to 250
+        limit         bytes that the readers of PIPE buffer before the command has to wait, twice over (asyncio.StreamReader)
+        options       see Options
+
+        Raises CommandNotFound, CommandNotExecutable, StartFailed, NotPermitted and the like; TypeError for what it does not know.
+        """
+        request = request_of("run", args, options)
+        if size is not None and not terminal:
+            raise ValueError("size has no meaning without terminal=True")
+        if terminal:
+            request["terminal"] = True
+        if size is not None:
+            request["consoleSize"] = {"height": size[0], "width": size[1]}
+        if preserve_fds:
+            request["preserveFds"] = len(preserve_fds)
+        return Starting(
+            self._run(request, (stdin, stdout, stderr), tuple(preserve_fds), terminal=terminal, limit=limit)
+        )
+
+    async def _run(
+        self,
+        request: dict[str, object],
+        given: tuple[Descriptor | None, Descriptor | None, Descriptor | None],
+        preserved: tuple[Descriptor, ...],
+        *,
+        terminal: bool,
+        limit: int,
+    ) -> Process:
+        self._transport.check()
+        rootfs = request.get("rootfs")
+        passing = Passing(given, preserved, None if rootfs is None else str(rootfs), terminal=terminal)
+        if passing.rootfs is not None:
+            request["rootfs"] = passing.rootfs
+        pipes = Pipes()
+        process = None
+        try:
+            await pipes.connect(passing, limit)
+            container, descriptor = await ask_session(self._path, "/v1/run", dumps(request))
+            process = Process(container, pipes, passing.copies, self._processes.discard)
+            self._processes.add(process)
+            head: dict[str, object] = {
+                "type": "start",
+                "request": request,
+                "asks": asks(request),
+                "stdio": passing.numbers,
+                "tty": passing.tty,
+                "root": passing.root,
+                "want": [],
+            }
+            await process.begin(descriptor, head, passing, typed=0 in passing.tty)
+        except BaseException:
+            passing.close()
+            pipes.close()
+            if process is not None:
+                await process.close()
+            await pipes.wait_closed()
+            raise
+        return process
+
+    def attach(
+        self,
+        container: str,
+        *,
+        stdin: bool = True,
+        size: tuple[int, int] | None = None,
+        on_disconnect: Literal["stop", "kill", "keep"] = "keep",
+    ) -> Starting:
+        """Be a client of a running container's terminal, beside others that are: a Process with a `terminal`.
+
+        container      id, name or unique beginning of the id
+        stdin          what is written to the terminal is typed; else this client only looks on
+        size           rows and columns of the window here; the terminal has the smallest of its clients'
+        on_disconnect  what becomes of the container when its last client vanishes, and that is this one
+
+        Raises NotFound, Conflict (it has ended, or has no terminal), LimitReached.
+        """
+        return Starting(self._attach(target(container, "/attach"), stdin, size or (0, 0), on_disconnect))
+
+    async def _attach(self, place: str, typed: bool, size: tuple[int, int], on_disconnect: str) -> Process:
+        self._transport.check()
+        container, descriptor = await ask_session(self._path, place, b"")
+        process = Process(container, Pipes(), [], self._processes.discard)
+        self._processes.add(process)
+        head: dict[str, object] = {
+            "type": "attach",
+            "container": container,
+            "onDisconnect": on_disconnect,
+            "stdin": typed,
+            "height": size[0],
+            "width": size[1],
+        }
+        try:
+            await process.begin(descriptor, head, typed=typed)
+        except BaseException:
+            await process.close()
+            raise
+        return process
+
+
+def _model(adapter: TypeAdapter[T], body: bytes) -> T:
+    try:
+        return adapter.validate_json(body, by_alias=True, by_name=False)
+    except ValidationError as err:
+        raise ProtocolError(
+            "cannot understand the daemon: its answer has another form",
+            hint="it may be of another release: see `version`",
+        ) from err
+
+
+def _bytes(text: str | None, encoded: str | None) -> bytes:
+    return base64.b64decode(encoded) if encoded is not None else (text or "").encode()

@@ -1,0 +1,74 @@
+"""The Python client before a daemon that misbehaves: what it refuses, and that nothing stays open."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dkrctl.client import PIPE, Client, CommandNotFound, DkrError, LimitReached, ProtocolError, Unavailable
+from tests.sdk import descriptors, look_until
+from tests.unit.client_harness import Peer, root_made_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(not root_made_socket(), reason="a session must be made by root")
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Peer]:
+    with Peer(tmp_path) as peer:
+        yield peer
+
+
+@pytest.mark.parametrize(
+    ("label", "kind", "part"),
+    [
+        ("record-error", LimitReached, "cannot run: too many"),
+        ("error-frame", CommandNotFound, 'cannot run "x": no such file'),
+        ("garbage", ProtocolError, "its frame is"),
+        ("hang-up", Unavailable, "closed the connection"),
+        ("not-root", ProtocolError, "the session was not made by root"),
+        ("two", ProtocolError, "brings no session"),
+        ("three", ProtocolError, "more descriptors than one"),
+        ("none", ProtocolError, "brings no session"),
+        ("file", ProtocolError, "it is no socket"),
+    ],
+)
+async def test_a_start_that_fails_leaves_nothing_open(
+    peer: Peer, label: str, kind: type[DkrError], part: str
+) -> None:
+    async with Client(peer.socket) as dkr:
+        before = descriptors()
+        with pytest.raises(kind) as caught:
+            await dkr.run("/bin/sleep", "60", stdin=PIPE, stdout=PIPE, labels={"peer": label})
+        assert part in str(caught.value)
+        await look_until(lambda: descriptors() == before, label)
+
+
+async def test_nothing_is_sent_into_a_session_that_root_did_not_make(peer: Peer) -> None:
+    async with Client(peer.socket) as dkr:
+        with pytest.raises(ProtocolError):
+            await dkr.run("/bin/true", stdin=PIPE, labels={"peer": "not-root"})
+    assert peer.told("vanished") is True
+
+
+async def test_a_guardian_that_is_lost(peer: Peer) -> None:
+    async with Client(peer.socket) as dkr:
+        before = descriptors()
+        async with dkr.run("/bin/sleep", "60", stdin=PIPE, stdout=PIPE, labels={"peer": "lost"}) as process:
+            with pytest.raises(ProtocolError, match="lost the container's guardian"):
+                await process.wait()
+        await look_until(lambda: descriptors() == before, "closed")
+
+
+async def test_a_daemon_that_never_answers_can_be_left(peer: Peer) -> None:
+    async with Client(peer.socket) as dkr:
+        before = descriptors()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await dkr.run("/bin/true", stdin=PIPE, labels={"peer": "mute"})
+        await look_until(lambda: descriptors() == before, "closed")
