@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,31 +220,51 @@ def test_others_containers_are_not_there(daemon: Daemon, tenant: User) -> None:
     drive(Caller(daemon, None), scenario)
 
 
+def run_as(daemon: Daemon, user: User, *words: str) -> subprocess.CompletedProcess[str]:
+    """The installed interpreter, to its end; it must succeed, and complain of nothing."""
+    done = subprocess.run(
+        [daemon.prefix / "bin/python", "-I", *words],
+        env=daemon.environment(),
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        user=user.uid,
+        group=user.gid,
+        extra_groups=user.groups,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_the_examples_run_as_a_tenant_with_what_is_installed(
     daemon: Daemon, tenant: User, open_tmp: Path, example: Path
 ) -> None:
     copy = open_tmp / example.name
     copy.write_text(example.read_text())
-    done = subprocess.run(
-        [daemon.prefix / "bin/python", "-I", copy],
-        env=daemon.environment(),
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        user=tenant.uid,
-        group=tenant.gid,
-        extra_groups=tenant.groups,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run_as(daemon, tenant, str(copy))
     said = [line.removeprefix("# > ") for line in example.read_text().splitlines() if line.startswith("# > ")]
     assert done.stdout.splitlines() == said
 
 
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 2
+
+
+def test_the_lines_shown_in_the_pages_work(daemon: Daemon, tenant: User) -> None:
+    [whole] = blocks("docs/sdk.md")
+    [lines] = blocks("README.md")
+    wrapped = "import asyncio\nfrom dkrctl.client import PIPE, Client\n\nasync def main():\n"
+    wrapped += textwrap.indent(lines, "    ") + "\nasyncio.run(main())\n"
+    assert run_as(daemon, tenant, "-c", whole).stdout == "b'SOME WORDS\\n' 0\n"
+    assert run_as(daemon, tenant, "-c", wrapped).stdout == "0 b'SOME WORDS\\n'\nb'short\\n'\n"
+
+
+def blocks(page: str) -> list[str]:
+    """Its lines of Python."""
+    return re.findall(r"^```python\n(.*?)^```", (REPOSITORY / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def test_what_is_installed_has_types(prefix: Path, open_tmp: Path) -> None:
