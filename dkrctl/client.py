@@ -18,7 +18,9 @@ from common.errors import (
     StartFailed,
     Unavailable,
 )
-from common.models import Container, ExitStatus, Trace, TraceStep, VersionInfo
+from common.info import Info, VersionInfo
+from common.models import Container, ExitStatus
+from common.trace import Trace, TraceStep
 from dkrctl.sdk.client import Client, PlainResult
 from dkrctl.sdk.descriptors import DEVNULL, PIPE, STDOUT
 from dkrctl.sdk.options import Options
@@ -38,6 +40,7 @@ __all__ = [
     "DkrError",
     "ExitStatus",
     "HostUnfit",
+    "Info",
     "Internal",
     "LimitReached",
     "NotFound",

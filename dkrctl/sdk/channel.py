@@ -74,9 +74,16 @@ class Channel:
             del self._pending[0]
         self._loop.remove_writer(self._socket)
 
+    def _listen(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+        try:
+            return self._socket.recvmsg(MAX_ANSWER, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            # It closed with a frame of ours unread, as in dkrctl/session.py: told once, before what it has sent.
+            return self._socket.recvmsg(MAX_ANSWER, _ROOM, socket.MSG_CMSG_CLOEXEC)
+
     def _read(self) -> None:
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(MAX_ANSWER, _ROOM, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self._listen()
         except BlockingIOError:
             return
         except OSError:

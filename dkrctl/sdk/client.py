@@ -11,8 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from common.errors import ProtocolError
 from common.frames import dumps
-from common.models import Container, ExitStatus, RunAnswer, Trace, VersionInfo, WaitAnswer
+from common.info import Info, VersionInfo
+from common.models import Container, ExitStatus, RunAnswer, WaitAnswer
 from common.options import DEFAULT_SOCKET, SOCKET_VARIABLE
+from common.trace import Trace
 from dkrctl.daemon import target
 from dkrctl.request import asks
 from dkrctl.sdk.descriptors import Passing
@@ -33,6 +35,7 @@ T = TypeVar("T")
 _CONTAINERS = TypeAdapter(list[Container])
 _CONTAINER = TypeAdapter(Container)
 _VERSION = TypeAdapter(VersionInfo)
+_INFO = TypeAdapter(Info)
 _TRACE = TypeAdapter(Trace)
 _ANSWER = TypeAdapter(RunAnswer)
 _WAIT = TypeAdapter(WaitAnswer)
@@ -101,6 +104,10 @@ class Client:
         """The daemon's release, and what it runs on."""
         return _model(_VERSION, await self._transport.ask("GET", "/v1/version"))
 
+    async def info(self) -> Info:
+        """The daemon, its host, and what it is to the caller: roots, limits, rights, how many containers."""
+        return _model(_INFO, await self._transport.ask("GET", "/v1/info"))
+
     async def containers(self, *, all: bool = False) -> list[Container]:
         """The caller's containers (an admin's: everybody's), newest first; `all`: those that have stopped too."""
         query = {"all": "true"} if all else None
@@ -128,12 +135,15 @@ class Client:
         wanted = signal if isinstance(signal, str) else str(int(signal))
         await self._transport.ask("POST", target(container, "/kill"), {"signal": wanted})
 
-    async def wait(self, container: str) -> ExitStatus | None:
-        """Wait until a container has ended, whoever has started it: how, or None where nobody could learn it.
+    async def wait(
+        self, container: str, condition: Literal["stopped", "removed"] = "stopped"
+    ) -> ExitStatus | None:
+        """Wait until a container has ended, or until nothing of it is left (`removed`): how it ended, None where nobody could learn it.
 
         Raises NotFound; Unavailable where the daemon is restarted meanwhile, and then it may be asked again.
         """
-        return _model(_WAIT, await self._transport.ask("POST", target(container, "/wait"))).exit
+        query = {"condition": condition}
+        return _model(_WAIT, await self._transport.ask("POST", target(container, "/wait"), query=query)).exit
 
     async def run_plain(
         self,

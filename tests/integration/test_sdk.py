@@ -43,6 +43,8 @@ EXAMPLES = sorted((REPOSITORY / "docs/examples").glob("*.py"))
 def test_a_container_from_its_start_to_its_removal(caller: Caller) -> None:
     async def scenario(dkr: Client) -> None:
         assert (await dkr.version()).version == VERSION
+        info = await dkr.info()
+        assert (info.you.uid, info.you.role) == (os.getuid(), "admin" if os.getuid() == 0 else "tenant")
         process = await dkr.run("/bin/sh", "-c", "exit 4", name="kept", labels={"a": "b"}, stdin=DEVNULL)
         assert (await process.wait()).code == 4
         await look_until(lambda: process.exit is not None, "")
@@ -71,10 +73,12 @@ def test_wait_and_kill_by_name(caller: Caller) -> None:
         async with dkr.run("/bin/sleep", "600", name="slept", stdin=DEVNULL, rm=True) as process:
             async with asyncio.TaskGroup() as group:
                 waiting = group.create_task(dkr.wait("slept"))
+                leaving = group.create_task(dkr.wait("slept", "removed"))
                 while not await dkr.containers():
                     await asyncio.sleep(0.01)
                 await dkr.kill("slept", signal.SIGINT)
-            assert waiting.result() == await process.wait()
+            assert waiting.result() == leaving.result() == await process.wait()
+            assert await dkr.containers(all=True) == []
             assert process.exit is not None
             assert process.exit.signal == signal.SIGINT
         with pytest.raises(NotFound):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from dkrctl.client import PIPE, Client, CommandNotFound, DkrError, LimitReached, ProtocolError, Unavailable
+from dkrctl.sdk.channel import Channel
 from tests.sdk import descriptors, look_until
 from tests.unit.client_harness import Peer, root_made_socket
 
@@ -72,3 +74,16 @@ async def test_a_daemon_that_never_answers_can_be_left(peer: Peer) -> None:
             async with asyncio.timeout(0.05):
                 await dkr.run("/bin/true", stdin=PIPE, labels={"peer": "mute"})
         await look_until(lambda: descriptors() == before, "closed")
+
+
+async def test_the_last_frame_is_read_though_one_of_ours_was_not() -> None:
+    """The guardian ends while a signal, or a size, is on its way to it: how the command ended is not lost over that."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    frames: list[object] = []
+    ended = asyncio.Event()
+    channel = Channel(ours.detach(), lambda frame, _: frames.append(frame), lambda _: ended.set())
+    channel.post({"type": "signal", "signal": 15})
+    theirs.send(b'{"type": "exited", "exit": {"code": 3}}')
+    theirs.close()
+    await ended.wait()
+    assert frames == [{"type": "exited", "exit": {"code": 3}}]
