@@ -131,8 +131,8 @@ def _rootfs(directory: Path) -> Path:
     return rootfs
 
 
-def peers(directory: Path) -> tuple[list[Contender], list[Runner]]:
-    """Everyone but dkr who is installed here, and the runners to close."""
+def peers(directory: Path, run: Path) -> tuple[list[Contender], list[Runner]]:
+    """Everyone but dkr who is installed here, and the runners to close. `run` is for the state of live containers."""
     rootfs = _rootfs(directory)
     plain, private = Runner(directory, private=False), Runner(directory, private=True)
     found = [
@@ -157,7 +157,7 @@ def peers(directory: Path) -> tuple[list[Contender], list[Runner]]:
         )
     for name in ("crun", "runc"):
         if path := shutil.which(name):
-            state = directory / name
+            state = run / name
             prefix = (path, "--root", str(state), "run", "--bundle", "{bundle}", "{id}")
             note = "no overlay, no user namespace, no seccomp filter"
             found.append(Contender(name, prefix, private, note, bundles=directory))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -43,16 +44,27 @@ def arguments() -> argparse.Namespace:
     return parsed
 
 
+def _run_directory(directory: Path, stack: ExitStack) -> Path:
+    """A tmpfs, as /run is one on every host that was booted: for all that keep the state of live containers there."""
+    run = directory / "run"
+    run.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "dkr-bench", run], check=True)
+    stack.callback(lambda: subprocess.run(["umount", run], check=True))
+    return run
+
+
 def measure(options: argparse.Namespace, stack: ExitStack) -> list[report.Result]:
     """Run the measurements asked for, each shown when it is done."""
     directory = Path(tempfile.mkdtemp(prefix="dkr-bench-", dir="/var/lib"))
     stack.callback(shutil.rmtree, directory)
-    everyone, runners = contenders.peers(directory)
+    run = _run_directory(directory, stack)
+    everyone, runners = contenders.peers(directory, run)
     for runner in runners:
         stack.callback(runner.close)
     daemon = None
     if not options.peers_only:
-        daemon = Daemon.create(test_prefix(), limits=LIMITS)
+        places = {"run_dir": f"{run}/dkr", "socket": f"{run}/dkr/dkr.sock"}
+        daemon = Daemon.create(test_prefix(), limits=LIMITS, **places)
         stack.callback(daemon.close)
         daemon.start()
         everyone.insert(0, contenders.dkr(daemon.prefix, daemon.environment(), runners[0]))
