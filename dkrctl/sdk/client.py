@@ -282,11 +282,11 @@ class Client:
 
         Raises NotFound, Conflict (it has ended, or has no terminal), LimitReached.
         """
-        return Starting(self._attach(target(container, "/attach"), stdin, size or (0, 0), on_disconnect))
+        return Starting(self._attach(container, stdin, size or (0, 0), on_disconnect))
 
-    async def _attach(self, place: str, typed: bool, size: tuple[int, int], on_disconnect: str) -> Process:
+    async def _attach(self, wanted: str, typed: bool, size: tuple[int, int], on_disconnect: str) -> Process:
         self._transport.check()
-        container, descriptor = await ask_session(self._path, place, b"")
+        container, descriptor = await ask_session(self._path, target(wanted, "/attach"), b"")
         process = Process(container, Pipes(), [], self._processes.discard)
         self._processes.add(process)
         head: dict[str, object] = {
@@ -298,7 +298,7 @@ class Client:
             "width": size[1],
         }
         try:
-            await process.begin(descriptor, head, typed=typed)
+            await process.begin(descriptor, head, typed=typed, wanted=wanted)
         except BaseException:
             await process.close()
             raise

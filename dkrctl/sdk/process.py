@@ -55,6 +55,8 @@ class Process:
         self._copies = copies
         self._on_end = on_end
         self._typed = True
+        self._wanted = ""  # by what name or beginning of an id it is attached to, where it is
+        self._has_terminal = True
         self._leaving = False
         self._exit: ExitStatus | None = None
         self._error: DkrError | None = None
@@ -165,13 +167,21 @@ class Process:
     # For the client that starts it.
 
     async def begin(
-        self, descriptor: int, head: Frame, passing: Passing | None = None, *, typed: bool = True
+        self,
+        descriptor: int,
+        head: Frame,
+        passing: Passing | None = None,
+        *,
+        typed: bool = True,
+        wanted: str = "",
     ) -> None:
         """Send the first frame over the session socket `descriptor`, and wait until the command runs.
 
         Raises DkrError where it does not. Cancelled, it withdraws a start: what may have begun is killed.
         """
         self._typed = typed
+        self._wanted = wanted
+        self._has_terminal = passing is None or bool(passing.tty)
         self._channel = Channel(descriptor, self._frame, self._lost)
         try:
             self._channel.first(head, passing.descriptors if passing is not None else [])
@@ -269,6 +279,14 @@ class Process:
             raise ProtocolError(f"cannot understand the container's guardian: a frame {kind!a}")
 
     def _started(self, frame: Frame, descriptors: list[int], *, master: bool) -> None:
+        wanted = self._wanted
+        if wanted and not str(frame.get("id")).startswith(wanted) and frame.get("name") != wanted:
+            # The api chose the container, its guardian says which it is: one that was taken over may lead elsewhere.
+            raise ProtocolError(f"cannot attach to {wanted}: the daemon led to another container")
+        if self._has_terminal != bool(descriptors):
+            raise ProtocolError(
+                "cannot take the terminal: the container's guardian sent none, or one unasked"
+            )
         self._typed = self._typed and frame.get("input") is not False
         pid = frame.get("pid")
         self.pid = pid if isinstance(pid, int) else None

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dkrctl.client import PIPE, Client, CommandNotFound, DkrError, LimitReached, ProtocolError, Unavailable
+from dkrctl.client import (
+    PIPE,
+    Client,
+    CommandNotFound,
+    Conflict,
+    DkrError,
+    LimitReached,
+    ProtocolError,
+    Unavailable,
+)
 from dkrctl.sdk.channel import Channel
 from tests.sdk import descriptors, look_until
 from tests.unit.client_harness import Peer, root_made_socket
@@ -56,6 +65,32 @@ async def test_nothing_is_sent_into_a_session_that_root_did_not_make(peer: Peer)
         with pytest.raises(ProtocolError):
             await dkr.run("/bin/true", stdin=PIPE, labels={"peer": "not-root"})
     assert peer.told("vanished") is True
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "part"),
+    [
+        ("refused", Conflict, "cannot attach"),
+        ("no-stream", ProtocolError, "sent none"),
+        ("elsewhere", ProtocolError, "the daemon led to another container"),
+    ],
+)
+async def test_an_attach_that_fails_leaves_nothing_open(
+    peer: Peer, name: str, kind: type[DkrError], part: str
+) -> None:
+    async with Client(peer.socket) as dkr:
+        before = descriptors()
+        with pytest.raises(kind, match=part):
+            await dkr.attach(name)
+        await look_until(lambda: descriptors() == before, "closed")
+
+
+async def test_a_guardian_that_sends_no_terminal(peer: Peer) -> None:
+    async with Client(peer.socket) as dkr:
+        before = descriptors()
+        with pytest.raises(ProtocolError, match="sent none"):
+            await dkr.run("/bin/sleep", "60", terminal=True, labels={"peer": "no-master"})
+        await look_until(lambda: descriptors() == before, "closed")
 
 
 async def test_a_guardian_that_is_lost(peer: Peer) -> None:
