@@ -210,7 +210,7 @@ def filesystem_of(path: str) -> str:
     device = os.stat(path).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     found = "unknown filesystem"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as stream:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace", newline="\n") as stream:
         for line in stream:
             head, _, tail = line.partition(" - ")
             if head.split()[2] == wanted:

@@ -144,7 +144,7 @@ def _pidfd() -> Check:
 def _cgroups() -> Iterator[Check]:
     unified: str | None = None
     legacy: dict[str, str] = {}
-    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+    for line in Path("/proc/self/mountinfo").read_bytes().decode(errors="replace").rstrip("\n").split("\n"):
         head, _, tail = line.partition(" - ")
         kind, _, options = tail.split(" ", 2)
         if kind == "cgroup2":

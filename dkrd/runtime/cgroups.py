@@ -52,7 +52,7 @@ def read_layout(mountinfo: str = "/proc/self/mountinfo") -> Layout:
     """The layout told by proc(5) mountinfo; the first mount of each hierarchy counts."""
     unified: str | None = None
     legacy: dict[str, str] = {}
-    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
+    with open(mountinfo, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:
             head, _, tail = line.partition(" - ")
             kind, _, options = tail.split(" ", 2)

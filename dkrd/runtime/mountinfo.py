@@ -28,8 +28,8 @@ class Mounted(NamedTuple):
 
 def read(pid: int | str) -> Iterator[Mounted]:
     """The mounts that process `pid` (or "self") sees, line by line: a namespace can hold a hundred thousand."""
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        for line in lines:  # newline: a carriage return in a name is not escaped and ends no line
             head, _, tail = line.partition(" - ")
             number, parent, _, _, point, options, *tags = head.split(" ")
             yield Mounted(

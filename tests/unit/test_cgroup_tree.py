@@ -186,7 +186,9 @@ def test_create_and_remove_know_the_v2_shape(top: Path) -> None:
 def test_the_layout_is_read_from_mountinfo(tmp_path: Path) -> None:
     v2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
     v1 = "33 23 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+    # Anybody who may mount can give a mount such a name; the kernel does not escape it.
+    odd = "35 23 0:30 /a\rb /c\rd rw - tmpfs none rw\n"
     path = tmp_path / "mountinfo"
-    for text, kind in ((v2, "v2"), (v1, "v1"), (v1 + v2, "hybrid"), ("", "none")):
-        path.write_text(text)
+    for text, kind in ((odd + v2, "v2"), (v2, "v2"), (v1, "v1"), (v1 + v2, "hybrid"), ("", "none")):
+        path.write_text(text, newline="")
         assert cgroups.read_layout(str(path)).kind == kind

@@ -20,13 +20,14 @@ LINES = {
     r"9 7 0:6 / /a\040b\134c\011d rw shared:3 master:2 unbindable - fuse.ssh\043fs x\040y rw": mountinfo.Mounted(
         9, 7, "/a b\\c\td", ("rw",), True, "fuse.ssh#fs"
     ),
+    "8 7 0:6 /a\rb /c\rd rw - tmpfs none rw": mountinfo.Mounted(8, 7, "/c\rd", ("rw",), False, "tmpfs"),
     "9 7 0:6 //deleted /x rw unbindable - ext4  rw": mountinfo.Mounted(9, 7, "/x", ("rw",), True, "ext4"),
 }
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_line(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mountinfo").write_text(f"{line}\n")
+    (tmp_path / "mountinfo").write_text(f"{line}\n", newline="")
     assert list(mountinfo.read(f"../{tmp_path}")) == [LINES[line]]
 
 
