@@ -162,6 +162,7 @@ class Session:
         message, descriptors, credentials = self._receive()
         self._listen_on()
         if message is None:
+            close_all(descriptors)  # an empty message may bring some
             raise ProtocolError("cannot go on: the client went away before its first frame")
         if credentials is None:
             close_all(descriptors)
