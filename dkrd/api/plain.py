@@ -43,14 +43,15 @@ async def plain_run(context: Context, peer: Peer, request: web.Request, body: Pl
     try:
         bundle = encode(bundle_of(body, context.settings, start.name))
         attempt = _Attempt(body, _stdin(body))
+        with contextlib.closing(attempt), on_lost(request, attempt.give_up):
+            fd = os.dup(open_transport(request).get_extra_info("socket").fileno())
+            start.on_refused = attempt.failed
+            start.hand_over((fd, attempt.theirs()), bundle)
+            return await attempt.outcome()
     except BaseException:
-        start.release()
+        if start.fd < 0:
+            start.release()
         raise
-    with contextlib.closing(attempt), on_lost(request, attempt.give_up):
-        fd = os.dup(open_transport(request).get_extra_info("socket").fileno())
-        start.on_refused = attempt.failed
-        start.hand_over((fd, attempt.theirs()), bundle)
-        return await attempt.outcome()
 
 
 def _stdin(wanted: PlainRun) -> bytes:
