@@ -80,11 +80,17 @@ class Leaves:
         """Remove what guardians left that ended while no launcher was there; `standing`: ids to leave alone."""
         if self._parent is None:
             return
-        with contextlib.suppress(OSError):
-            for group in filter(cgroup_tree.is_group, os.listdir(self._parent)):
-                for name in filter(is_id, os.listdir(f"{self._parent}/{group}")):
-                    if name not in standing:
-                        _sweep(f"{self._parent}/{group}/{name}")
+        for group in filter(cgroup_tree.is_group, _names(self._parent)):
+            for name in filter(is_id, _names(f"{self._parent}/{group}")):
+                if name not in standing:
+                    _sweep(f"{self._parent}/{group}/{name}")
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:  # a user's directory goes with the guardian that leaves it last
+        return []
 
 
 def _sweep(path: str) -> None:

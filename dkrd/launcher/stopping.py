@@ -14,6 +14,7 @@ import signal
 
 from common.errors import HostUnfit
 from dkrd.launcher import adoption, pidfd
+from dkrd.launcher.shims import OpenFiles
 from dkrd.runtime import cgroups
 
 TYPE_CHECKING = False
@@ -29,12 +30,16 @@ def stop_all(settings: Settings, log: Log) -> int:
     """
     if os.geteuid() != 0:
         raise HostUnfit("cannot stop the containers: only root may", hint="sudo dkrd --stop-containers")
+    # A descriptor for each container: with the usual 1024 some would be passed over as if they had ended.
+    OpenFiles().raise_soft()
     waiting: dict[int, str] = {}
+    guarded: set[str] = set()
     for container_id, state in adoption.live_states(settings.run_dir):
         guardian = pidfd.open_verified(state.get("shimPid"), state.get("shimStartTime"))
         if guardian >= 0:
             _signal(guardian, signal.SIGTERM)
             waiting[guardian] = container_id
+            guarded.add(container_id)
         else:
             _kill_orphan(container_id, state, waiting, log)
     count = len(waiting)
@@ -48,6 +53,9 @@ def stop_all(settings: Settings, log: Log) -> int:
             os.close(process)
             container_id = waiting.pop(process)
             log.info("stopped", id=container_id)
+            if container_id not in guarded:
+                continue  # killed here: dead, though it lies there until somebody collects it
+            guarded.remove(container_id)
             # One that was told in the first moments of its watch has died of it, and its container has not.
             left = adoption.live_state(settings.run_dir, container_id)
             if left is not None:
