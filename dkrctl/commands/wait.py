@@ -1,8 +1,9 @@
 """`dkrctl wait`: wait until containers have ended, and print how."""
 
-from common.errors import DkrError
+from common import checks
+from common.errors import BadRequest, DkrError
 from dkrctl import output
-from dkrctl.daemon import target
+from dkrctl.daemon import SECONDS, Daemon, target
 from dkrctl.parse import seconds
 from dkrctl.report import report
 from dkrctl.verbs import FAILED, Call
@@ -17,18 +18,27 @@ def run(call: Call) -> int:
     """
     names = call.some_words()
     limit = call.text("timeout")
-    patience = _FOREVER if limit is None else seconds(limit, "timeout")
-    daemon = call.daemon()
+    patience = None if limit is None else _patience(limit)
+    # The daemon keeps the time: a wait that runs out is no daemon that hangs.
+    tail = "/wait" if patience is None else f"/wait?timeout={patience:.3f}"
+    daemon = Daemon(call.socket, _FOREVER if patience is None else patience + SECONDS)
     status = 0
     for name in names:
         try:
-            answer = daemon.post(target(name, "/wait"), seconds=patience)
+            answer = daemon.post(target(name, tail))
         except DkrError as error:
             report(error)
             status = FAILED
         else:
             output.emit(f"{_told(answer)}\n")
     return status
+
+
+def _patience(text: str) -> float:
+    given = seconds(text, "timeout")
+    if given > checks.MAX_SECONDS:
+        raise BadRequest(f"cannot wait --timeout {text:.20}: at most {checks.MAX_SECONDS:g} seconds")
+    return max(given, 0.001)
 
 
 def _told(answer: object) -> str:
