@@ -11,8 +11,8 @@ from common.errors import BadRequest, ProtocolError, from_wire
 from dkrctl.documents import document
 from dkrctl.explain import is_coloured, width_of
 from dkrctl.http import ask_run
+from dkrctl.output import emit
 from dkrctl.plan import text
-from dkrctl.report import say
 from dkrctl.session import Session
 
 
@@ -48,7 +48,7 @@ def run(path: str, first: dict[str, Any], descriptors: list[int], form: str | No
     if frame.get("type") != "plan" or not isinstance(plan, dict):
         raise ProtocolError(f"cannot understand the container's guardian: a frame {frame.get('type')!a}")
     if form == "json":
-        say(1, document(plan))
+        emit(document(plan))
     else:
-        say(1, text(plan, width_of(1), coloured=is_coloured(1)))
+        emit(text(plan, width_of(1), coloured=is_coloured(1)))
     return 0

@@ -52,7 +52,7 @@ def _open_files(daemon: int | None) -> Check:
         return warning(
             name,
             f"at most {hard}, {count} in use",
-            "raise it: LimitNOFILE=65536 in dkrd.service, or ulimit -Hn",
+            "raise it: LimitNOFILE=1024:1048576 in dkrd.service, or ulimit -Hn",
         )
     return ok(name, f"at most {hard}, {count} in use")
 

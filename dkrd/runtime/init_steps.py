@@ -89,7 +89,7 @@ def _descriptors(task: Task, note: str) -> str:
 
 
 def _capabilities(task: Task, note: str) -> str:
-    ids = note.split()
+    ids = note.split() or ["?", "?", "0"]  # killed before it could note them
     uid, gid, count, groups = ids[0], ids[1], ids[2], ids[3:]
     process = task.spec.process
     sets = process.capabilities
