@@ -23,7 +23,7 @@ CONTROLLERS = frozenset(("cpu", "memory", "pids"))  # those that bound a contain
 LEAF, SHIM, HOLDER = "c", "shim", "holder"
 # A directory was removed meanwhile (before or after it was opened), or one that another process has made passes nothing on yet.
 _MOVED = (errno.ENOENT, errno.ENODEV)
-_TRIES = 100  # each lost to another process that removed an empty directory in the same microseconds
+_TRIES = 1000  # each lost to another process that removed an empty directory in the same microseconds
 
 
 def make_leaf(parent: str, names: tuple[str, ...], leaf: str, *, own: bool) -> str:
