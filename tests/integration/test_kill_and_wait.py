@@ -91,7 +91,7 @@ def test_wait_may_give_up(root: Caller) -> None:
         done = root.daemon.dkrctl("wait", "--timeout", "0.2", name)
         assert done.returncode == 1
         assert done.stdout == ""
-        assert f"cannot tell the end of {name}: it is not stopped after 0.2 s" in done.stderr
+        assert "it is not stopped after 0.2 s" in done.stderr
         done = root.daemon.dkrctl("wait", "--timeout", "9" * 400, name)
         assert done.returncode == 1
         assert "cannot wait --timeout 99999999999999999999: at most" in done.stderr
