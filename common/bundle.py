@@ -18,6 +18,7 @@ Json = dict[str, object]
 DEFAULT_NAMESPACES = {name: "host" if name == "time" else "private" for name in NAMESPACES if name != "mount"}
 TMPFS_OPTIONS = ("nosuid", "nodev", "noexec", "mode=1777")
 MAX_ID = 65535
+MAX_SECONDS = 1e9  # of any time limit
 # Every key of the table in docs/protocol.md (1): what is not known would be ignored, and nothing is.
 REQUEST_KEYS = frozenset(
     "image rootfs args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces preserveFds "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 from pydantic_core import PydanticCustomError
 
-from common.bundle import signal_number
+from common.bundle import MAX_SECONDS, signal_number
 from common.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ MAX_STRINGS = 65000  # entries; a bundle's list holds 65536, and the api adds so
 # bytes of args and env, as execve(2) counts them under the default stack limit
 MAX_ARGUMENTS = 2 * 1024 * 1024
 MAX_PATH = 4095  # bytes; PATH_MAX less its NUL
-MAX_SECONDS = 1e9
 MAX_ID = 65535  # the highest id in a container: ranges have 65536 ids
 
 Namespace = Literal["pid", "ipc", "uts", "cgroup", "network", "user", "time"]

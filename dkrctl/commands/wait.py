@@ -1,6 +1,6 @@
 """`dkrctl wait`: wait until containers have ended, and print how."""
 
-from common import checks
+from common.bundle import MAX_SECONDS
 from common.errors import BadRequest, DkrError
 from dkrctl import output
 from dkrctl.daemon import SECONDS, Daemon, target
@@ -36,8 +36,8 @@ def run(call: Call) -> int:
 
 def _patience(text: str) -> float:
     given = seconds(text, "timeout")
-    if given > checks.MAX_SECONDS:
-        raise BadRequest(f"cannot wait --timeout {text:.20}: at most {checks.MAX_SECONDS:g} seconds")
+    if given > MAX_SECONDS:
+        raise BadRequest(f"cannot wait --timeout {text:.20}: at most {MAX_SECONDS:g} seconds")
     return max(given, 0.001)
 
 
