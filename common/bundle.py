@@ -22,7 +22,8 @@ MAX_SECONDS = 1e9  # of any time limit
 # Every key of the table in docs/protocol.md (1): what is not known would be ignored, and nothing is.
 REQUEST_KEYS = frozenset(
     "image rootfs args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces preserveFds "
-    "init rm stopSignal stopTimeout timeout onDisconnect".split()
+    "init rm stopSignal stopTimeout timeout onDisconnect "
+    "openStdin".split()
 )
 
 
@@ -118,6 +119,7 @@ def _life(request: Json) -> Json:
         "stopTimeout": request.get("stopTimeout", 10),
         "timeout": request.get("timeout"),
         "onDisconnect": str(request.get("onDisconnect") or ("stop" if remove else "keep")),
+        "openStdin": bool(request.get("openStdin", False)),
     }
 
 

@@ -48,6 +48,8 @@ class Settings:
     ids_directory        where ranges are claimed; the same for all daemons of the host
     containers_per_user  live containers a user may have; uid 0 has no bound
     start_seconds        deadline of a container's build
+    log_max_size         bytes of one file of a container's log
+    log_max_files        how many files such a log has at most
     cgroup_parent        cgroup above all containers: the name of one of our own, or the path of one that somebody else
                          makes, such as /system.slice/dkr-containers.service
     """
@@ -68,6 +70,8 @@ class Settings:
     ids_directory: str = "/var/lib/dkr/ids"
     containers_per_user: int = 256
     start_seconds: int = 30
+    log_max_size: int = 10 * 1024 * 1024
+    log_max_files: int = 3
     cgroup_parent: str = "dkr"
 
     def to_wire(self) -> dict[str, object]:
@@ -231,6 +235,8 @@ _KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "ids.directory": ("ids_directory", _path),
     "limits.containers_per_user": ("containers_per_user", _integer(1, 65536)),
     "limits.start_seconds": ("start_seconds", _integer(1, 3600)),
+    "limits.log_max_size": ("log_max_size", _integer(4096, 2**40)),
+    "limits.log_max_files": ("log_max_files", _integer(1, 100)),
     "cgroup.parent": ("cgroup_parent", _cgroup),
 }
 _SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in _KEYS if "." in key))

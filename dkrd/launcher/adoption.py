@@ -40,17 +40,21 @@ def adopt(containers: Containers, run_dir: str, state_dir: str, *, settled: bool
     if settled:
         for container_id in _ids(f"{state_dir}/containers"):
             known = container_id in live or container_id in containers
-            # A state that a power cut has torn is none.
-            if not known and _read_state(f"{state_dir}/containers/{container_id}", container_id) is None:
+            # A state that a power cut has torn is none, and without a grant the making was cut off.
+            directory = f"{state_dir}/containers/{container_id}"
+            whole = _read_state(directory, container_id) is not None and read_grant(state_dir, container_id)
+            if not known and not whole:
                 containers.collect_remains(container_id)
     return found
 
 
-def stopped_states(state_dir: str) -> Iterator[dict[str, object]]:
-    """The states of the containers that have stopped and are kept."""
+def kept_states(containers: Containers, state_dir: str) -> Iterator[dict[str, object]]:
+    """The states of those that were made and not started, or have stopped and are kept, and that `containers` does not know."""
     for container_id in _ids(f"{state_dir}/containers"):
+        if container_id in containers:
+            continue
         state = _read_state(f"{state_dir}/containers/{container_id}", container_id)
-        if state is not None:
+        if state is not None and read_grant(state_dir, container_id):
             yield state
 
 
@@ -68,6 +72,11 @@ def live_states(run_dir: str) -> Iterator[tuple[str, dict[str, object]]]:
 def live_state(run_dir: str, container_id: str) -> dict[str, object] | None:
     """The state in a container's run directory, or None."""
     return _read_state(f"{run_dir}/containers/{container_id}", container_id)
+
+
+def read_grant(state_dir: str, container_id: str) -> dict[str, object]:
+    """Whose a container is and what it was allowed; empty where there is no such container."""
+    return _document(f"{state_dir}/containers/{container_id}/grant.json") or {}
 
 
 def _ids(directory: str) -> list[str]:
@@ -99,19 +108,24 @@ def _inspect(directory: str, container_id: str) -> Container | None:
 
 def _read_state(directory: str, container_id: str) -> dict[str, object] | None:
     """The state.json of `directory`, or None where it is missing or is not that container's."""
+    state = _document(f"{directory}/state.json")
+    return state if state is not None and state.get("id") == container_id else None
+
+
+def _document(path: str) -> dict[str, object] | None:
+    """A JSON object of root's own; None where it is missing or torn."""
     try:
-        fd = os.open(f"{directory}/state.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
-        state = frames.loads_object(os.read(fd, _STATE_MAX))
+        return frames.loads_object(os.read(fd, _STATE_MAX))
     except (OSError, ValueError):
         return None
     finally:
         os.close(fd)
-    return state if state.get("id") == container_id else None
 
 
 def connect(directory: str) -> socket.socket | None:

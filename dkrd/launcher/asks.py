@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import os
 import select
 import socket
 from collections import Counter
@@ -44,6 +45,7 @@ class Question:
 
     ask         in the api's words; the shim reads them
     connection  the client's, proven; closed once the question is answered
+    given       descriptor of a socket of the api's for what is more than an answer, or -1; closed with it
     owner       the uid it counts for
     unguarded   the job for a container without a guardian: its value is the answer, or its DkrError
     done        called once, with a value or an error
@@ -52,12 +54,14 @@ class Question:
     id: str
     ask: dict[str, object]
     connection: socket.socket
+    given: int
     owner: int
     unguarded: Callable[[], object]
     done: Callable[[object, DkrError | None], None]
     link: socket.socket | None = None
     timer: Timer | None = None
     over: bool = False
+    in_job: bool = False  # which needs `given`, however late it is
 
 
 class Asks:
@@ -77,7 +81,7 @@ class Asks:
         self._counts: Counter[int] = Counter()
 
     def begin(self, question: Question) -> None:
-        """Ask. Raises LimitReached; then the connection stays the caller's."""
+        """Ask. Raises LimitReached; then the descriptors stay the caller's."""
         owner = question.owner
         if self._counts.total() >= MAX or (owner != 0 and self._counts[owner] >= MAX_OF_ONE):
             raise LimitReached(
@@ -102,6 +106,8 @@ class Asks:
         self._loop.watch(link.fileno(), select.EPOLLIN, partial(self._hear, question))
         frame = {"type": "ask", "version": VERSION, "listener": self._listener, "ask": question.ask}
         rights = array.array("i", [question.connection.fileno()])
+        if question.given >= 0:
+            rights.append(question.given)
         # Where it has ended meanwhile, reading finds the end.
         with contextlib.suppress(OSError):
             link.sendmsg(
@@ -138,9 +144,16 @@ class Asks:
 
     def _without_guardian(self, question: Question) -> None:
         try:
-            self._runner.submit("ask", question.unguarded, partial(self._finish, question))
+            keep = (question.given,) if question.given >= 0 else ()
+            question.in_job = True
+            self._runner.submit("ask", question.unguarded, partial(self._job_done, question), keep)
         except DkrError as err:
-            self._finish(question, None, err)
+            self._job_done(question, None, err)
+
+    def _job_done(self, question: Question, value: object, error: DkrError | None) -> None:
+        question.in_job = False
+        self._finish(question, value, error)
+        self._close_given(question)
 
     def _late(self, question: Question) -> None:
         error = Unavailable(
@@ -155,6 +168,12 @@ class Asks:
             question.link.close()
             question.link = None
 
+    @staticmethod
+    def _close_given(question: Question) -> None:
+        if question.given >= 0:
+            os.close(question.given)
+            question.given = -1
+
     def _finish(self, question: Question, value: object, error: DkrError | None) -> None:
         if question.over:
             return  # a job that was late
@@ -166,4 +185,6 @@ class Asks:
         if not self._counts[question.owner]:
             del self._counts[question.owner]
         question.connection.close()
+        if not question.in_job:
+            self._close_given(question)
         question.done(value, error)

@@ -14,11 +14,11 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from common import frames
-from common.errors import DkrError, ProtocolError
+from common.errors import Conflict, DkrError, ProtocolError
 from dkrd.launcher import pidfd, wire
 from dkrd.launcher.runner import open_child
 from dkrd.shim import state as shim_state
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _BATCH = 64  # reports read in one go, so that nothing else waits long
 _REAP_SECONDS = 10.0  # how long a dead init may stay a zombie before its exit counts as lost
+_RESTING = ("created", "stopped")
 _HEX = frozenset("0123456789abcdef")
 SHIM_LOST: dict[str, object] = {"code": None, "signal": None, "cause": "shim-lost"}
 
@@ -57,23 +58,27 @@ class Container:
     shim   pidfd of the shim; -1 where it has ended
     child  the shim is our own child, and ours to reap
     init   pidfd of the container's init, or -1
-    state  the last state the shim told, or None
-    link   the connection to an adopted shim's socket
+    stood    it was there before its shim was forked
+    state    the last state the shim told, or None
+    link     the connection to an adopted shim's socket
+    waiting  who is to be called when it is forgotten
     """
 
     id: str
     uid: int
     shim: int = -1
     child: bool = False
+    stood: bool = False
     init: int = -1
     state: dict[str, object] | None = None
     link: socket.socket | None = None
     gone: bool = False
+    waiting: list[Callable[[DkrError | None], None]] = field(default_factory=list)
 
     @property
-    def stopped(self) -> bool:
-        """Whether its end has been told."""
-        return self.gone or (self.state is not None and self.state.get("status") == "stopped")
+    def rests(self) -> bool:
+        """Whether it was told that nothing of it runs: it was made only, has ended, or is gone."""
+        return self.gone or (self.state is not None and self.state.get("status") in _RESTING)
 
 
 class Containers:
@@ -108,11 +113,45 @@ class Containers:
     def is_guarded(self, container_id: str) -> bool:
         """Whether it has a shim and has not stopped."""
         container = self._table.get(container_id)
-        return container is not None and container.shim >= 0 and not container.stopped
+        return container is not None and container.shim >= 0 and not container.rests
+
+    def is_being_built(self, container_id: str) -> bool:
+        """Whether a shim was forked for it that has not said yet that it runs, or that it does not."""
+        container = self._table.get(container_id)
+        if container is None or container.shim < 0:
+            return False
+        return container.state is None or container.state.get("status") == "creating"
+
+    def when_free(self, container_id: str, seconds: float, call: Callable[[DkrError | None], None]) -> None:
+        """Call `call(None)` when no shim stands for the container, at once or within so many seconds; else with a Conflict,
+        at once where it runs.
+        """
+        container = self._table.get(container_id)
+        if container is None:
+            call(None)
+        elif not container.rests:
+            call(
+                Conflict(
+                    f"cannot start {container_id[:12]}: it is running",
+                    rule="running",
+                    hint="attach to it instead",
+                )
+            )
+        else:
+            container.waiting.append(call)
+            self._loop.later(seconds, partial(self._waited, container, call))
+
+    @staticmethod
+    def _waited(container: Container, call: Callable[[DkrError | None], None]) -> None:
+        if call in container.waiting:
+            container.waiting.remove(call)
+            call(
+                Conflict(f"cannot start {container.id[:12]}: its guardian is still at work", hint="try again")
+            )
 
     def live_of(self, uid: int) -> int:
         """How many live containers count for `uid`."""
-        return sum(1 for container in self._table.values() if container.uid == uid and not container.stopped)
+        return sum(1 for container in self._table.values() if container.uid == uid and not container.rests)
 
     def states(self) -> list[dict[str, object]]:
         """The last state of each container that is there; a shim may still be about to end when it is gone."""
@@ -121,12 +160,13 @@ class Containers:
 
     # --- becoming
 
-    def add_child(self, container_id: str, uid: int, pid: int) -> None:
-        """Guard over a shim just forked; OSError where there is no room for one more descriptor.
+    def add_child(self, container_id: str, uid: int, pid: int, *, stood: bool = False) -> None:
+        """Guard over a shim just forked; OSError where there is no room for one more descriptor. `stood`: for a container
+        that was there before.
 
         The pid cannot be reused before its pidfd is open: nobody but us reaps it.
         """
-        container = Container(container_id, uid, open_child(pid), child=True)
+        container = Container(container_id, uid, open_child(pid), child=True, stood=stood)
         self._table[container_id] = container
         self._watch_shim(container)
 
@@ -229,13 +269,14 @@ class Containers:
             self._drain(container.link, container.id)
             self._close_link(container)
         stands = os.path.lexists(f"{self._run_dir}/containers/{container.id}")
-        if container.gone or (container.stopped and not stands):
+        if container.gone or (container.rests and not stands):
             if container.state is not None and container.state.get("rm") and not container.gone:
                 self._tell({"type": "gone", "id": container.id})  # it died before it could say so
             self._forget(container)
-        elif in_order and container.state is None:
+        elif in_order and container.state is None and not stands:
             # It refused before there was anything: the client knows, the api has to be told.
-            self._tell({"type": "gone", "id": container.id})
+            if not container.stood:
+                self._tell({"type": "gone", "id": container.id})
             self._forget(container)
         else:
             self._log.error("a shim died before its work was done", id=container.id)
@@ -256,7 +297,7 @@ class Containers:
     def _orphaned(self, container: Container) -> None:
         """The shim is dead: wait for init where there is one, else the container has ended unseen."""
         known = container.state
-        if container.stopped and known is not None:
+        if container.rests and known is not None:
             told = known.get("exit")
             self._finish(container, told if isinstance(told, dict) else SHIM_LOST)
             return
@@ -286,7 +327,7 @@ class Containers:
 
     def _finish(self, container: Container, how: dict[str, object]) -> None:
         """Write down and tell the end that no shim could, then clean up in a job."""
-        if container.state is not None and not container.stopped:
+        if container.state is not None and not container.rests:
             ended = {**container.state, "status": "stopped", "finished": shim_state.now(), "exit": how}
             container.state = ended
             # The file is the shim's, but the shim is dead. A directory that is gone needs no file, and a full
@@ -308,8 +349,10 @@ class Containers:
         elif value is None and not container.gone:
             container.gone = True
             self._tell({"type": "gone", "id": container.id})
-        elif value is not None and container.state is None:
-            self._tell({"type": "state", "state": value})  # cut off by a power cut, and kept
+        elif isinstance(value, dict) and (
+            container.state is None or container.state.get("status") != value.get("status")
+        ):
+            self._tell({"type": "state", "state": value})  # cut off by a power cut, and kept; or never begun
         self._forget(container)
 
     def removed(self, container_id: str) -> None:
@@ -317,9 +360,13 @@ class Containers:
         self._tell({"type": "gone", "id": container_id})
 
     def _forget(self, container: Container) -> None:
-        self._table.pop(container.id, None)
+        if self._table.get(container.id) is container:
+            del self._table[container.id]
         if container.init >= 0:
             self._loop.forget(container.init)
             os.close(container.init)
             container.init = -1
         self._close_link(container)
+        waiting, container.waiting = container.waiting, []
+        for call in waiting:
+            call(None)

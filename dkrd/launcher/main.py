@@ -54,7 +54,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     from dkrd.launcher.requests import Work
     from dkrd.launcher.server import Launcher
     from dkrd.log import Log
-    from dkrd.shim import cleanup, container, default_root, ended, trace
+    from dkrd.shim import cleanup, container, default_root, ended, logs, trace
     from dkrd.shim import main as shim
 
     passed = listener.inherited(os.environ)
@@ -68,7 +68,12 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         shim=shim.run,
         remove=cleanup.remove,
         collect=cleanup.collect,
-        asks={"attach": ended.attach, "kill": ended.kill, "explain": trace.read_kept},
+        asks={
+            "attach": ended.attach,
+            "kill": ended.kill,
+            "explain": trace.read_kept,
+            "logs": logs.read_kept,
+        },
         seccomp=seccomp.compile_default,
         layers={host_root.NAME: host_root.ensure, busybox_root.NAME: busybox_root.ensure},
         directory=default_root.check,

@@ -6,25 +6,23 @@ allowed is not asked here: that is the shim's, by policy, on what the client its
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-import time
 from dataclasses import dataclass
 from functools import partial
 
-from common import frames
-from common.errors import BadRequest, DkrError, LimitReached, NotPermitted, ProtocolError
-from dkrd import evidence, ids
-from dkrd.launcher import shims, wire
+from common.errors import BadRequest, Conflict, DkrError, ProtocolError
+from dkrd import evidence
+from dkrd.launcher import shims, starts, wire
 from dkrd.launcher.asks import Asks, Question
 from dkrd.launcher.containers import is_id
-from dkrd.shim.task import ShimTask
+from dkrd.launcher.starts import Starts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping
 
+    from dkrd import ids
     from dkrd.launcher.api_process import Message
     from dkrd.launcher.containers import Containers
     from dkrd.launcher.leaves import Leaves
@@ -33,12 +31,15 @@ if TYPE_CHECKING:
     from dkrd.log import Log
     from dkrd.policy import Credentials
     from dkrd.settings import Settings
+    from dkrd.shim.task import ShimTask
 
     Answer = Callable[[dict[str, object]], None]
+    Unguarded = Callable[[Settings, ids.Pool, str, Credentials, int | None, dict[str, object], int], object]
 
 _SEQ_MAX = 2**53
 KEYS: Mapping[str, set[str]] = {
     "start": {"type", "seq"},
+    "launch": {"type", "seq", "id"},
     "remove": {"type", "seq", "id"},
     "ask": {"type", "seq", "id", "ask"},
 }
@@ -69,7 +70,8 @@ class Work:
     remove     `rm` of a stopped container; None
     collect    the end of a container whose shim died: its state where it is kept, None where nothing is left
     seccomp    path of the compiled filter
-    asks       what clients may ask of a container: kind -> what is answered where it has no shim (any more)
+    asks       what clients may ask of a container: kind -> what is answered where it has no shim (any more); it is told the
+               ask, and the descriptor that came along (or -1)
     layers     built-in root -> name of its layer; no start without that of the root `host`
     directory  looks at the directory that the setting `default_root` names; raises why containers cannot have it
     prime      what the shims remember of the host, looked up once before the first fork
@@ -79,7 +81,7 @@ class Work:
     remove: Callable[[Settings, ids.Pool, str, Credentials, int | None], None]
     collect: Callable[[Settings, ids.Pool, str, dict[str, object]], object]
     seccomp: Callable[[Settings], str]
-    asks: Mapping[str, Callable[[Settings, ids.Pool, str, Credentials, int | None], object]]
+    asks: Mapping[str, Unguarded]
     layers: Mapping[str, Callable[[Settings], str]]
     directory: Callable[[Settings], None]
     prime: Callable[[], None]
@@ -97,7 +99,7 @@ class _Request:
 
 
 class Requests:
-    """Answers `start`, `remove` and `ask`."""
+    """Answers `start`, `launch`, `remove` and `ask`."""
 
     def __init__(
         self,
@@ -109,138 +111,35 @@ class Requests:
         leaves: Leaves,
         host: Host,
     ) -> None:
-        self._loop = loop
-        self._leaves = leaves
         self._log = log
         self._runner = runner
         self._containers = containers
         self._work = work
-        # Begins anywhere: after a restart the low slots are taken by what lived on, and every claim would
-        # try them.
-        self._slot_hint = int.from_bytes(os.urandom(4), "big")
         self._limits = shims.OpenFiles()
         self._limits.raise_soft()
         self.host = host
         self._asks = Asks(loop, runner, containers, host.settings.run_dir, host.listener)
+        self._starts = Starts(loop, log, containers, work.shim, leaves, self._limits)
+        self._removing: set[str] = set()
 
     def handle(self, message: Message, answer: Answer) -> None:
         """Do what a message of KEYS asks; raises ProtocolError for what an honest api does not send."""
         kind = str(message.body.get("type"))
         seq = message.body.get("seq")
         fits = set(message.body) == KEYS[kind] and type(seq) is int and 0 <= seq < _SEQ_MAX
-        most = 2 if kind == "start" else 1
+        most = 1 if kind == "remove" else 2
         if not fits or not 1 <= len(message.descriptors) <= most or bool(message.rest) != (kind == "start"):
             wire.close_all(message.descriptors)
             raise ProtocolError(f"its {kind} has other keys, bytes or descriptors than it must")
         assert type(seq) is int
         if kind == "start":
-            self._start(seq, message, answer)
+            self._starts.start(self.host, seq, message, answer)
+        elif kind == "launch":
+            self._starts.launch(self.host, seq, message, answer, self._removing)
         elif kind == "remove":
             self._remove(seq, message, answer)
         else:
             self._ask(seq, message, answer)
-
-    # --- who asks
-
-    def _prove(self, connection: socket.socket) -> tuple[Credentials, int]:
-        """The client's credentials and the uid it counts for; NotPermitted."""
-        credentials = evidence.prove(connection, self.host.listener)
-        if credentials.uid == self.host.api_uid:
-            raise NotPermitted(
-                "cannot act for the api itself: it is nobody at this socket", rule="evidence-api"
-            )
-        owner = ids.owner_of(credentials.uid, self.host.pool, self.host.subids)
-        if owner is None:
-            raise NotPermitted(
-                f"cannot act for uid {credentials.uid}: it is an id inside a container", rule="evidence-pool"
-            )
-        return credentials, owner
-
-    # --- start
-
-    def _start(self, seq: int, message: Message, answer: Answer) -> None:
-        connection: socket.socket | None = None
-        uid: int | None = None
-        # With a session of the api's own, for a client that speaks plain HTTP.
-        plain = message.descriptors[1] if len(message.descriptors) > 1 else -1
-        try:
-            connection = evidence.open_connection(message.descriptors[0])
-            credentials, owner = self._prove(connection)
-            uid = credentials.uid
-            self._check_budget(owner)
-            container_id = self._fork(connection, plain, owner, message.rest)
-        except DkrError as err:
-            code, rule = err.code, err.rule
-            self._log.audit("refused", seq=seq, uid=uid, code=code, rule=rule, cause=err.message)
-            # Only to a connection that is proven: into any other socket root would be made to write for the
-            # api. To one that speaks plain HTTP the api answers.
-            if connection is not None and uid is not None and plain < 0:
-                _tell(connection, err)
-            answer({"type": "refused", "seq": seq, "error": err.to_wire()})
-        else:
-            self._log.audit(
-                "accepted", seq=seq, uid=uid, owner=owner if owner != uid else None, id=container_id
-            )
-            answer({"type": "accepted", "seq": seq, "id": container_id})
-        finally:
-            if connection is not None:
-                connection.close()
-            if plain >= 0:
-                os.close(plain)
-
-    def _check_descriptors(self, what: str) -> None:
-        if self._limits.are_low():
-            raise LimitReached(
-                f"cannot {what}: the daemon is almost out of descriptors",
-                hint="end some containers, or raise LimitNOFILE= of dkrd.service (RLIMIT_NOFILE)",
-            )
-
-    def _check_budget(self, owner: int) -> None:
-        self._check_descriptors("start a container")
-        bound = self.host.settings.containers_per_user
-        if owner != 0 and self._containers.live_of(owner) >= bound:
-            raise LimitReached(
-                f"cannot start a container: uid {owner} has {bound} already",
-                hint="end some, or have containers_per_user raised in dkrd.toml",
-            )
-
-    def _fork(self, connection: socket.socket, plain: int, owner: int, bundle: bytes) -> str:
-        host = self.host
-        self._slot_hint += 1
-        task = ShimTask(
-            id=os.urandom(32).hex(),
-            connection=connection.fileno(),
-            session=plain,
-            bundle=bundle,
-            settings=host.settings,
-            listener=host.listener,
-            reports=self._containers.reports_end.fileno(),
-            pool=host.pool,
-            slot_hint=self._slot_hint,
-            subids=host.subids,
-            api_uid=host.api_uid,
-            admin_gid=host.admin_gid,
-            seccomp=host.seccomp,
-            layers=host.layers,
-            log=self._log.of("shim"),
-            begun=time.monotonic_ns(),
-        )
-        leaf = self._leaves.make(owner, task.id)
-        try:
-            pid = shims.start(self._loop, task, self._work.shim, self._limits, leaf)
-            self._containers.add_child(task.id, owner, pid)
-        except OSError as err:
-            self._leaves.remove(owner, task.id)
-            raise LimitReached(
-                f"cannot fork a shim: {err.strerror}",
-                hint="the machine, or the daemon's cgroup, is out of processes, memory or descriptors",
-                step="fork",
-                errno=err.errno,
-            ) from err
-        finally:
-            if leaf >= 0:
-                os.close(leaf)
-        return task.id
 
     # --- remove, ask
 
@@ -248,14 +147,19 @@ class Requests:
         request = _Request("remove", seq, _id_of(message), answer)
         try:
             with evidence.open_connection(message.descriptors[0]) as connection:
-                credentials, _ = self._prove(connection)
+                credentials, owner = starts.prove(self.host, connection)
             request.uid = credentials.uid
             work = self._for_container(self._work.remove, request, credentials)
+            if self._containers.is_being_built(request.id):
+                starts.owner_of(self.host, request.id, credentials, owner)
+                raise Conflict(f"cannot remove {request.id[:12]}: it is being started", hint="stop it first")
             self._runner.submit("remove", work, partial(self._removed, request))
+            self._removing.add(request.id)
         except DkrError as err:
             self._refuse(request, err)
 
     def _removed(self, request: _Request, value: object, error: DkrError | None) -> None:
+        self._removing.discard(request.id)
         if error is not None:
             self._refuse(request, error)
             return
@@ -270,18 +174,21 @@ class Requests:
             wire.close_all(message.descriptors)
             raise ProtocolError("it asks a container for what nobody can be asked for")
         request = _Request(kind, seq, _id_of(message), answer)
+        given = message.descriptors[1] if len(message.descriptors) > 1 else -1
         connection: socket.socket | None = None
         try:
             connection = evidence.open_connection(message.descriptors[0])
-            credentials, owner = self._prove(connection)
+            credentials, owner = starts.prove(self.host, connection)
             request.uid = credentials.uid
-            unguarded = self._for_container(self._work.asks[kind], request, credentials)
-            self._check_descriptors(f"{kind} {request.id[:12]}")
+            unguarded = self._for_container(self._work.asks[kind], request, credentials, ask, given)
+            starts.check_descriptors(self._limits, f"{kind} {request.id[:12]}")
             done = partial(self._asked, request)
-            self._asks.begin(Question(request.id, ask, connection, owner, unguarded, done))
+            self._asks.begin(Question(request.id, ask, connection, given, owner, unguarded, done))
         except DkrError as err:
             if connection is not None:
                 connection.close()
+            if given >= 0:
+                os.close(given)
             self._refuse(request, err)
 
     def _asked(self, request: _Request, value: object, error: DkrError | None) -> None:
@@ -292,15 +199,16 @@ class Requests:
 
     def _for_container(
         self,
-        work: Callable[[Settings, ids.Pool, str, Credentials, int | None], object],
+        work: Callable[..., object],
         request: _Request,
         credentials: Credentials,
+        *further: object,
     ) -> Callable[[], object]:
         """`work` as a job; BadRequest unless the request names a container by its id."""
         if not is_id(request.id):
             raise BadRequest(f"cannot {request.kind} a container: its id must be 64 hex digits")
         host = self.host
-        return partial(work, host.settings, host.pool, request.id, credentials, host.admin_gid)
+        return partial(work, host.settings, host.pool, request.id, credentials, host.admin_gid, *further)
 
     def _refuse(self, request: _Request, error: DkrError) -> None:
         self._log.audit(
@@ -320,10 +228,3 @@ def _id_of(message: Message) -> str:
     """The id as the api gave it; nothing where it is no text."""
     value = message.body["id"]
     return value if isinstance(value, str) else ""
-
-
-def _tell(connection: socket.socket, error: DkrError) -> None:
-    """The hand-over record with an error, to the client; one that does not take it at once does without."""
-    record = frames.record({"type": "error", "error": error.to_wire()})
-    with contextlib.suppress(OSError):
-        connection.send(record, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

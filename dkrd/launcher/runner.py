@@ -100,6 +100,7 @@ class _Job:
     name: str
     work: Work
     done: Done
+    keep: tuple[int, ...] = ()
     pid: int = 0
     pidfd: int = -1
     pipe: int = -1
@@ -124,14 +125,15 @@ class Runner:
         if not self._running:
             call()
 
-    def submit(self, name: str, work: Work, done: Done) -> None:
-        """Run `work()` in a child and call `done(value, error)` from the loop; value is what JSON can carry.
+    def submit(self, name: str, work: Work, done: Done, keep: tuple[int, ...] = ()) -> None:
+        """Run `work()` in a child and call `done(value, error)` from the loop; value is what JSON can carry. `keep`:
+        descriptors that the work needs, which stay open until then.
 
         Raises LimitReached where too many wait already.
         """
         if len(self._waiting) >= _QUEUE_MAX:
             raise LimitReached(f"cannot start job {name}: {_QUEUE_MAX} wait already")
-        self._waiting.append(_Job(name, work, done))
+        self._waiting.append(_Job(name, work, done, keep))
         self._start_some()
 
     def _start_some(self) -> None:
@@ -206,7 +208,7 @@ def _spawn(loop: Loop, job: _Job) -> None:
 def _work(job: _Job, write: int) -> None:
     """In the child: the work, then one record."""
     # The lock files' descriptors are among those closed: a job that outlives the launcher holds no lock.
-    keep_only((write,))
+    keep_only((write, *job.keep))
     set_name(f"dkr-{job.name}")
     try:
         record = frames.dumps({"value": job.work()})

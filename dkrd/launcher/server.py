@@ -202,7 +202,9 @@ class Launcher:
         first: list[dict[str, object]] = []
         late: list[dict[str, object]] = []
         size = 0
-        for state in chain(self._containers.states(), adoption.stopped_states(self._settings.state_dir)):
+        for state in chain(
+            self._containers.states(), adoption.kept_states(self._containers, self._settings.state_dir)
+        ):
             size += len(frames.dumps(state)) + 1
             (first if size <= _HELLO_MAX else late).append(state)
         self._api.send({"type": "hello", "version": 2, **self._facts(), "containers": first})

@@ -11,7 +11,6 @@ it is: the launcher has looked at the form only. A handler answers at once; what
 from __future__ import annotations
 
 import array
-import contextlib
 import os
 import select
 import socket
@@ -37,6 +36,7 @@ VERSION = 1
 MAX_ASK = 64 * 1024  # bytes
 MAX_ANSWER = 1024 * 1024  # bytes
 MAX_FOLLOWERS = 32  # the rest waits in the backlog; one launcher adopts, and asks a few things at a time
+_AGAIN = 1.0  # seconds until connections are taken again, where there was no room for one
 SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
 _KEYS = {"type", "version", "listener", "ask"}
 
@@ -49,12 +49,18 @@ class Ask:
     connection   the client's, through the api; closed after the handler has returned
     credentials  of that connection
     who          whose rights these are
+    given        a socket that the api made for what is more than an answer; closed unless the handler takes it
     """
 
     body: dict[str, object]
     connection: socket.socket
     credentials: Credentials
     who: Caller
+    given: list[socket.socket]
+
+    def take_socket(self) -> socket.socket | None:
+        """The socket that came along, the handler's from here on."""
+        return self.given.pop() if self.given else None
 
 
 if TYPE_CHECKING:
@@ -90,18 +96,25 @@ class Asks:
         self._loop.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
 
     def _accept(self, events: int) -> None:
-        with contextlib.suppress(OSError):
+        try:
             follower, _ = self._listener.accept()
-            follower.setblocking(False)
-            follower.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, MAX_ANSWER)
-            state = frames.dumps({"type": "state", "state": self._state.values})
-            if not send(follower, state, self._pidfd):
-                follower.close()
-                return
-            self._state.followers.append(follower)
-            self._loop.watch(follower.fileno(), select.EPOLLIN, partial(self._hear, follower))
-            if len(self._state.followers) >= MAX_FOLLOWERS:
-                self._loop.forget(self._listener.fileno())
+        except BlockingIOError:
+            return
+        except OSError:
+            # Out of descriptors: whoever waits would be told of again at once, and for ever.
+            self._loop.forget(self._listener.fileno())
+            self._loop.later(_AGAIN, self.serve)
+            return
+        follower.setblocking(False)
+        follower.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, MAX_ANSWER)
+        state = frames.dumps({"type": "state", "state": self._state.values})
+        if not send(follower, state, self._pidfd):
+            follower.close()
+            return
+        self._state.followers.append(follower)
+        self._loop.watch(follower.fileno(), select.EPOLLIN, partial(self._hear, follower))
+        if len(self._state.followers) >= MAX_FOLLOWERS:
+            self._loop.forget(self._listener.fileno())
 
     def _drop(self, follower: socket.socket) -> None:
         self._loop.forget(follower.fileno())
@@ -121,18 +134,19 @@ class Asks:
         if received is None:
             self._drop(follower)
             return
-        message, descriptor = received
-        answer = self._answer(message, descriptor)
+        answer = self._answer(*received)
         data = frames.dumps(answer)
         if len(data) > MAX_ANSWER:
             error = Internal(f"cannot answer: {len(data)} bytes are more than an answer may have")
             data = frames.dumps({"type": "answer", "error": error.to_wire()})
         send(follower, data)
 
-    def _answer(self, message: dict[str, object], descriptor: int) -> dict[str, object]:
+    def _answer(self, message: dict[str, object], descriptors: list[int]) -> dict[str, object]:
+        given: list[socket.socket] = []
         try:
-            with evidence.open_connection(descriptor) as connection:
-                ask = self._prove(message, connection)
+            with evidence.open_connection(descriptors.pop(0)) as connection:
+                given += [_own_socket(descriptors.pop()) for _ in list(descriptors)]
+                ask = self._prove(message, connection, given)
                 kind = str(ask.body.get("type"))
                 handler = self._handlers.get(kind)
                 if handler is None:
@@ -146,8 +160,15 @@ class Asks:
         except OSError as err:
             error = Internal(f"cannot answer: {err.strerror or err}", errno=err.errno)
             return {"type": "answer", "error": error.to_wire()}
+        finally:
+            for sock in given:
+                sock.close()
+            for fd in descriptors:
+                os.close(fd)
 
-    def _prove(self, message: dict[str, object], connection: socket.socket) -> Ask:
+    def _prove(
+        self, message: dict[str, object], connection: socket.socket, given: list[socket.socket]
+    ) -> Ask:
         listener, body = message["listener"], message["ask"]
         if message["version"] != VERSION or not isinstance(body, dict) or not isinstance(listener, list):
             raise ProtocolError("cannot read the ask: it is not a version 1 ask")
@@ -159,13 +180,22 @@ class Asks:
         owner = self._state.values["uid"]
         assert isinstance(owner, int)
         callers.check_owner(who, owner, self._task.id)
-        return Ask(body, connection, asking, who)
+        return Ask(body, connection, asking, who, given)
 
 
-def _receive(follower: socket.socket) -> tuple[dict[str, object], int] | None:
-    """The next ask and its one descriptor; None at the end. Raises BlockingIOError, ProtocolError, OSError."""
+def _own_socket(descriptor: int) -> socket.socket:
+    """What the api made for more than an answer. Raises NotPermitted where it is another kind of descriptor."""
+    sock = evidence.open_connection(descriptor)
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
+        sock.close()
+        raise ProtocolError("cannot read the ask: what came along is no session socket")
+    return sock
+
+
+def _receive(follower: socket.socket) -> tuple[dict[str, object], list[int]] | None:
+    """The next ask and its one or two descriptors; None at the end. Raises BlockingIOError, ProtocolError, OSError."""
     flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    data, ancillary, got, _ = follower.recvmsg(MAX_ASK, socket.CMSG_SPACE(4), flags)
+    data, ancillary, got, _ = follower.recvmsg(MAX_ASK, socket.CMSG_SPACE(8), flags)
     descriptors = array.array("i")
     for level, kind, payload in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -175,9 +205,10 @@ def _receive(follower: socket.socket) -> tuple[dict[str, object], int] | None:
             return None
         message = frames.loads_object(data)
         whole = not got & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
-        if not whole or set(message) != _KEYS or message["type"] != "ask" or len(descriptors) != 1:
-            raise ValueError("it is no ask with one descriptor")
-        return message, descriptors.pop()
+        if not whole or set(message) != _KEYS or message["type"] != "ask" or len(descriptors) not in (1, 2):
+            raise ValueError("it is no ask with its descriptors")
+        taken, descriptors = list(descriptors), array.array("i")
+        return message, taken
     except ValueError as err:
         raise ProtocolError(f"cannot read what came: {err}") from None
     finally:

@@ -17,7 +17,8 @@ from common.errors import BadRequest, DkrError, LimitReached, NotPermitted, Prot
 from dkrd.shim import callers
 from dkrd.shim.clients import MAX_SIZE, has_ended, is_integer
 from dkrd.shim.config import DISCONNECT
-from dkrd.shim.session import FIRST_FRAME_SECONDS, VERSION, Session, close_all, offer
+from dkrd.shim.descriptors import close_all
+from dkrd.shim.session import FIRST_FRAME_SECONDS, VERSION, Session, offer
 
 if TYPE_CHECKING:
     from dkrd.loop import Loop, Timer
@@ -50,15 +51,17 @@ class Attaching:
             raise LimitReached(
                 f"cannot attach to {self._name}: too many clients are about to", hint="try again"
             )
+        given = ask.take_socket()
         try:
-            session = Session(offer(ask.connection, self._task.id))
+            session = Session(given or offer(ask.connection, self._task.id))
         except OSError as err:
             raise Unavailable(
                 f"cannot attach to {self._name}: the client takes no session: {err.strerror}"
             ) from err
         fd = session.fileno()
         session.on_close = lambda: self._loop.forget(fd)
-        self._loop.watch(fd, select.EPOLLIN, partial(self._hear, session, ask.credentials))
+        hear = partial(self._hear, session, ask.credentials, plain=given is not None)
+        self._loop.watch(fd, select.EPOLLIN, hear)
         self._pending[session] = self._loop.later(FIRST_FRAME_SECONDS, partial(self._late, session))
         return {}
 
@@ -67,15 +70,16 @@ class Attaching:
         for session in list(self._pending):
             self._refuse(session, has_ended(self._name))
 
-    def _hear(self, session: Session, connection: Credentials, events: int) -> None:
+    def _hear(self, session: Session, connection: Credentials, events: int, *, plain: bool) -> None:
         uid = connection.uid
         try:
             frame, descriptors, credentials = session.hello()
             close_all(descriptors)
             if descriptors:
                 raise ProtocolError("cannot read the first frame: an attach brings no descriptors")
-            size = _check(frame, self._task.id)
-            who = callers.weigh(self._task, connection, credentials)
+            size = check(frame, self._task.id)
+            # In the place of a client that speaks plain HTTP the api has sent the frame.
+            who = callers.weigh(self._task, connection, connection if plain else credentials)
             uid = who.uid
             callers.check_owner(who, self._owner, self._task.id)
             self._clients.check_attach()
@@ -113,19 +117,29 @@ class Attaching:
         session.close()
 
 
-def _check(frame: dict[str, object], container: str) -> tuple[int, int]:
+def admit(clients: Clients, session: Session, frame: dict[str, object]) -> None:
+    """The client that starts a container and attaches to it in one; its frame has passed `check`."""
+    clients.attach(session, str(frame["onDisconnect"]), frame["stdin"] is True, check(frame))
+
+
+def other_container(container: str) -> NotPermitted:
+    """Why a client that asked for another container is not served here."""
+    return NotPermitted(
+        f"cannot attach to {container[:12]}: the client asked for another container",
+        rule="other-container",
+        hint="the api that sent the client here was taken over, or has a defect",
+    )
+
+
+def check(frame: dict[str, object], container: str | None = None) -> tuple[int, int]:
     """The size that the first frame tells, after a look at all of it. Raises ProtocolError, NotPermitted."""
     if set(frame) != _KEYS or frame["type"] != "attach" or frame["version"] != VERSION:
         raise ProtocolError(
             f"cannot read the first frame: it is not a version {VERSION} attach",
             hint="use a dkrctl of the daemon's release",
         )
-    if frame["container"] != container:
-        raise NotPermitted(
-            f"cannot attach to {container[:12]}: the client asked for another container",
-            rule="other-container",
-            hint="the api that sent the client here was taken over, or has a defect",
-        )
+    if container is not None and frame["container"] != container:
+        raise other_container(container)
     rows, columns = frame["height"], frame["width"]
     if not is_integer(rows, 0, MAX_SIZE) or not is_integer(columns, 0, MAX_SIZE):
         raise ProtocolError(

@@ -78,7 +78,7 @@ def keep_stopped(
     remove_run_directory(f"{settings.run_dir}/containers/{container}")
 
 
-def _document(path: str) -> dict[str, object]:
+def document(path: str) -> dict[str, object]:
     """A JSON object of root's own; empty where it is missing or torn."""
     try:
         with open(path, "rb") as file:
@@ -90,7 +90,7 @@ def _document(path: str) -> dict[str, object]:
 def read_state(settings: Settings, container: str) -> dict[str, object]:
     """The last state written for `container`, live or kept; empty where there is none."""
     for directory in (settings.run_dir, settings.state_dir):
-        state = _document(f"{directory}/containers/{container}/state.json")
+        state = document(f"{directory}/containers/{container}/state.json")
         if state:
             return state
     return {}
@@ -99,7 +99,7 @@ def read_state(settings: Settings, container: str) -> dict[str, object]:
 def _paths(settings: Settings, container: str, state: dict[str, object]) -> tuple[str, ...]:
     """Its cgroups: as written down, or those it would have where its guardian died before it wrote."""
     paths = state.get("cgroup")
-    if isinstance(paths, list):
+    if isinstance(paths, list) and paths:
         return tuple(p for p in paths if isinstance(p, str))
     host = layout()
     if host.kind == "v2":
@@ -110,7 +110,7 @@ def _paths(settings: Settings, container: str, state: dict[str, object]) -> tupl
 
 def _adopt(pool: ids.Pool, settings: Settings, container: str) -> ids.Claim | None:
     """The container's claim, if it has one; Conflict where its guardian still holds it."""
-    grant = _document(f"{settings.state_dir}/containers/{container}/grant.json")
+    grant = document(f"{settings.state_dir}/containers/{container}/grant.json")
     slot = grant.get("slot") if grant else _slot_of(pool, container)
     if not isinstance(slot, int):
         return None
@@ -135,7 +135,7 @@ def _adopt_soon(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim
 def _slot_of(pool: ids.Pool, container: str) -> int | None:
     """The slot that was claimed for a container whose guardian died before it wrote the grant."""
     for name in os.listdir(pool.directory):
-        if name.isdecimal() and _document(f"{pool.directory}/{name}").get("id") == container:
+        if name.isdecimal() and document(f"{pool.directory}/{name}").get("id") == container:
             return int(name)
     return None
 
@@ -149,8 +149,8 @@ def _cut_off(settings: Settings, container: str) -> dict[str, object]:
     directory = f"{settings.state_dir}/containers/{container}"
     if os.path.lexists(f"{settings.run_dir}/containers/{container}"):
         return {}
-    dkr = _document(f"{directory}/config.json").get("dkr")
-    grant = _document(f"{directory}/grant.json")
+    dkr = document(f"{directory}/config.json").get("dkr")
+    grant = document(f"{directory}/grant.json")
     if not isinstance(dkr, dict) or dkr.get("rm") is not False or not grant:
         return {}
     return {
@@ -178,6 +178,13 @@ def collect(
     """
     check_id(container)
     state = read_state(settings, container) or _cut_off(settings, container)
+    if state.get("status") == "created" and document(
+        f"{settings.state_dir}/containers/{container}/grant.json"
+    ):
+        # Its start did not get far enough to be one.
+        remove_cgroups(_paths(settings, container, state))
+        remove_run_directory(f"{settings.run_dir}/containers/{container}")
+        return state
     kept = not state.get("rm", True) and state.get("status") in ("running", "stopped")
     if not kept or not os.path.isdir(f"{settings.state_dir}/containers/{container}"):
         paths = _paths(settings, container, state)
@@ -197,7 +204,7 @@ def check_owner(
 ) -> None:
     """Raise NotFound unless `container` has a grant and is theirs who have these credentials, or they are an admin's."""
     check_id(container)
-    grant = _document(f"{settings.state_dir}/containers/{container}/grant.json")
+    grant = document(f"{settings.state_dir}/containers/{container}/grant.json")
     owner = ids.owner_of(credentials.uid, pool, ids.read_subids())
     admin = owner == 0 or (admin_gid is not None and admin_gid in (credentials.gid, *credentials.groups))
     if not grant or owner is None or (grant.get("uid") != owner and not admin):

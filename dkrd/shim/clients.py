@@ -8,11 +8,13 @@ Who holds the terminal's master, and what moves it on:
                    └───── not within YIELD_SECONDS: refused, busy
 
 As long as a client holds the master the guardian never reads it: two readers would tear what is written
-apart. From then on the guardian relays, to nobody too, until the end.
+apart. From then on the guardian relays, to nobody too, until the end. A container that was started without a
+client's descriptors (launching.py) is relayed from its beginning, with a terminal or with pipes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import select
 import signal
 import time
@@ -22,14 +24,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common.errors import Conflict, DkrError, LimitReached, ProtocolError
-from dkrd.shim.relay import STUCK_SECONDS, Relay, Stream
-from dkrd.shim.terminal import Terminal, Window
+from dkrd.shim.relay import STUCK_SECONDS, Stream
+from dkrd.shim.terminal import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeGuard
 
     from dkrd.loop import Loop, Timer
+    from dkrd.shim.outlets import Outlets
     from dkrd.shim.session import Session
 
 YIELD_SECONDS = 2.0
@@ -51,14 +54,15 @@ class Role(StrEnum):
 class Client:
     """One session.
 
-    wish  what is done when it vanishes as the last one: stop, kill or keep
-    size  rows and columns of its own window; 0 where it does not know
+    wish     what is done when it vanishes as the last one: stop, kill or keep
+    streams  its way through each relay
+    size     rows and columns of its own window; 0 where it does not know
     """
 
     session: Session
     wish: str
     role: Role
-    stream: Stream
+    streams: tuple[Stream, ...]
     size: tuple[int, int] = (0, 0)
     timer: Timer | None = field(default=None)
 
@@ -67,8 +71,7 @@ class Clients:
     """All sessions.
 
     names    the container's id and name
-    master   descriptor of the terminal's master, or -1
-    typed    whether the terminal is the command's input too, and not its output alone
+    outlets  of its stdio
     deliver  sends a signal to the command
     gone     called with the wish of the last client, when it vanished
     """
@@ -77,35 +80,43 @@ class Clients:
         self,
         loop: Loop,
         names: tuple[str, str],
-        master: int,
-        typed: bool,
+        outlets: Outlets,
         deliver: Callable[[int], None],
         gone: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._id, self._name = names
-        self._typed = typed
+        self._outlets = outlets
         self._deliver = deliver
         self._gone = gone
         self._clients: list[Client] = []
-        self._has_terminal = master >= 0
-        self._terminal = Terminal(master)
-        self._relay = Relay(loop, self._terminal, self._drop)
-        self._window = Window(loop, self._terminal, self._resized)
+        self._window = Window(loop, outlets.terminal, self._resized) if outlets.terminal else None
+        for relay in outlets.relays:
+            relay.on_stuck = self._drop
         self._relaying = False
         self._yielded = 0.0  # when the holder was asked
 
     def begin(self, session: Session, wish: str) -> None:
         """The client that started the container; it may have vanished while that was built."""
-        role = Role.HOLDING if self._has_terminal else Role.PLAIN
-        client = Client(session, wish, role, Stream(types=self._typed))
+        role = Role.HOLDING if self._outlets.relays else Role.PLAIN
+        client = Client(session, wish, role, self._new_streams(types=True))
         self._enter(client)
         if not session.open:
             self._vanish(client)
 
+    def relay_from_the_beginning(self) -> None:
+        """No client has held what the command writes to."""
+        self._relaying = True
+        self._outlets.begin()
+
+    def _new_streams(self, *, types: bool) -> tuple[Stream, ...]:
+        """One for each relay; what is sent over the first is for the command, where it takes any."""
+        takes = types and self._outlets.typed
+        return tuple(Stream(types=takes and not number) for number in range(len(self._outlets.relays)))
+
     def check_attach(self) -> None:
         """Raise Conflict where there is nothing to attach to, LimitReached where there are too many."""
-        if not self._has_terminal:
+        if not self._outlets.relays:
             raise Conflict(
                 f"cannot attach to {self._name}: its input and output are its caller's own descriptors",
                 rule="no-terminal",
@@ -119,7 +130,7 @@ class Clients:
     def attach(self, session: Session, wish: str, types: bool, size: tuple[int, int]) -> None:
         """A client that may attach. Raises as `check_attach`."""
         self.check_attach()
-        client = Client(session, wish, Role.WAITING, Stream(types=types and self._typed), size)
+        client = Client(session, wish, Role.WAITING, self._new_streams(types=types), size)
         self._enter(client)
         if self._relaying:
             self._admit()
@@ -165,7 +176,7 @@ class Clients:
             if not is_integer(rows, 0, MAX_SIZE) or not is_integer(columns, 0, MAX_SIZE):
                 raise ProtocolError("cannot resize: height and width are no numbers of rows and columns")
             client.size = (rows, columns)
-            if client.role is Role.RELAYED:
+            if client.role is Role.RELAYED and self._window is not None:
                 self._window.know(client, *client.size)
         else:
             raise ProtocolError(f"cannot act on a frame of type {str(kind)[:80]!r} now")
@@ -175,9 +186,9 @@ class Clients:
         """Who holds the master resizes it without us."""
         return client.role in (Role.WAITING, Role.RELAYED)
 
-    def _send(self, client: Client, frame: dict[str, object], descriptor: int = -1) -> bool:
+    def _send(self, client: Client, frame: dict[str, object], descriptors: tuple[int, ...] = ()) -> bool:
         """Send; False where the client has gone instead."""
-        client.session.send(frame, descriptor)
+        client.session.send(frame, *descriptors)
         if not client.session.open:
             self._vanish(client)
         return client.session.open
@@ -187,21 +198,31 @@ class Clients:
     def _ask_to_yield(self, holder: Client) -> None:
         holder.role = Role.YIELDING
         self._yielded = time.monotonic()
-        with holder.stream.open() as theirs:
-            self._send(holder, {"type": "yield"}, theirs.fileno())
+        self._hand_streams(holder, {"type": "yield"})
+
+    def _hand_streams(self, client: Client, frame: dict[str, object]) -> bool:
+        """Send a frame with the client's ends of its streams; False where the client has gone instead."""
+        with contextlib.ExitStack() as theirs:
+            ends = tuple(theirs.enter_context(stream.open()).fileno() for stream in client.streams)
+            return self._send(client, frame, ends)
 
     def _take_over(self, holder: Client | None) -> None:
         """The master is ours now: from a holder that goes on as a client like others, or from one that has
         gone (None).
         """
         self._relaying = True
-        self._relay.begin()
+        self._outlets.begin()
         if holder is not None:
             holder.role = Role.RELAYED
-            self._relay.add(holder.stream)
-            holder.size = self._terminal.size()  # it was the holder's
-            self._window.know(holder, *holder.size)
+            self._add(holder)
+            if self._window is not None:
+                holder.size = self._window.size()  # it was the holder's
+                self._window.know(holder, *holder.size)
         self._admit()
+
+    def _add(self, client: Client) -> None:
+        for relay, stream in zip(self._outlets.relays, client.streams, strict=True):
+            relay.add(stream)
 
     def _admit(self) -> None:
         """Those who wait see the terminal from now on, and have it drawn anew."""
@@ -209,16 +230,25 @@ class Clients:
         for client in [c for c in self._clients if c.role is Role.WAITING]:
             if client.timer is not None:
                 client.timer.cancel()
-            with client.stream.open() as theirs:
-                attached = {"type": "attached", "id": self._id, "name": self._name, "input": self._typed}
-                client.role = Role.RELAYED
-                if not self._send(client, attached, theirs.fileno()):
-                    continue
-            self._relay.add(client.stream)
-            resized = self._window.know(client, *client.size) or resized
+            client.role = Role.RELAYED
+            if not self._hand_streams(client, self._attached()):
+                continue
+            self._add(client)
+            if self._window is not None:
+                resized = self._window.know(client, *client.size) or resized
             admitted = True
-        if admitted and not resized:
+        if admitted and not resized and self._window is not None:
             self._window.redraw()
+
+    def _attached(self) -> dict[str, object]:
+        terminal, typed = self._outlets.terminal is not None, self._outlets.typed
+        return {
+            "type": "attached",
+            "id": self._id,
+            "name": self._name,
+            "terminal": terminal,
+            "input": typed and any(relay.listens for relay in self._outlets.relays),
+        }
 
     def _refuse_busy(self, client: Client) -> None:
         error = Conflict(
@@ -231,7 +261,7 @@ class Clients:
 
     def _resized(self) -> None:
         """The kernel tells who has the terminal as the controlling one; of a terminal for output nobody has."""
-        if not self._typed:
+        if not self._outlets.typed:
             self._deliver(signal.SIGWINCH)
 
     # --- going
@@ -246,9 +276,10 @@ class Clients:
             client.timer.cancel()
         if client.role in (Role.HOLDING, Role.YIELDING):
             self._take_over(None)
-        if client.stream.sock is not None:
-            self._relay.leave(client.stream)
-        if client.role is Role.RELAYED:
+        for relay, stream in zip(self._outlets.relays, client.streams, strict=True):
+            if stream.sock is not None:
+                relay.leave(stream)
+        if client.role is Role.RELAYED and self._window is not None:
             self._window.forget(client)
 
     def _vanish(self, client: Client) -> None:
@@ -261,7 +292,7 @@ class Clients:
 
     def _drop(self, stream: Stream) -> None:
         """It took nothing while others waited for it."""
-        for client in [c for c in self._clients if c.stream is stream]:
+        for client in [c for c in self._clients if stream in c.streams]:
             error = LimitReached(
                 f"cannot go on with {self._name}: what it wrote was not read for {STUCK_SECONDS:g} s, and "
                 "others are attached to it",
@@ -283,7 +314,8 @@ class Clients:
         if any(client.role is Role.YIELDING for client in self._clients):
             return False
         if self._relaying:
-            self._relay.finish()
+            for relay in self._outlets.relays:
+                relay.finish()
         for client in self._clients:
             client.session.send(exited)
             client.session.close()

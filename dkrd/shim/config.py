@@ -25,6 +25,7 @@ class Config:
     stop_timeout   seconds between the stop signal and SIGKILL
     timeout        seconds the run may last, or None
     on_disconnect  what happens when the client vanishes
+    open_stdin     whether attached clients send its standard input, where the guardian holds it
     document       the bundle as it came, for config.json and for policy
     """
 
@@ -40,6 +41,7 @@ class Config:
     stop_timeout: float
     timeout: float | None
     on_disconnect: str
+    open_stdin: bool
     document: dict[str, object]
 
 
@@ -72,6 +74,7 @@ def parse(data: bytes) -> Config:
         stop_timeout=dkr.seconds("stopTimeout"),
         timeout=dkr.optional_seconds("timeout"),
         on_disconnect=dkr.one_of("onDisconnect", DISCONNECT),
+        open_stdin=dkr.flag("openStdin", False),
         document=document,
     )
     dkr.done()

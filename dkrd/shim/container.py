@@ -23,7 +23,6 @@ from dkrd.shim.state import write_file
 if TYPE_CHECKING:
     from dkrd.runtime.steps import Recorder
     from dkrd.shim.config import Config
-    from dkrd.shim.session import First
     from dkrd.shim.task import ShimTask
 
 
@@ -79,8 +78,26 @@ def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str], recor
     """Make the container's directory, id range, files and cgroup. What was made is undone where a step
     fails.
     """
+    claim = lay(task, config, owner, recorder)
+    with contextlib.ExitStack() as undo:
+        undo.callback(unlay, task, claim)
+        grant(task, owner, asks, claim)
+        container = enter(task, owner, claim, recorder)
+        undo.pop_all()
+    return container
+
+
+def directory_of(task: ShimTask) -> str:
+    """Where the container's files are."""
+    return f"{task.settings.state_dir}/containers/{task.id}"
+
+
+def lay(task: ShimTask, config: Config, owner: int, recorder: Recorder) -> ids.Claim | None:
+    """Make the container's directory, id range and files, all but the grant; the claim, if it has one. What was made is
+    undone where a step fails.
+    """
     settings = task.settings
-    directory = f"{settings.state_dir}/containers/{task.id}"
+    directory = directory_of(task)
     with contextlib.ExitStack() as undo:
         recorder.begin("directory", f'mkdir("{directory}", 0700)')
         os.mkdir(directory, 0o700)
@@ -98,17 +115,31 @@ def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str], recor
         os.chown(f"{directory}/upper", base, base)
         _write_etc(f"{directory}/upper", config, base)
         write_file(f"{directory}/config.json", frames.dumps(config.document))
-        grant = {"version": 1, "uid": owner, "asks": sorted(asks), "slot": claim.slot if claim else None}
-        write_file(f"{directory}/grant.json", frames.dumps(grant))
-        place = settings.cgroup_parent, task.id, cgroup_tree.group_of(owner)
-        recorder.begin("cgroup", partial(told.cgroup, layout().kind, cgroups.places(layout(), *place)))
-        cgroup = cgroups.create(layout(), *place)
         undo.pop_all()
-    return Container(task.id, directory, claim, cgroup)
+    return claim
+
+
+def unlay(task: ShimTask, claim: ids.Claim | None) -> None:
+    """Undo `lay`."""
+    if claim is not None:
+        ids.release(task.pool, claim)
+    _remove_tree(directory_of(task))
+
+
+def grant(task: ShimTask, owner: int, asks: frozenset[str], claim: ids.Claim | None) -> None:
+    """Write down whose the container is and what it was allowed: the last of its files, without which it is none."""
+    document = {"version": 1, "uid": owner, "asks": sorted(asks), "slot": claim.slot if claim else None}
+    write_file(f"{directory_of(task)}/grant.json", frames.dumps(document))
+
+
+def enter(task: ShimTask, owner: int, claim: ids.Claim | None, recorder: Recorder) -> Container:
+    """Make the cgroup in which a container of these files runs. Raises OSError."""
+    place = task.settings.cgroup_parent, task.id, cgroup_tree.group_of(owner)
+    recorder.begin("cgroup", partial(told.cgroup, layout().kind, cgroups.places(layout(), *place)))
+    return Container(task.id, directory_of(task), claim, cgroups.create(layout(), *place))
 
 
 def _remove_tree(path: str) -> None:
-
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -147,8 +178,22 @@ def _host_file(path: str) -> str:
         return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The descriptors that the command gets: as build.Task has them."""
+
+    stdio: dict[int, int]
+    tty: tuple[int, ...] = ()
+    preserved: tuple[int, ...] = ()
+
+
 def start(
-    task: ShimTask, config: Config, root: mounts.Root, container: Container, first: First, recorder: Recorder
+    task: ShimTask,
+    config: Config,
+    root: mounts.Root,
+    container: Container,
+    passed: Passed,
+    recorder: Recorder,
 ) -> build.Built:
     """Build the container and execute its command. Raises DkrError."""
     recorder.begin("plan", partial(told.plan, task.seccomp))
@@ -164,9 +209,9 @@ def start(
             deadline=time.monotonic() + task.settings.start_seconds,
             user=config.user,
             reaper=config.init,
-            stdio=first.stdio,
-            tty=first.tty,
-            preserved=first.preserved,
+            stdio=passed.stdio,
+            tty=passed.tty,
+            preserved=passed.preserved,
             program=seccomp_bpf.read_program(task.seccomp),
             last_cap=capabilities.last_cap(),
             tree=root.tree,

@@ -16,11 +16,19 @@ if TYPE_CHECKING:
 
 
 def kill(
-    settings: Settings, pool: Pool, container: str, credentials: Credentials, admin_gid: int | None
+    settings: Settings,
+    pool: Pool,
+    container: str,
+    credentials: Credentials,
+    admin_gid: int | None,
+    *ask: object,
 ) -> NoReturn:
     """Why there is nobody to pass a signal on. Raises NotFound for another's container, else Conflict."""
     cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    if cleanup.lives(cleanup.read_state(settings, container)):
+    state = cleanup.read_state(settings, container)
+    if state.get("status") == "created":
+        raise not_started(f"cannot signal {container[:12]}")
+    if cleanup.lives(state):
         raise Conflict(
             f"cannot signal {container[:12]}: its guardian was killed, and nobody else may",
             rule="unguarded",
@@ -30,14 +38,27 @@ def kill(
 
 
 def attach(
-    settings: Settings, pool: Pool, container: str, credentials: Credentials, admin_gid: int | None
+    settings: Settings,
+    pool: Pool,
+    container: str,
+    credentials: Credentials,
+    admin_gid: int | None,
+    *ask: object,
 ) -> NoReturn:
     """Why there is nothing to attach to. Raises NotFound for another's container, else Conflict."""
     cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    if cleanup.lives(cleanup.read_state(settings, container)):
+    state = cleanup.read_state(settings, container)
+    if state.get("status") == "created":
+        raise not_started(f"cannot attach to {container[:12]}")
+    if cleanup.lives(state):
         raise Conflict(
             f"cannot attach to {container[:12]}: its guardian was killed, and its terminal went with it",
             rule="unguarded",
             hint="its command runs on until it ends by itself; the daemon will tell how",
         )
     raise Conflict(f"cannot attach to {container[:12]}: it has ended", rule="ended")
+
+
+def not_started(what: str) -> Conflict:
+    """Why something cannot be had of a container that was only made."""
+    return Conflict(f"{what}: it has not been started", rule="not-started", hint="start it")

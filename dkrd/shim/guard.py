@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import BadRequest
-from dkrd.loop import Loop
 from dkrd.runtime import cgroups
 from dkrd.shim import masks
 from dkrd.shim.asks import Asks
@@ -23,13 +22,14 @@ from dkrd.shim.clients import Clients, is_integer
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from dkrd.loop import Loop
     from dkrd.runtime.build import Built
     from dkrd.shim.asks import Ask, Handler
     from dkrd.shim.config import Config
     from dkrd.shim.container import Container
-    from dkrd.shim.session import Session
+    from dkrd.shim.outlets import Outlets
     from dkrd.shim.state import State
     from dkrd.shim.task import ShimTask
 
@@ -65,32 +65,34 @@ def _told_to_end() -> int:
 class Guard:
     """Watches one container until it has ended.
 
-    typed     whether the terminal, where there is one, is the command's input too
+    outlets   of the command's stdio
+    clients   its sessions
+    on_told   called when they have heard of the end, and all that the command wrote was read
     handlers  of what it can be asked for, besides what the guard itself knows
     """
 
     def __init__(
         self,
+        loop: Loop,
         task: ShimTask,
         config: Config,
         container: Container,
         built: Built,
-        session: Session,
         state: State,
         listener: socket.socket,
-        typed: bool,
+        outlets: Outlets,
         handlers: Mapping[str, Handler],
     ) -> None:
         self._config = config
         self._container = container
         self._built = built
-        self._session = session
-        self._loop = loop = Loop()
+        self._loop = loop
         owner = state.values["uid"]
         assert isinstance(owner, int)
         names = task.id, config.name
-        self._clients = Clients(loop, names, built.master, typed, self._deliver, self._client_gone)
-        self._attaching = Attaching(loop, task, config.name, owner, self._clients)
+        self.clients = Clients(loop, names, outlets, self._deliver, self._client_gone)
+        self.on_told: tuple[Callable[[], None], ...] = ()
+        self._attaching = Attaching(loop, task, config.name, owner, self.clients)
         handlers = {**handlers, "attach": self._attaching.ask, "kill": self._asked_to_kill}
         self._asks = Asks(loop, listener, task, state, built.pidfd, handlers)
         self._ended = False
@@ -105,7 +107,6 @@ class Guard:
             self._loop.later(self._config.timeout, lambda: self._stop("timeout"))
         told = _told_to_end()
         self._loop.watch(told, select.EPOLLIN, lambda _events: self._told(told))
-        self._clients.begin(self._session, self._config.on_disconnect)
         while not self._ended:
             self._loop.turn(None)
         return self._reap()
@@ -126,11 +127,14 @@ class Guard:
     def end(self, ending: Exit) -> bool:
         """Tell the clients, who get the rest of the output before; False where `settle` has to follow."""
         self._attaching.end()
-        return self._clients.end({"type": "exited", "exit": ending.to_wire()})
+        all_told = self.clients.end({"type": "exited", "exit": ending.to_wire()})
+        for call in self.on_told:
+            call()
+        return all_told
 
     def settle(self, ending: Exit) -> None:
         """Tell the client that was about to give up the terminal when the command ended. May wait 2 s."""
-        self._clients.settle({"type": "exited", "exit": ending.to_wire()})
+        self.clients.settle({"type": "exited", "exit": ending.to_wire()})
 
     def _init_ended(self, events: int) -> None:
         self._ended = True

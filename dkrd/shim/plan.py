@@ -23,7 +23,7 @@ from dkrd.shim.container import layout
 if TYPE_CHECKING:
     from dkrd.policy import Caller
     from dkrd.shim.config import Config
-    from dkrd.shim.session import First
+    from dkrd.shim.first import First
     from dkrd.shim.task import ShimTask
 
 VERSION = 1

@@ -1,11 +1,11 @@
-"""What the command writes to its terminal goes to every client, what each of them types goes to the command.
+"""What the command writes to its terminal, or to a pipe, goes to every client, what each of them types goes to the command.
 
-    master ─► Stream.outward ─► client      outward: LIMIT bytes at most, then the master is not read
-    master ◄─ Stream.inward  ◄─ client      inward: LIMIT bytes at most, then that client is not read
+    source ─► Stream.outward ─► client      outward: LIMIT bytes at most, then the source is not read
+    source ◄─ Stream.inward  ◄─ client      inward: LIMIT bytes at most, then that client is not read
 
 Nothing is lost to a client that is slow: alone it holds up the command, as a terminal does. Among several,
 one that takes nothing for STUCK_SECONDS while its buffer is full has to go. Without any client the command's
-output is read and dropped, or it would soon be held up.
+output is read and dropped (or only logged), or it would soon be held up.
 
 All descriptors are watched by edges (EPOLLET, epoll(7)): a master whose other side nobody holds, and a stream
 whose client has closed it, would else be ready for ever. An edge is told once, so whoever stops before there
@@ -20,6 +20,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
+from dkrd.shim import alarm
 from dkrd.shim.session import forbid_descriptors
 from dkrd.shim.terminal import CHUNK
 
@@ -27,14 +28,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dkrd.loop import Loop, Timer
+    from dkrd.shim.pipes import Pipe
     from dkrd.shim.terminal import Terminal
 
 LIMIT = 64 * 1024  # bytes, each way, for each client
 STUCK_SECONDS = 2.0
-REST = (
-    256 * 1024
-)  # bytes that are still read after the end; a pty holds 12 KiB, whoever else holds it may go on
-ROOM = 1024 * 1024  # bytes of the kernel's for LIMIT and REST; it counts up to twice what is sent
+# Bytes that are still read after the end: a pty holds 12 KiB, a pipe that the command has widened 1 MiB
+# (/proc/sys/fs/pipe-max-size); whoever else holds the other side may go on.
+REST = 1024 * 1024 + 64 * 1024
+ROOM = (
+    8 * 1024 * 1024
+)  # bytes of the kernel's for LIMIT and REST; it counts several times what small writes send
 MAX_LEAVING = 8  # clients that have gone, whose last words wait for a command that does not read
 SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
 _BURST = 16  # chunks in one go, then the others have their turn
@@ -47,7 +51,7 @@ class Stream:
     types  whether what it sends is for the command; else it is read and dropped
     """
 
-    __slots__ = ("ended", "inward", "outward", "paused", "sock", "stuck", "types")
+    __slots__ = ("ended", "finished", "inward", "outward", "paused", "sock", "stuck", "types")
 
     def __init__(self, *, types: bool) -> None:
         self.types = types
@@ -55,6 +59,7 @@ class Stream:
         self.inward = bytearray()
         self.paused = False  # not read because `inward` is full
         self.ended = False  # the client sends nothing more
+        self.finished = False  # and has said so, where it could also have gone
         self.stuck: Timer | None = None
         self.sock: socket.socket | None = None
 
@@ -92,22 +97,34 @@ class Stream:
 
 
 class Relay:
-    """The terminal's bytes. `on_stuck` is called with a stream that has to go; it is for its owner to `leave`."""
+    """The bytes of a terminal, or of one output and perhaps the input of a command that has none.
 
-    def __init__(self, loop: Loop, terminal: Terminal, on_stuck: Callable[[Stream], None]) -> None:
+    on_stuck  called with a stream that has to go; it is for its owner to `leave`
+    on_data   called with what the command has written; on_end when it will write no more
+    """
+
+    def __init__(self, loop: Loop, source: Terminal | Pipe) -> None:
         self._loop = loop
-        self._terminal = terminal
-        self._on_stuck = on_stuck
+        self._source = source
+        self._over = False  # a pipe that nobody can write to any more
+        self.on_stuck: Callable[[Stream], None] = lambda stream: None
+        self.on_data: Callable[[bytes], None] = lambda data: None
+        self.on_end: Callable[[], None] = lambda: None
         self._streams: list[Stream] = []
         self._leaving: list[Stream] = []
         self._typing: list[Stream] = []  # those with something for the command, in the order of their turns
-        self._held = False  # the master is not read: a client's buffer is full
-        self._asked = 0  # what the master is watched for
+        self._held = False  # the source is not read: a client's buffer is full
+        self._asked = 0  # what the source is watched for
         self._retry: Timer | None = None
 
+    @property
+    def listens(self) -> bool:
+        """Whether the command may still be sent something."""
+        return self._source.writing >= 0
+
     def begin(self) -> None:
-        """Read the master from now on."""
-        self._terminal.take()
+        """Read the source from now on."""
+        self._source.take()
         self._arm()
 
     def add(self, stream: Stream) -> None:
@@ -116,6 +133,8 @@ class Relay:
         self._arm_stream(stream)
         for other in self._streams:
             self._mind(other)
+        if self._over:
+            self._end_outward(stream)
 
     def leave(self, stream: Stream) -> None:
         """A client less. What it has typed until now is still for the command."""
@@ -144,30 +163,41 @@ class Relay:
                 stream.sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, ROOM)
                 stream.flush()
         read = 0
-        while read < REST:
+        while read < REST and not self._over:
             try:
-                data = self._terminal.read()
+                data = self._source.read()
             except OSError:
                 break  # EIO; or nothing is there, but somebody outside still holds the other side
+            if not data:
+                break
             read += len(data)
+            self.on_data(data)
             for stream in self._streams:
                 stream.put(data)
-        self._loop.forget(self._terminal.fileno())
+        if not self._over:
+            self.on_end()
+        for fd in (self._source.reading, self._source.writing):
+            self._loop.forget(fd)
         for stream in (*self._streams, *self._leaving):
             self._close(stream)
 
     # --- outward
 
     def _arm(self) -> None:
-        """Watch the master for what is wanted now, and be told of what is there already."""
-        self._asked = select.EPOLLET
-        if not self._held:
-            self._asked |= select.EPOLLIN
-        if self._typing:
-            self._asked |= select.EPOLLOUT
-        self._loop.watch(self._terminal.fileno(), self._asked, self._on_master)
+        """Watch the source for what is wanted now, and be told of what is there already."""
+        reading, writing = self._source.reading, self._source.writing
+        wanted = select.EPOLLET | (0 if self._held else select.EPOLLIN)
+        room = select.EPOLLOUT if self._typing else 0
+        self._asked = wanted | room
+        if reading == writing:
+            self._loop.watch(reading, wanted | room, self._on_source)
+            return
+        if not self._over:
+            self._loop.watch(reading, wanted, self._on_source)
+        if writing >= 0:
+            self._loop.watch(writing, select.EPOLLET | room, self._on_source)
 
-    def _on_master(self, events: int) -> None:
+    def _on_source(self, events: int) -> None:
         if self._read():
             self._arm()  # more may be there, after the others' turn
         self._type()
@@ -176,14 +206,16 @@ class Relay:
         """Read a burst; whether there may be more."""
         for _ in range(_BURST):
             self._held = any(stream.full for stream in self._streams)
-            if self._held:
+            if self._held or self._over:
                 return False
             try:
-                data = self._terminal.read()
+                data = self._source.read()
             except OSError:
                 return False  # nothing there (EAGAIN), or the other side is nobody's now (EIO)
             if not data:
+                self._end()
                 return False
+            self.on_data(data)
             for stream in self._streams:
                 flowed = not stream.outward
                 stream.put(data)
@@ -192,8 +224,22 @@ class Relay:
                 self._mind(stream)
         return True
 
+    def _end(self) -> None:
+        """The command has closed its end of the pipe, or is gone with all who had it."""
+        self._over = True
+        self._loop.forget(self._source.reading)
+        self.on_end()
+        for stream in self._streams:
+            self._end_outward(stream)
+
+    def _end_outward(self, stream: Stream) -> None:
+        """Let a client see the end of the output, once it has all of it."""
+        if self._over and not stream.outward and stream.sock is not None:
+            with contextlib.suppress(OSError):
+                stream.sock.shutdown(socket.SHUT_WR)
+
     def _go_on(self) -> None:
-        """Read the master again, if it was held for somebody who has made room or gone."""
+        """Read the source again, if it was held for somebody who has made room or gone."""
         if self._held and not any(stream.full for stream in self._streams):
             self._held = False
             self._arm()
@@ -209,7 +255,7 @@ class Relay:
 
     def _give_up(self, stream: Stream) -> None:
         stream.stuck = None
-        self._on_stuck(stream)
+        self.on_stuck(stream)
 
     # --- inward
 
@@ -230,6 +276,7 @@ class Relay:
             self._mind(stream)
             if not stream.outward:
                 self._arm_stream(stream)
+                self._end_outward(stream)
             self._go_on()
         if stream.sock is not None and not stream.paused:
             self._listen(stream)
@@ -245,12 +292,13 @@ class Relay:
                 return
             try:
                 # Bounded: before Linux 6.16 a descriptor that came along is closed in here.
-                data = self._terminal.bounded(stream.sock.recv, CHUNK)
+                data = alarm.bounded(stream.sock.fileno(), stream.sock.recv, CHUNK)
             except BlockingIOError:
                 return
             except OSError:
                 data = b""
             stream.ended = not data
+            stream.finished = stream.ended and stream.types and _sends_no_more(stream.sock)
             if stream.types and data:
                 stream.inward += data
                 if stream not in self._typing:
@@ -258,13 +306,16 @@ class Relay:
         self._arm_stream(stream)
 
     def _type(self) -> None:
-        """Write to the master what waits, one client's after the other's."""
+        """Write to the command what waits, one client's after the other's."""
         while self._typing and self._retry is None:
             stream = self._typing[0]
             try:
-                taken = self._terminal.write(stream.inward)
+                taken = self._source.write(stream.inward) if self._source.writing >= 0 else len(stream.inward)
             except BlockingIOError:
                 break
+            except BrokenPipeError:
+                self._deafen()
+                continue
             except OSError:
                 # Nobody has the other side open; no event tells when somebody has.
                 self._retry = self._loop.later(_AGAIN, self._try_again)
@@ -277,8 +328,16 @@ class Relay:
                 self._arm_stream(stream)
         if bool(self._typing) != bool(self._asked & select.EPOLLOUT):
             self._arm()
+        if any(s.finished and not s.inward for s in self._streams):
+            self._deafen()
         for stream in [s for s in self._leaving if s.ended and not s.inward]:
             self._close(stream)
+
+    def _deafen(self) -> None:
+        """The command reads no more, or a client has said that there is no more to read: a pipe has one end."""
+        if self._source.writing != self._source.reading and self._source.writing >= 0:
+            self._loop.forget(self._source.writing)
+            self._source.end_input()
 
     def _try_again(self) -> None:
         self._retry = None
@@ -292,3 +351,10 @@ class Relay:
             self._loop.forget(stream.sock.fileno())
             stream.sock.close()
             stream.sock = None
+
+
+def _sends_no_more(sock: socket.socket) -> bool:
+    """Whether a stream that has ended was ended for sending alone: one that is closed hangs up both ways."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return not poll.poll(0)

@@ -15,7 +15,7 @@ from dkrd.shim import default_root, host_binds
 if TYPE_CHECKING:
     from dkrd.runtime.steps import Recorder
     from dkrd.shim.config import Config
-    from dkrd.shim.session import First
+    from dkrd.shim.first import First
     from dkrd.shim.task import ShimTask
 
 
@@ -53,6 +53,11 @@ def root_of(
             )
         ids = None if who.admin else policy.own_ids(asking, first.credentials)
         return mounts.Root("", (), config.rm, tree=_brought(config.root, first.root, ids))
+    return of_the_daemon(task, config, recorder)
+
+
+def of_the_daemon(task: ShimTask, config: Config, recorder: Recorder) -> mounts.Root:
+    """The root of a container that brought none. Raises as `root_of`."""
     if config.root_kind == "directory":
         return mounts.Root("", (), config.rm, tree=_named(task, config.root, recorder))
     layer = task.layers.get(config.root)

@@ -9,53 +9,26 @@ from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
 import os
 import select
 import socket
-import stat
 import struct
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common import frames
-from common.errors import BadRequest, DkrError, ProtocolError
+from common.errors import DkrError, ProtocolError
 from dkrd.policy import Credentials
+from dkrd.shim.descriptors import close_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 VERSION = 2
 FIRST_FRAME_SECONDS = 10.0
-_WANTS: tuple[list[str], ...] = ([], ["trace"], ["plan"])
-_ROOT: tuple[list[str], ...] = ([], ["rootfs"], ["rootfs", "mntns"])
-_CHOICES: tuple[list[int], ...] = ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2])
 SO_SNDBUFFORCE = 32
 SO_PASSRIGHTS = 83  # <asm-generic/socket.h>, from Linux 6.16
 _CREDENTIALS = struct.Struct("iII")
 _ANCILLARY = socket.CMSG_SPACE(4 * frames.MAX_DESCRIPTORS) + socket.CMSG_SPACE(_CREDENTIALS.size)
-
-
-@dataclass(frozen=True, slots=True)
-class First:
-    """The client's first frame: what it asks, as whom, with which descriptors.
-
-    stdio      {0..2: descriptor}
-    want       of "trace" and "plan", what the client wants to be told besides
-    tty        those of 0..2 that get the container's own terminal; what is in neither stays closed
-    preserved  descriptors for 3, 4, ...
-    root       the directory that is to be the root, and the client's mount namespace; none, the first, or both
-    """
-
-    request: dict[str, object]
-    asks: frozenset[str]
-    want: frozenset[str]
-    stdio: dict[int, int]
-    tty: tuple[int, ...]
-    preserved: tuple[int, ...]
-    root: tuple[int, ...]
-    credentials: Credentials
 
 
 def offer(connection: socket.socket, container: str) -> socket.socket:
@@ -104,18 +77,6 @@ def refuse(connection: socket.socket, error: DkrError) -> None:
         return  # nobody listens any more, and nobody else would want to know
 
 
-def close_all(descriptors: list[int]) -> None:
-    """Close descriptors that came with a frame, without waiting for whoever has sent them (SO_LINGER, socket(7))."""
-    for fd in descriptors:
-        with contextlib.suppress(OSError):  # it is no socket
-            sock = socket.socket(fileno=fd)
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-            finally:
-                sock.detach()
-        os.close(fd)
-
-
 def forbid_descriptors(sock: socket.socket) -> None:
     """Have the kernel refuse descriptors on `sock`: closing one that was sent may take as long as its sender
     likes (SO_LINGER, socket(7)). Before Linux 6.16 they are closed as they come.
@@ -139,21 +100,14 @@ class Session:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def first(self) -> First:
-        """The first frame. Raises ProtocolError, BadRequest; on an error no descriptor of it stays open."""
-        ends = time.monotonic() + FIRST_FRAME_SECONDS
+    def await_first(self) -> None:
+        """Return when the client has said something, or has gone. Raises ProtocolError where it does neither in time."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        if not poll.poll(max(0.0, ends - time.monotonic()) * 1000):
+        if not poll.poll(FIRST_FRAME_SECONDS * 1000):
             raise ProtocolError(
                 f"cannot go on: the client sent no first frame within {FIRST_FRAME_SECONDS:.0f} s"
             )
-        message, descriptors, credentials = self.hello()
-        try:
-            return _first(message, descriptors, credentials)
-        except BaseException:
-            close_all(descriptors)
-            raise
 
     def hello(self) -> tuple[dict[str, object], list[int], Credentials]:
         """Whatever the client says first, its descriptors, and who sent it. Raises BlockingIOError,
@@ -217,13 +171,13 @@ class Session:
             self.close()
         return message
 
-    def send(self, frame: dict[str, object], descriptor: int = -1) -> None:
+    def send(self, frame: dict[str, object], *descriptors: int) -> None:
         """Send a frame; one that the client no longer takes is dropped, and the session closed."""
         if not self.open:
             return
         self._listen_on()
-        rights = array.array("i", [descriptor])
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptor >= 0 else []
+        rights = array.array("i", descriptors)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
         try:
             self._sock.sendmsg([frames.dumps(frame)], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
@@ -235,54 +189,3 @@ class Session:
             self.open = False
             self.on_close()
             self._sock.close()
-
-
-def _first(message: dict[str, object], descriptors: list[int], credentials: Credentials) -> First:
-    known = {"type", "version", "request", "asks", "stdio", "tty", "root", "want"}
-    if set(message) != known or message["type"] != "start" or message["version"] != VERSION:
-        raise ProtocolError(
-            f"cannot read the first frame: it is not a version {VERSION} start",
-            hint="use a dkrctl of the daemon's release",
-        )
-    request, asks, want, root = message["request"], message["asks"], message["want"], message["root"]
-    if not isinstance(request, dict) or not isinstance(asks, list) or want not in _WANTS:
-        raise ProtocolError("cannot read the first frame: request, asks or want is of another type")
-    if not all(isinstance(a, str) for a in asks):
-        raise ProtocolError("cannot read the first frame: asks are strings")
-    stdio, tty = _numbers(message, "stdio"), _numbers(message, "tty")
-    if set(stdio) & set(tty):
-        raise ProtocolError("cannot read the first frame: a number is in stdio and in tty")
-    if root not in _ROOT or not isinstance(root, list):
-        raise ProtocolError("cannot read the first frame: root is nothing, rootfs, or rootfs and mntns")
-    preserved = request.get("preserveFds", 0)
-    count = preserved if type(preserved) is int and preserved > 0 else 0
-    wanted = len(stdio) + count + len(root)
-    if len(descriptors) != wanted:
-        raise ProtocolError(
-            f"cannot read the first frame: {wanted} descriptors were promised, {len(descriptors)} came"
-        )
-    named = dict(zip(stdio, descriptors, strict=False))
-    for number, fd in named.items():
-        _check_stdio(number, fd)
-    assert isinstance(want, list)
-    end = len(stdio) + count
-    kept, brought = tuple(descriptors[len(stdio) : end]), tuple(descriptors[end:])
-    return First(request, frozenset(asks), frozenset(want), named, tty, kept, brought, credentials)
-
-
-def _numbers(message: dict[str, object], key: str) -> tuple[int, ...]:
-    numbers = message[key]
-    if not isinstance(numbers, list) or any(type(n) is not int for n in numbers) or numbers not in _CHOICES:
-        raise ProtocolError(f"cannot read the first frame: {key} is a sorted choice of 0, 1, 2")
-    return tuple(numbers)
-
-
-def _check_stdio(number: int, fd: int) -> None:
-    """A directory, or a descriptor that only names a file, would be a way out of the root (escapes by
-    passed descriptors).
-    """
-    if stat.S_ISDIR(os.fstat(fd).st_mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
-        raise BadRequest(
-            f"cannot use descriptor {number} as stdio: it is a directory or was opened with O_PATH",
-            fields=({"path": "stdio", "message": f"descriptor {number} is no stream"},),
-        )

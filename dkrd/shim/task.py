@@ -21,7 +21,7 @@ class ShimTask:
     id          64 hex digits, drawn by the launcher
     connection  descriptor of the client's connection, the evidence
     session     descriptor of a session that the api has made, for a client that speaks plain HTTP; else -1
-    bundle      the bundle's bytes as the api sent them, not yet parsed
+    bundle      the bundle's bytes as the api sent them, not yet parsed; None: the container stands already
     listener    (st_dev, st_ino) of our listening socket's file
     reports     descriptor of the sending end of the launcher's reports
     pool        where id ranges are claimed
@@ -38,7 +38,7 @@ class ShimTask:
     id: str
     connection: int
     session: int
-    bundle: bytes
+    bundle: bytes | None
     settings: Settings
     listener: tuple[int, int]
     reports: int

@@ -9,23 +9,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import struct
 import termios
 from typing import TYPE_CHECKING
 
+from dkrd.shim import alarm
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
-    from typing import TypeVar
 
     from dkrd.loop import Loop
 
-    T = TypeVar("T")
-
 CHUNK = 4096  # bytes; a read of a pty gives no more at once (N_TTY_BUF_SIZE, drivers/tty/n_tty.c)
-_TICK = 0.25  # seconds
-_TICKS = 8  # of one call, then it is cut off
 _SIZE = struct.Struct("HHHH")  # struct winsize, ioctl_tty(2)
 _REDRAW_SECONDS = 0.05  # in which an application sees the smaller window, before it has its own again
 
@@ -35,42 +30,34 @@ class Terminal:
 
     def __init__(self, master: int) -> None:
         self._master = master
-        self._ticks = 0
 
-    def fileno(self) -> int:
+    @property
+    def reading(self) -> int:
+        """The descriptor to watch for what comes out."""
         return self._master
+
+    @property
+    def writing(self) -> int:
+        """The descriptor to watch for room."""
+        return self._master
+
+    def end_input(self) -> None:
+        """Nothing: who types a terminal's end of input types it, and there is a next one."""
 
     def take(self) -> None:
         """Be the one that reads from now on."""
         os.set_blocking(self._master, False)
-        signal.signal(signal.SIGALRM, self._tick)
-
-    def _tick(self, number: int, frame: FrameType | None) -> None:
-        self._ticks += 1
-        os.set_blocking(self._master, False)
-        if self._ticks >= _TICKS:
-            raise TimeoutError
+        alarm.prepare()
 
     def read(self) -> bytes:
         """What the command has written. Raises BlockingIOError where there is nothing, OSError (EIO) where no
         process holds the other side now.
         """
-        return self.bounded(os.read, self._master, CHUNK)
+        return alarm.bounded(self._master, os.read, self._master, CHUNK)
 
     def write(self, data: bytes | bytearray) -> int:
         """Type; how many bytes were taken. Raises as `read`."""
-        return self.bounded(os.write, self._master, data)
-
-    def bounded(self, call: Callable[..., T], *args: object) -> T:
-        """`call(*args)`, cut off with BlockingIOError where it waits for 2 s though it should not."""
-        self._ticks = 0
-        signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
-        try:
-            return call(*args)
-        except TimeoutError:
-            raise BlockingIOError from None
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        return alarm.bounded(self._master, os.write, self._master, data)
 
     def size(self) -> tuple[int, int]:
         """Rows and columns; 0 where they were never set."""
@@ -96,6 +83,10 @@ class Window:
         self._tell = tell
         self._sizes: dict[object, tuple[int, int]] = {}
         self._before: tuple[int, int] | None = None  # while the window is another one for a moment
+
+    def size(self) -> tuple[int, int]:
+        """The size as it is."""
+        return self._terminal.size()
 
     def know(self, client: object, rows: int, columns: int) -> bool:
         """The size of a client's own window; 0 where it does not know. Whether the command's is another now."""

@@ -12,7 +12,7 @@ from dkrd.runtime import cgroup_tree, strace
 
 if TYPE_CHECKING:
     from dkrd.runtime.spec import Spec
-    from dkrd.shim.session import First
+    from dkrd.shim.first import First
 
 SESSION = (
     "socketpair(AF_UNIX, SOCK_SEQPACKET, 0, [ours, theirs]); setsockopt(ours, SOL_SOCKET, SO_PASSCRED, 1); "
@@ -71,6 +71,23 @@ def judge(spec: Spec, asks: frozenset[str], note: str) -> str:
     needs = ", ".join(sorted(policy.needs(spec)))
     found = f" = allowed, as {note}" if note else ""
     return f"judge(spec, needs={{{needs}}}, asks={{{', '.join(sorted(asks))}}}){found}"
+
+
+def granted(note: str) -> str:
+    """The judgement of a start by a grant. The note: whose rights counted."""
+    found = f" = allowed, as {note}" if note else ""
+    return f'read("grant.json"); read("config.json"); judge(needs(spec) <= grant.asks){found}'
+
+
+def log(directory: str, note: str) -> str:
+    """The file that the output goes to."""
+    path = strace.text(f"{directory}/container.log")
+    return f"openat(AT_FDCWD, {path}, O_WRONLY|O_APPEND|O_CREAT|O_NOFOLLOW|O_CLOEXEC, 0600)"
+
+
+def pipes(tty: tuple[int, ...]) -> str:
+    """What the guardian holds the other ends of; what has a terminal has no pipe."""
+    return strace.calls(*(f"pipe2({number}, O_CLOEXEC)" for number in (0, 1, 2) if number not in tty))
 
 
 def rights(caller: policy.Caller) -> str:

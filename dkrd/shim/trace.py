@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from common import frames
 from common.errors import Conflict
 from dkrd.shim import cleanup
+from dkrd.shim.ended import not_started
 from dkrd.shim.state import timestamp, write_file
 
 if TYPE_CHECKING:
@@ -60,13 +61,20 @@ def keep(directory: str, document: dict[str, object]) -> None:
 
 
 def read_kept(
-    settings: Settings, pool: Pool, container: str, credentials: Credentials, admin_gid: int | None
+    settings: Settings,
+    pool: Pool,
+    container: str,
+    credentials: Credentials,
+    admin_gid: int | None,
+    *ask: object,
 ) -> dict[str, object]:
     """The record of a container that no guardian stands for (any more); a job of the launcher's.
 
     Raises NotFound for another's container, Conflict where the record was lost with the guardian.
     """
     cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    if cleanup.read_state(settings, container).get("status") == "created":
+        raise not_started(f"cannot explain {container[:12]}")
     try:
         with open(f"{settings.state_dir}/containers/{container}/{FILE}", "rb") as file:
             return frames.loads_object(file.read(cleanup.MAX_DOCUMENT))

@@ -164,7 +164,7 @@ def _shim(task: object) -> None:
     from dkrd.shim.task import ShimTask
 
     assert isinstance(task, ShimTask)
-    bundle = json.loads(task.bundle)
+    bundle = json.loads(task.bundle or b"{}")
     with socket.socket(fileno=task.connection) as connection:
         facts: dict[str, object] = {
             "id": task.id,
@@ -268,7 +268,9 @@ def _asked(follower: socket.socket, run: str) -> bool:
     return bool(ask["do"] != "hang up")
 
 
-def _unguarded(settings: object, pool: object, container: str, credentials: object, admin: object) -> object:
+def _unguarded(
+    settings: object, pool: object, container: str, credentials: object, admin: object, *rest: object
+) -> object:
     from common.errors import Conflict, NotFound
 
     if container.startswith("00"):

@@ -240,7 +240,7 @@ def test_a_launcher_of_another_release_is_told(guardian: Guardian, change: dict[
         (b'{"type": "ask"}', 1),
         (b'{"type": "state", "version": 1, "listener": [1, 1], "ask": {}}', 1),
         (b'{"type": "ask", "version": 1, "listener": [1, 1], "ask": {}}', 0),
-        (b'{"type": "ask", "version": 1, "listener": [1, 1], "ask": {}}', 2),
+        (b'{"type": "ask", "version": 1, "listener": [1, 1], "ask": {}}', 3),
         (b'{"type": "ask", "version": 1, "listener": [1, 1], "ask": {}}', 40),
         (b"", 1),
     ],

@@ -53,6 +53,7 @@ def test_defaults() -> None:
         "stopTimeout": 10,
         "timeout": None,
         "onDisconnect": "keep",
+        "openStdin": False,
         "seccomp": "default",
     }
 

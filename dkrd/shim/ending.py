@@ -1,0 +1,114 @@
+"""What is done when a container has ended, or has not come to be."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from common.errors import DkrError
+from dkrd.shim import cleanup, trace
+from dkrd.shim.begun import record
+from dkrd.shim.state import now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dkrd.runtime.steps import Recorder
+    from dkrd.shim.config import Config
+    from dkrd.shim.container import Container
+    from dkrd.shim.guard import Exit, Guard
+    from dkrd.shim.state import State
+    from dkrd.shim.task import ShimTask
+
+
+class Ending:
+    """The end of one start.
+
+    before  the state of a container that stood before it, and stands after one that failed
+    """
+
+    def __init__(
+        self,
+        task: ShimTask,
+        config: Config,
+        container: Container,
+        state: State,
+        recorder: Recorder,
+        before: dict[str, object] | None = None,
+    ) -> None:
+        self._task, self._config, self._container, self._state = task, config, container, state
+        self._recorder = recorder
+        self._before = before
+
+    def failed(self, tell: Callable[[], None]) -> None:
+        """A start that failed leaves nothing, with or without --rm, or what there was before. Then `tell` whom it concerns,
+        also where something is left for the launcher.
+        """
+        try:
+            if self._before is None:
+                self._remove()
+            else:
+                self._step_back(self._before)
+        finally:
+            tell()
+
+    def ended(self, ending: Exit, guard: Guard) -> None:
+        """Write the exit down, tell the clients, then clean up: they do not wait for that, nor it for them."""
+        record(self._task, self._state, status="stopped", finished=now(), exit=ending.to_wire(), pid=0)
+        all_told = guard.end(ending)
+        try:
+            self._clean_up(ending)
+        finally:
+            if not all_told:
+                guard.settle(ending)
+
+    def _clean_up(self, ending: Exit) -> None:
+        self._container.let_mounts_go()
+        task = self._task
+        task.log.audit(
+            "ended",
+            id=task.id,
+            uid=self._state.values["uid"],
+            code=ending.code,
+            signal=ending.signal,
+            cause=ending.cause,
+        )
+        if self._config.rm:
+            self._remove()
+        else:
+            self._keep()
+
+    def _keep(self) -> None:
+        task, container = self._task, self._container
+        try:
+            trace.keep(container.directory, trace.trace_of(task, self._config, self._recorder))
+        except OSError as err:
+            task.log.error("cannot keep the record of the start", id=task.id, cause=str(err))
+        try:
+            cleanup.keep_stopped(task.settings, task.id, self._state.values, container.cgroup.paths)
+        except OSError as err:
+            # As below: the run directory still stands.
+            task.log.error("cannot keep the stopped container", id=task.id, cause=str(err))
+            sys.exit(1)
+        if container.claim is not None:
+            os.close(container.claim.fd)
+
+    def _remove(self) -> None:
+        task = self._task
+        try:
+            cleanup.remove_all(
+                task.settings, task.pool, task.id, self._container.claim, self._container.cgroup.paths
+            )
+        except (DkrError, OSError) as err:
+            # The run directory still stands: the launcher tries again, and the next one once more.
+            task.log.error("cannot clean up", id=task.id, cause=str(err))
+            sys.exit(1)
+        self._state.report({"type": "gone", "id": task.id})
+
+    def _step_back(self, before: dict[str, object]) -> None:
+        cleanup.remove_cgroups(self._container.cgroup.paths)
+        cleanup.remove_run_directory(f"{self._task.settings.run_dir}/containers/{self._task.id}")
+        if self._container.claim is not None:
+            os.close(self._container.claim.fd)
+        self._state.report({"type": "state", "state": before})

@@ -1,0 +1,97 @@
+"""A container that stands and does not run, as root's own files tell it: what it is, whose, and what it was allowed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common.errors import Conflict, DkrError, Internal, NotFound, NotPermitted
+from dkrd import ids, policy
+from dkrd.shim import callers, cleanup, roots
+from dkrd.shim import config as configs
+
+if TYPE_CHECKING:
+    from dkrd.runtime import mounts
+    from dkrd.runtime.steps import Recorder
+    from dkrd.shim.task import ShimTask
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One of them.
+
+    owner  uid whose it is
+    state  as it was written when it was made, or ended
+    claim  its id range, locked by us, or None
+    """
+
+    config: configs.Config
+    owner: int
+    state: dict[str, object]
+    claim: ids.Claim | None
+
+    def let_go(self) -> None:
+        """Leave it as it is."""
+        if self.claim is not None:
+            os.close(self.claim.fd)
+
+
+def take(task: ShimTask, who: policy.Caller) -> Kept:
+    """The container `task.id` for `who`, as nobody else's until it is let go. Raises NotFound for another's, Conflict for one
+    that runs or cannot be started again.
+    """
+    directory = f"{task.settings.state_dir}/containers/{task.id}"
+    grant = cleanup.document(f"{directory}/grant.json")
+    owner, asks = grant.get("uid"), grant.get("asks")
+    if not isinstance(owner, int) or not isinstance(asks, list):
+        raise NotFound(f"cannot find {task.id[:12]}: there is no such container")
+    callers.check_owner(who, owner, task.id)
+    if os.path.lexists(f"{task.settings.run_dir}/containers/{task.id}"):
+        raise running(task.id[:12])
+    config = _config(f"{directory}/config.json", task.id)
+    state = cleanup.document(f"{directory}/state.json")
+    if state.get("status") not in ("created", "stopped"):
+        raise Conflict(f"cannot start {config.name}: its end is still being written down", hint="try again")
+    if config.root_kind == "rootfs" or config.preserve_fds:
+        raise Conflict(
+            f"cannot start {config.name} again: it had descriptors of its caller's, which nobody keeps",
+            rule="descriptors",
+            hint="run another one like it",
+        )
+    unasked = sorted(policy.needs(config.spec) - set(asks))
+    if unasked:
+        raise NotPermitted(
+            f"cannot start {config.name}: it would have {unasked[0]}, which its grant does not hold",
+            rule="grant",
+            hint="make it anew",
+        )
+    slot = grant.get("slot")
+    try:
+        claim = ids.adopt(task.pool, slot) if isinstance(slot, int) else None
+    except DkrError as err:
+        raise Conflict(
+            f"cannot start {config.name}: its id range cannot be had: {err.message}", hint="try again"
+        ) from err
+    return Kept(config, owner, state, claim)
+
+
+def running(name: str) -> Conflict:
+    """Why a container cannot be started."""
+    return Conflict(f"cannot start {name}: it is running", rule="running", hint="attach to it instead")
+
+
+def root_of(task: ShimTask, config: configs.Config, recorder: Recorder) -> mounts.Root:
+    """Its root. Raises as roots.root_of; a root that a descriptor named was refused before."""
+    return roots.of_the_daemon(task, config, recorder)
+
+
+def _config(path: str, container: str) -> configs.Config:
+    try:
+        with open(path, "rb") as file:
+            return configs.parse(file.read(cleanup.MAX_DOCUMENT))
+    except (OSError, DkrError) as err:
+        raise Internal(
+            f"cannot start {container[:12]}: its config.json cannot be read: {err}",
+            hint="an older release wrote it, or the disk is damaged; remove it and make it anew",
+        ) from err

@@ -1,0 +1,188 @@
+"""The start of a container that stands already: made by create, or ended. Its stdio is its guardian's.
+
+    kept ─ config.json, grant.json, state.json ─► judged by the grant ─► built, with pipes or a terminal ─► watched
+
+Whoever starts it needs no more than that it is theirs: what the grant allows was judged when it was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from common.errors import DkrError, ProtocolError
+from dkrd.loop import Loop
+from dkrd.runtime import failure
+from dkrd.shim import attach, begun, callers, cleanup, kept, logs, outlets, pipes, told, trace
+from dkrd.shim import container as containers
+from dkrd.shim.descriptors import close_all, close_soon
+from dkrd.shim.ending import Ending
+from dkrd.shim.guard import Guard
+from dkrd.shim.log_file import LogFile
+from dkrd.shim.session import VERSION
+
+if TYPE_CHECKING:
+    import socket
+
+    from dkrd import policy
+    from dkrd.runtime.build import Built
+    from dkrd.runtime.steps import Recorder
+    from dkrd.shim.asks import Handler
+    from dkrd.shim.session import Session
+    from dkrd.shim.state import State
+    from dkrd.shim.task import ShimTask
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What stands for the start, before it is built."""
+
+    container: containers.Container
+    state: State
+    listener: socket.socket
+    log: LogFile
+    theirs: pipes.Theirs
+    ours: dict[int, pipes.Pipe]
+    tty: tuple[int, ...]
+
+
+def launch(task: ShimTask, asking: policy.Credentials, session: Session, recorder: Recorder) -> None:
+    """Start the container `task.id` for whoever asks, and be its guardian until it has ended."""
+    found: kept.Kept | None = None
+    try:
+        recorder.begin("request", told.request)
+        frame, credentials = _first(session, task)
+        recorder.begin("judge", told.granted)
+        who = callers.weigh(task, asking, credentials if task.session < 0 else asking)
+        found = kept.take(task, who)
+        recorder.note(told.rights(who))
+        root = kept.root_of(task, found.config, recorder)
+        try:
+            made = _prepare(task, found, recorder)
+        except BaseException:
+            close_soon(root.descriptors)
+            raise
+    except (DkrError, OSError) as err:
+        _refuse(task, failure.describe(err, recorder.current), asking, session, found)
+        return
+    start = begun.Start(task, found.config, session, recorder, traced=False)
+    ending = Ending(task, found.config, made.container, made.state, recorder, found.state)
+    passed = containers.Passed(made.theirs.stdio, made.tty)
+    try:
+        built = containers.start(task, found.config, root, made.container, passed, recorder)
+    except (DkrError, OSError) as err:
+        error = failure.describe(err, recorder.current)
+        made.log.close()
+        ending.failed(lambda: start.refuse(error, who.uid))
+        return
+    finally:
+        made.container.cgroup.close()
+        made.theirs.close()
+        close_soon(root.descriptors)
+    made.container.mounts = built.mounts
+    _watch(task, found, made, built, recorder, start, ending, who, frame)
+
+
+def _watch(
+    task: ShimTask,
+    found: kept.Kept,
+    made: _Made,
+    built: Built,
+    recorder: Recorder,
+    start: begun.Start,
+    ending: Ending,
+    who: policy.Caller,
+    frame: dict[str, object],
+) -> None:
+    config, loop = found.config, Loop()
+    if built.master >= 0:
+        outs = outlets.of_terminal(loop, built.master, config.open_stdin, made.log)
+    else:
+        outs = outlets.of_pipes(loop, made.ours, made.log)
+    readers = logs.Readers(loop, made.container.directory, config.name, made.log)
+    handlers: dict[str, Handler] = {
+        "explain": lambda _ask: trace.trace_of(task, config, recorder),
+        "logs": readers.ask,
+    }
+    guard = Guard(loop, task, config, made.container, built, made.state, made.listener, outs, handlers)
+    guard.on_told = (readers.end, made.log.close)
+    guard.clients.relay_from_the_beginning()
+    if frame["type"] == "attach":
+        attach.admit(guard.clients, start.session, frame)
+    start.succeeded(who, made.state, built)
+    if frame["type"] == "launch":
+        start.session.close()
+    # From here on the run directory's state counts, and none after a power cut.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{made.container.directory}/state.json")
+    ending.ended(guard.watch(), guard)
+
+
+def _first(session: Session, task: ShimTask) -> tuple[dict[str, object], policy.Credentials]:
+    """The first frame, a launch or an attach, and who sent it. Raises ProtocolError, NotPermitted."""
+    session.await_first()
+    frame, descriptors, credentials = session.hello()
+    if descriptors:
+        close_all(descriptors)
+        raise ProtocolError("cannot read the first frame: a launch brings no descriptors")
+    if frame.get("type") == "attach":
+        attach.check(frame, task.id)
+        return frame, credentials
+    if set(frame) != {"type", "version", "container"} or (frame["type"], frame["version"]) != (
+        "launch",
+        VERSION,
+    ):
+        raise ProtocolError(
+            f"cannot read the first frame: it is not a version {VERSION} launch",
+            hint="use a dkrctl of the daemon's release",
+        )
+    if frame["container"] != task.id:
+        raise attach.other_container(task.id)
+    return frame, credentials
+
+
+def _refuse(
+    task: ShimTask, error: DkrError, asking: policy.Credentials, session: Session, found: kept.Kept | None
+) -> None:
+    """It came to nothing before anything was made."""
+    task.log.audit(
+        "not started", id=task.id, uid=asking.uid, code=error.code, rule=error.rule, cause=error.message
+    )
+    if found is not None:
+        found.let_go()
+        # The launcher may have been told that it is being built.
+        begun.tell(task, {"type": "state", "state": found.state})
+    session.send({"type": "error", "error": error.to_wire()})
+    session.close()
+
+
+def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder) -> _Made:
+    """The run directory, the cgroup, the log and the pipes. Raises OSError; then they are gone, and the claim is still held."""
+    config, claim = found.config, found.claim
+    with contextlib.ExitStack() as undo:
+        listener = begun.run_directory(task, recorder, undo)
+        container = containers.enter(task, found.owner, claim, recorder)
+        undo.callback(cleanup.remove_cgroups, container.cgroup.paths)
+        undo.callback(container.cgroup.close)
+        recorder.begin("log", partial(told.log, container.directory))
+        settings = task.settings
+        log = LogFile(
+            container.directory,
+            settings.log_max_size,
+            settings.log_max_files,
+            lambda cause: task.log.error("cannot write the container's log", id=task.id, cause=cause),
+        )
+        undo.callback(log.close)
+        terminal, typed = config.spec.process.terminal, config.open_stdin
+        tty = ((0, 1, 2) if typed else (1, 2)) if terminal else ()
+        recorder.begin("pipes", told.pipes(tty))
+        left = tuple(number for number in (0, 1, 2) if number not in tty)
+        theirs, ours = pipes.make(left, typed, container.base)
+        undo.callback(theirs.close)
+        undo.enter_context(pipes.closing(ours))
+        state = begun.creating(task, container, found.state, recorder)
+        undo.pop_all()
+    return _Made(container, state, listener, log, theirs, ours, tty)
