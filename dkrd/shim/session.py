@@ -27,6 +27,7 @@ VERSION = 2
 FIRST_FRAME_SECONDS = 10.0
 SO_SNDBUFFORCE = 32
 SO_PASSRIGHTS = 83  # <asm-generic/socket.h>, from Linux 6.16
+_UNREAD_MAX = 64  # frames of one that is closed
 _CREDENTIALS = struct.Struct("iII")
 _ANCILLARY = socket.CMSG_SPACE(4 * frames.MAX_DESCRIPTORS) + socket.CMSG_SPACE(_CREDENTIALS.size)
 
@@ -188,4 +189,17 @@ class Session:
         if self.open:
             self.open = False
             self.on_close()
+            self._drain()
             self._sock.close()
+
+    def _drain(self) -> None:
+        """Leave nothing unread: a socket closed over something unread resets the connection, and what was sent last, why the
+        client is not served, would be lost to it (unix(7), ECONNRESET).
+        """
+        with contextlib.suppress(OSError, DkrError):
+            self._sock.shutdown(socket.SHUT_RD)
+            for _ in range(_UNREAD_MAX):
+                message, descriptors, _ = self._receive()
+                close_all(descriptors)
+                if message is None:
+                    break
