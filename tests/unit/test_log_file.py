@@ -1,0 +1,175 @@
+"""A container's log: lines of JSON in files of a bounded size."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dkrd.shim import log_file
+from dkrd.shim.log_file import MAX_LINE, NAME, LogFile, open_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def entries(directory: Path) -> list[dict[str, Any]]:
+    """All entries of all files, the oldest first; a torn line is passed over."""
+    found = []
+    for fd in open_files(str(directory)):
+        with os.fdopen(fd, "rb") as file:
+            for line in file:
+                try:
+                    found.append(json.loads(line))
+                except ValueError:
+                    continue
+    return found
+
+
+def text(found: list[dict[str, Any]]) -> bytes:
+    return b"".join(
+        base64.b64decode(entry["logBase64"]) if "logBase64" in entry else entry["log"].encode()
+        for entry in found
+    )
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def log(tmp_path: Path, complaints: list[str]) -> Iterator[LogFile]:
+    made = LogFile(str(tmp_path), 1024 * 1024, 3, complaints.append)
+    yield made
+    made.close()
+
+
+def test_a_line_is_an_entry(log: LogFile, tmp_path: Path) -> None:
+    log.put("stdout", b"one\ntwo\nthr")
+    log.put("stderr", b"oh\n")
+    log.put("stdout", b"ee\n")
+    found = entries(tmp_path)
+    assert [(entry["stream"], entry["log"]) for entry in found] == [
+        ("stdout", "one\n"),
+        ("stdout", "two\n"),
+        ("stderr", "oh\n"),
+        ("stdout", "three\n"),
+    ]
+    assert all(len(entry["time"]) == len("2026-01-31T12:00:00.010000000Z") for entry in found)
+
+
+def test_what_has_no_end_of_line_is_written_at_the_end(log: LogFile, tmp_path: Path) -> None:
+    log.put("stdout", b"no end")
+    assert entries(tmp_path) == []
+    log.end("stdout")
+    assert text(entries(tmp_path)) == b"no end"
+
+
+def test_a_long_line_is_cut_between_characters(log: LogFile, tmp_path: Path) -> None:
+    line = ("ä" * MAX_LINE).encode() + b"\n"  # an odd byte in front would shift the cuts
+    log.put("stdout", b"x" + line)
+    found = entries(tmp_path)
+    assert text(found) == b"x" + line
+    assert not any("logBase64" in entry for entry in found)
+    assert all(len(entry["log"].encode()) <= MAX_LINE for entry in found)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\n", bytes(range(256)) + b"\n", b"\x80" * (2 * MAX_LINE) + b"\n"])
+def test_bytes_that_are_no_text_are_kept_exactly(log: LogFile, tmp_path: Path, data: bytes) -> None:
+    log.put("stdout", data)
+    log.end("stdout")
+    assert text(entries(tmp_path)) == data
+
+
+def test_a_character_that_comes_in_two_reads_is_text(log: LogFile, tmp_path: Path) -> None:
+    log.put("stdout", b"caf\xc3")
+    log.put("stdout", b"\xa9\n")
+    assert [entry["log"] for entry in entries(tmp_path)] == ["café\n"]
+
+
+def test_files_are_bounded_and_the_oldest_go(tmp_path: Path) -> None:
+    log = LogFile(str(tmp_path), 4096, 3, lambda cause: None)
+    for number in range(400):
+        log.put("stdout", f"line {number}\n".encode())
+    log.close()
+    assert sorted(os.listdir(tmp_path)) == [NAME, f"{NAME}.1", f"{NAME}.2"]
+    assert all(os.path.getsize(tmp_path / name) <= 4096 for name in os.listdir(tmp_path))
+    found = [entry["log"] for entry in entries(tmp_path)]
+    assert found[-1] == "line 399\n"
+    assert found == [f"line {number}\n" for number in range(400 - len(found), 400)]
+
+
+def test_one_file_alone(tmp_path: Path) -> None:
+    log = LogFile(str(tmp_path), 4096, 1, lambda cause: None)
+    for number in range(100):
+        log.put("stdout", f"line {number}\n".encode())
+    log.close()
+    assert os.listdir(tmp_path) == [NAME]
+    assert entries(tmp_path)[-1]["log"] == "line 99\n"
+
+
+def test_it_goes_on_where_it_ended(tmp_path: Path) -> None:
+    for word in (b"first\n", b"second\n"):
+        log = LogFile(str(tmp_path), 4096, 3, lambda cause: None)
+        log.put("stdout", word)
+        log.close()
+    assert text(entries(tmp_path)) == b"first\nsecond\n"
+
+
+def test_a_torn_line_costs_no_other(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b'{"log": "half a li')
+    log = LogFile(str(tmp_path), 4096, 3, lambda cause: None)
+    log.put("stdout", b"whole\n")
+    log.close()
+    assert text(entries(tmp_path)) == b"whole\n"
+
+
+def test_a_full_disk_is_told_once_and_nothing_else_suffers(
+    log: LogFile, tmp_path: Path, complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.put("stdout", b"before\n")
+    full = os.open("/dev/full", os.O_WRONLY)
+    kept = log._fd
+    log._fd = full
+    log.put("stdout", b"lost\n")
+    log.put("stdout", b"lost as well\n")
+    log._fd = kept
+    os.close(full)
+    log.put("stdout", b"after\n")
+    assert complaints == ["No space left on device"]
+    assert text(entries(tmp_path)) == b"before\nafter\n"
+
+
+def test_the_path_is_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere"
+    target.write_text("")
+    os.symlink(target, tmp_path / NAME)
+    with pytest.raises(OSError, match="Too many levels"):
+        LogFile(str(tmp_path), 4096, 3, lambda cause: None)
+
+
+def test_it_is_roots_alone(log: LogFile, tmp_path: Path) -> None:
+    assert os.stat(tmp_path / NAME).st_mode & 0o777 == 0o600
+
+
+def test_words_for_readers(log: LogFile) -> None:
+    told: list[str] = []
+    log.on_written = lambda: told.append("written")
+    log.on_rotated = lambda: told.append("rotated")
+    log.put("stdout", b"part")
+    assert told == []
+    log.put("stdout", b" and end\n")
+    assert told == ["written"]
+    log._max_size = 10
+    log.put("stdout", b"next\n")
+    assert told == ["written", "rotated", "written"]
+
+
+def test_open_files_of_none(tmp_path: Path) -> None:
+    assert open_files(str(tmp_path)) == []
+    assert log_file.NAME == "container.log"
