@@ -76,6 +76,7 @@ def launch(task: ShimTask, asking: policy.Credentials, session: Session, recorde
     except (DkrError, OSError) as err:
         error = failure.describe(err, recorder.current)
         made.log.close()
+        pipes.close(made.ours)
         ending.failed(lambda: start.refuse(error, who.uid))
         return
     finally:
@@ -182,7 +183,7 @@ def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder) -> _Made:
         left = tuple(number for number in (0, 1, 2) if number not in tty)
         theirs, ours = pipes.make(left, typed, container.base)
         undo.callback(theirs.close)
-        undo.enter_context(pipes.closing(ours))
+        undo.callback(pipes.close, ours)
         state = begun.creating(task, container, found.state, recorder)
         undo.pop_all()
     return _Made(container, state, listener, log, theirs, ours, tty)

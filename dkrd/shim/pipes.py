@@ -9,12 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dkrd.shim import alarm
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _CHUNK = 16 * 1024  # bytes of one read; a pipe holds 64 KiB, pipe(7)
 
@@ -96,13 +92,8 @@ def _pipe(base: int) -> tuple[int, int]:
     return read, write
 
 
-@contextlib.contextmanager
-def closing(ours: dict[int, Pipe]) -> Iterator[None]:
-    """Close our ends where the block fails."""
-    try:
-        yield
-    except BaseException:
-        for pipe in ours.values():
-            pipe.end_input()
-            os.close(pipe.reading)
-        raise
+def close(ours: dict[int, Pipe]) -> None:
+    """Close our ends."""
+    for pipe in ours.values():
+        pipe.end_input()
+        os.close(pipe.reading)
