@@ -12,6 +12,7 @@ import binascii
 import contextlib
 import math
 import re
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 from pydantic_core import PydanticCustomError
@@ -29,6 +30,7 @@ MAX_STRINGS = 65000  # entries; a bundle's list holds 65536, and the api adds so
 # bytes of args and env, as execve(2) counts them under the default stack limit
 MAX_ARGUMENTS = 2 * 1024 * 1024
 MAX_PATH = 4095  # bytes; PATH_MAX less its NUL
+MAX_LINES = 2**31 - 1  # of a log, that may be asked for
 MAX_ID = 65535  # the highest id in a container: ranges have 65536 ids
 
 Namespace = Literal["pid", "ipc", "uts", "cgroup", "network", "user", "time"]
@@ -324,6 +326,35 @@ def number(value: object) -> float:
     if not isinstance(value, str) or not NUMBER.fullmatch(value):
         fault("", "a number is wanted")
     return float(value)
+
+
+# RFC 3339, section 5.6, in the years that Python knows
+MOMENT = re.compile(
+    r"([0-9]{4})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt]([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9]|60)"
+    r"(?:\.([0-9]{1,18}))?(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))"
+)
+
+
+def moment(value: str) -> str:
+    """A time of RFC 3339, as a log's lines have it: in UTC, with nine digits behind the second, so that texts compare as times."""
+    found = MOMENT.fullmatch(value)
+    if not found:
+        fault("", "a time of RFC 3339 is wanted, such as 2026-01-31T12:00:00Z (in a URL + is %2B)")
+    *parts, fraction, sign, hours, minutes = found.groups()
+    year, month, day, hour, minute, second = map(int, parts)
+    nanoseconds = ((fraction or "") + "0" * 9)[:9]
+    if second == 60:  # a leap second, which no clock here shows
+        second, nanoseconds = 59, "9" * 9
+    try:
+        time = datetime(year, month, day, hour, minute, second)  # in UTC, once the offset is taken off
+    except ValueError:
+        fault("", "there is no such day")
+    with contextlib.suppress(
+        OverflowError
+    ):  # nearer to the end of time than its offset: what is compared is the same
+        offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+        time = time + offset if sign == "-" else time - offset
+    return f"{time.isoformat(timespec='seconds')}.{nanoseconds}Z"
 
 
 def given(value: T | None) -> T:

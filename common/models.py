@@ -81,7 +81,7 @@ class ConsoleSize(Model):
     width: Annotated[int, Field(ge=0, le=65535), shapes.WHOLE]
 
 
-_RUN_SCHEMA: dict[str, Any] = {
+RUN_SCHEMA: dict[str, Any] = {
     "examples": [{"args": ["/bin/echo", "hello"], "rm": True}],
     # The command's first word is not empty, wherever it comes from.
     "if": {"required": ["entrypoint"], "properties": {"entrypoint": {"minItems": 1}}},
@@ -101,7 +101,7 @@ _RUN_SCHEMA: dict[str, Any] = {
 class RunRequest(Model):
     """Which container is wanted. Its keys and their meaning: docs/protocol.md, section 1."""
 
-    model_config = ConfigDict(json_schema_extra=_RUN_SCHEMA)
+    model_config = ConfigDict(json_schema_extra=RUN_SCHEMA)
 
     image: Annotated[shapes.Image, About("built-in root, `host` or `busybox`; the daemon's default_root")] = (
         None
@@ -161,6 +161,12 @@ class RunRequest(Model):
         """Whether the container gets a namespace of this type of its own (all but `time` by default)."""
         return self.namespaces.get(namespace, "host" if namespace == "time" else "private") == "private"
 
+    def asks(self) -> list[str]:
+        """What it wants beyond a tenant's defaults (docs/protocol.md, section 3)."""
+        return [
+            f"{kind}:host" for kind, scope in self.namespaces.items() if scope == "host" and kind != "time"
+        ]
+
     @model_validator(mode="after")
     def _whole(self) -> RunRequest:
         command = (*self.entrypoint, *self.args)
@@ -199,7 +205,7 @@ class RunRequest(Model):
 
 def _plain_schema(schema: dict[str, Any]) -> None:
     """Without what has no meaning here, and with what two keys have to do with each other."""
-    schema.update(deepcopy(_RUN_SCHEMA))
+    schema.update(deepcopy(RUN_SCHEMA))
     for key in ("consoleSize", "rootfs"):
         del schema["properties"][key], schema["dependentSchemas"][key]
     schema["not"] = {"required": ["stdin", "stdinBase64"]}
@@ -243,12 +249,6 @@ class PlainRun(RunRequest):
         own = {"stdin", "stdin_base64", "max_output"}
         given = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=own)
         return {**given, "rm": True}
-
-    def asks(self) -> list[str]:
-        """What it wants beyond a tenant's defaults (docs/protocol.md, section 3)."""
-        return [
-            f"{kind}:host" for kind, scope in self.namespaces.items() if scope == "host" and kind != "time"
-        ]
 
 
 _NULLABLE: dict[str, Any] = {
@@ -421,7 +421,7 @@ class Container(Model):
 class ContainersQuery(Model):
     """Which containers are listed."""
 
-    all: Annotated[shapes.Flag, About("those that have stopped too")] = False
+    all: Annotated[shapes.Flag, About("those too that have not been started yet, or have stopped")] = False
 
 
 class Fault(Model):

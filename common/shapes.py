@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from common import checks
 
@@ -161,6 +161,23 @@ Ends = Annotated[
     WithJsonSchema({"enum": ["stop", "kill"]}),
 ]
 
+# Of a container that is made before it is started:
+
+KeptRootfs = Annotated[
+    str | None,
+    _given(checks.only(None, "cannot be kept until the start: a descriptor is there for one run alone")),
+]
+KeptDescriptors = Annotated[
+    int,
+    AfterValidator(checks.only(0, "cannot be kept until the start: descriptors are there for one run alone")),
+    WHOLE,
+    WithJsonSchema({"const": 0}),
+]
+NoClient = Annotated[
+    Literal["stop", "kill", "keep"] | None,
+    _given(checks.only(None, "has no meaning here: whoever attaches says what happens when they vanish")),
+]
+
 # Of a query, where every value is text:
 
 Seconds = Annotated[
@@ -170,3 +187,22 @@ Seconds = Annotated[
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": checks.MAX_SECONDS}),
 ]
 Flag = Annotated[bool, BeforeValidator(checks.flag), WithJsonSchema({"type": "boolean"})]
+_NUMBER = BeforeValidator(lambda value: checks.whole(checks.number(value)))
+Lines = Annotated[
+    int | None,
+    _given(lambda value: value),
+    Field(ge=0, le=checks.MAX_LINES),
+    _NUMBER,
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": checks.MAX_LINES}),
+]
+Cells = Annotated[
+    int,
+    Field(ge=0, le=65535),
+    _NUMBER,
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 65535}),
+]
+Moment = Annotated[
+    str | None,
+    _given(checks.moment),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": _whole(checks.MOMENT.pattern)}),
+]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from common.errors import DkrError, Unavailable, from_wire
-from dkrd.api.connections import open_transport
+from common.errors import Conflict, DkrError, Unavailable, from_wire
+from dkrd.api.connections import evidence
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -29,22 +30,45 @@ async def find(context: Context, peer: Peer, request: web.Request) -> Container:
     return await context.index.ask(lambda index: index.find(reference, scope, peer.owner))
 
 
+def check_runs(container: Container, verb: str) -> None:
+    """Raise Conflict where `container` does not run, as far as is known here."""
+    if container.status == "stopped":
+        raise Conflict(f"cannot {verb} {container.name}: it has ended", rule="ended")
+    check_begun(container, verb)
+
+
+def check_begun(container: Container, verb: str) -> None:
+    """Raise Conflict where `container` has never been started, as far as is known here."""
+    if container.status == "created":
+        raise Conflict(
+            f"cannot {verb} {container.name}: it has not been started",
+            rule="not-started",
+            hint="start it first",
+        )
+
+
 async def ask_guardian(
-    context: Context, request: web.Request, container: Container, ask: dict[str, object]
+    context: Context, request: web.Request, container: Container, ask: dict[str, object], *given: int
 ) -> object:
     """What the guardian of `container` answers to `ask` (docs/protocol.md, section 6). Raises the DkrError
-    that it answers instead, or Unavailable.
+    that it answers instead, or Unavailable. `given` goes along, a socket for what is more than an answer; it is closed.
     """
     message: dict[str, object] = {"type": "ask", "id": container.id, "ask": ask}
-    answer = await ask_root(context, request, message, f"{ask['type']} {container.name}", ASK_SECONDS)
+    answer = await ask_root(context, request, message, f"{ask['type']} {container.name}", ASK_SECONDS, *given)
     return answer.get("value")
 
 
 async def ask_root(
-    context: Context, request: web.Request, message: dict[str, object], what: str, patience: float
+    context: Context,
+    request: web.Request,
+    message: dict[str, object],
+    what: str,
+    patience: float,
+    *given: int,
 ) -> dict[str, object]:
     """The launcher's answer to `message`, within `patience` seconds. Raises the DkrError of a refusal, or
-    Unavailable. `what` is what then cannot be done: "remove happy_ada".
+    Unavailable. `what` is what then cannot be done: "remove happy_ada". `given` goes along with the evidence, and is
+    closed.
     """
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
@@ -52,8 +76,12 @@ async def ask_root(
         if not answered.done():
             answered.set_result(answer)
 
-    fd = os.dup(open_transport(request).get_extra_info("socket").fileno())
-    context.channel.ask(message, (fd,), on_answer)
+    with contextlib.ExitStack() as undo:
+        for fd in given:
+            undo.callback(os.close, fd)
+        fds = (evidence(request), *given)
+        undo.pop_all()
+    context.channel.ask(message, fds, on_answer)
     try:
         async with asyncio.timeout(patience):
             answer = await answered

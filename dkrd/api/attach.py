@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from common.errors import Conflict, DkrError, from_wire
-from dkrd.api.asks import find
+from common.errors import DkrError, from_wire
+from dkrd.api.asks import check_runs, find
 from dkrd.api.upgrade import tell, upgrade
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ log = logging.getLogger("dkr.api")
 async def attach(context: Context, peer: Peer, request: web.Request) -> web.StreamResponse:
     """Attach the client to the terminal of a running container."""
     container = await find(context, peer, request)
-    if container.status == "stopped":
-        raise Conflict(f"cannot attach to {container.name}: it has ended", rule="ended")
+    check_runs(container, "attach to")
 
     def hand_over(fd: int) -> None:
         def answered(answer: Answer) -> None:

@@ -17,7 +17,7 @@ from dkrd.api import bodies, problems
 from dkrd.api.connections import peer_of
 from dkrd.api.context import Context
 from dkrd.api.peers import Peer
-from dkrd.api.route import Json, Plain, Route, Switched, Who
+from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.upgrade import asked_for
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     Bound = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _METHODS = ("GET", "POST", "PUT", "DELETE")
-_BY_HAND = {Switched: web.StreamResponse, Plain: web.Response, Json: web.Response}
+_BY_HAND = {
+    Switched: web.StreamResponse,
+    Plain: web.Response,
+    Json: web.Response,
+    Lines: web.StreamResponse,
+}
 
 
 def bind(routes: Iterable[Route], context: Context) -> Iterator[tuple[str, str, Bound]]:
@@ -34,8 +39,14 @@ def bind(routes: Iterable[Route], context: Context) -> Iterator[tuple[str, str, 
     is none.
     """
     seen: set[str] = set()
+    places: set[tuple[str, str]] = set()
     for (method, path), lines in groupby(routes, lambda route: (route.method, route.path)):
         several = tuple(lines)
+        if (method, path) in places:
+            raise TypeError(
+                f"{several[0].name}: it is in the table twice, or not beside the others of its path"
+            )
+        places.add((method, path))
         for route in several:
             if route.name in seen:
                 raise TypeError(f"{route.name}: it is in the table twice")
@@ -58,6 +69,11 @@ def _is_model(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Model)
 
 
+def _outer(answer: Any) -> Any:  # noqa: ANN401  # as they come from a line
+    """`Lines` of Lines[LogLine], `list` of list[Container], what it is of all else."""
+    return get_origin(answer) or answer
+
+
 def _of_line(route: Route) -> str | None:
     if route.method not in _METHODS:
         return f"its method is none of {', '.join(_METHODS)}"
@@ -69,11 +85,16 @@ def _of_line(route: Route) -> str | None:
         return "its query is no model"
     if route.body is not None and (not _is_model(route.body) or route.method not in ("POST", "PUT")):
         return "its body is no model, or its method takes none"
-    answer = get_args(route.answer)[0] if get_origin(route.answer) is list else route.answer
+    several = _outer(route.answer) in (list, Lines)
+    answer = next(iter(get_args(route.answer)), None) if several else route.answer
+    if several and not _is_model(answer):
+        return "its answer is of no model"
     if answer is not None and answer not in _BY_HAND and not _is_model(answer):
         return "its answer is none that can be sent"
     if (route.upgrade is not None) != (route.answer is Switched):
         return "it answers 101 without an upgrade, or has one and answers something else"
+    if route.made and (not _is_model(route.answer) or "id" not in route.answer.model_fields):
+        return "what it makes has no id"
     if not all(issubclass(error, DkrError) for error in route.errors):
         return "its errors are no classes of common/errors.py"
     return None
@@ -98,7 +119,7 @@ def _of_handler(route: Route) -> str | None:
     ]
     if odd:
         return f"the handler's {odd[0]} is no ordinary parameter without a default"
-    wanted["return"] = _BY_HAND.get(route.answer, route.answer)
+    wanted["return"] = _BY_HAND.get(_outer(route.answer), route.answer)
     return _of_types(handler, wanted)
 
 
@@ -179,14 +200,14 @@ def answer(route: Route, value: object) -> web.StreamResponse:
     """The HTTP answer for what a handler returned. Raises Internal where it is not what the table says."""
     if value is None and route.answer is None:
         return web.Response(status=204)
-    if route.answer in _BY_HAND and isinstance(value, web.StreamResponse):
+    if _outer(route.answer) in _BY_HAND and isinstance(value, web.StreamResponse):
         return value
     if get_origin(route.answer) is list and isinstance(value, list):
         [kind] = get_args(route.answer)
         if all(isinstance(item, kind) for item in value):
-            return _json(b"[" + b",".join(map(_dump, value)) + b"]", route.status)
+            return _json(route, b"[" + b",".join(map(_dump, value)) + b"]")
     if _is_model(route.answer) and isinstance(value, route.answer):
-        return _json(_dump(value), route.status)
+        return _json(route, _dump(value), {"Location": f"{route.path}/{value.id}"} if route.made else None)
     raise Internal(f"cannot answer {route.name}: the handler returned {type(value).__name__}")
 
 
@@ -194,5 +215,5 @@ def _dump(value: Model) -> bytes:
     return value.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
-def _json(body: bytes, status: int) -> web.Response:
-    return web.Response(body=body, status=status, content_type="application/json")
+def _json(route: Route, body: bytes, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=body, status=route.status, content_type="application/json", headers=headers)

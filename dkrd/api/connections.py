@@ -7,12 +7,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from common import frames
-from common.errors import BadRequest, Internal, LimitReached
+from common.errors import BadRequest, Internal, LimitReached, Unavailable
 from dkrd.api import problems
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ IDLE_SECONDS = 75.0  # an idle connection is closed after this
 class Connection(web.RequestHandler):
     """Reads SO_PEERCRED once, when the connection is made."""
 
-    __slots__ = ("_peers", "on_lost", "peer")
+    __slots__ = ("on_lost", "peer", "peers")
 
     def __init__(self, server: web.Server, peers: Peers, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -40,14 +41,14 @@ class Connection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # documented: None turns it off
             auto_decompress=False,  # a small body must not become a large one
         )
-        self._peers = peers
+        self.peers = peers
         self.peer: Peer | None = None
         self.on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         sock: socket.socket = transport.get_extra_info("socket")
         try:
-            self.peer = self._peers.enter(sock)
+            self.peer = self.peers.enter(sock)
         except LimitReached as err:
             log.warning("%s", err)
             if isinstance(transport, asyncio.WriteTransport):
@@ -61,7 +62,7 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self.peer is not None:
-            self._peers.leave(self.peer)
+            self.peers.leave(self.peer)
         if self.on_lost is not None:
             self.on_lost()
         super().connection_lost(exc)
@@ -115,6 +116,46 @@ def on_lost(request: web.Request, call: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         protocol.on_lost = None
+
+
+@contextlib.contextmanager
+def ended_when_lost(request: web.Request) -> Iterator[None]:
+    """If the client goes away during the block it is cancelled, and Unavailable raised: nobody is there to be answered."""
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    def give_up() -> None:
+        nonlocal gone
+        gone = True
+        task.cancel()
+
+    with on_lost(request, give_up):
+        try:
+            yield
+        except asyncio.CancelledError:
+            if gone and task.uncancel() == 0:
+                raise Unavailable("cannot answer: the client is gone") from None
+            raise
+
+
+@contextlib.contextmanager
+def counted(request: web.Request) -> Iterator[None]:
+    """The connection counts as one of its user's during the block, whatever becomes of its transport."""
+    protocol: Any = request.protocol
+    peers, peer = protocol.peers, peer_of(request)
+    peers.count(peer)
+    try:
+        yield
+    finally:
+        peers.leave(peer)
+
+
+def evidence(request: web.Request) -> int:
+    """A descriptor of the client's connection, by which root's side judges who asks; the caller's. Raises
+    ConnectionResetError where it is closed.
+    """
+    return os.dup(open_transport(request).get_extra_info("socket").fileno())
 
 
 def open_transport(request: web.Request) -> asyncio.Transport:

@@ -5,17 +5,21 @@ Others' containers are not there (404), except for uid 0 and the admin group.
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from common.errors import NotFound, Unavailable
+from common.errors import Conflict, NotFound, Unavailable
 from common.trace import Trace
-from dkrd.api.asks import ask_guardian, ask_root, find
+from dkrd.api.asks import ask_guardian, ask_root, check_begun, find
+from dkrd.api.connections import ended_when_lost
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from common.detached import RemoveQuery
     from common.models import Container, ContainersQuery
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
@@ -26,7 +30,7 @@ REMOVE_SECONDS = 60.0
 async def list_containers(
     context: Context, peer: Peer, request: web.Request, query: ContainersQuery
 ) -> list[Container]:
-    """Those that are alive, the newest first; with `all` those that have stopped too."""
+    """Those that are alive, the newest first; with `all` those that have not been started or have stopped too."""
     scope = peer.scope()
     return await context.index.ask(lambda index: index.containers(scope, query.all))
 
@@ -39,6 +43,7 @@ async def inspect(context: Context, peer: Peer, request: web.Request) -> Contain
 async def explain(context: Context, peer: Peer, request: web.Request) -> Trace:
     """How it was started, step by step, as its guardian has recorded it."""
     container = await find(context, peer, request)
+    check_begun(container, "explain")
     try:
         return Trace.model_validate(await ask_guardian(context, request, container, {"type": "explain"}))
     except ValidationError as err:
@@ -48,11 +53,17 @@ async def explain(context: Context, peer: Peer, request: web.Request) -> Trace:
         ) from err
 
 
-async def remove(context: Context, peer: Peer, request: web.Request) -> None:
-    """Remove a container that has stopped. Root's side judges by the client's connection, which is handed
-    over.
+async def remove(context: Context, peer: Peer, request: web.Request, query: RemoveQuery) -> None:
+    """Remove a container that does not run; with `force` it is killed before. Root's side judges by the client's connection,
+    which is handed over.
     """
     container = await find(context, peer, request)
+    if (
+        query.force
+        and container.status not in ("created", "stopped")
+        and await _end(context, request, container)
+    ):
+        return
     message: dict[str, object] = {"type": "remove", "id": container.id}
     try:
         await ask_root(context, request, message, f"remove {container.name}", REMOVE_SECONDS)
@@ -60,6 +71,34 @@ async def remove(context: Context, peer: Peer, request: web.Request) -> None:
         forget(context, container.id)  # root knows best what there is
         raise
     forget(context, container.id)
+
+
+async def _end(context: Context, request: web.Request, container: Container) -> bool:
+    """Kill it and wait for its end; whether nothing of it is left then."""
+    with context.endings.of(container.id) as ending, ended_when_lost(request):
+        try:
+            await ask_guardian(context, request, container, {"type": "kill", "signal": signal.SIGKILL})
+        except Conflict as err:
+            if err.rule != "ended":
+                raise
+        try:
+            async with asyncio.timeout(REMOVE_SECONDS):
+                # One that had ended already may have been told of before this was asked.
+                await context.channel.catch_up()
+                try:
+                    container = await context.index.ask(lambda index: index.find(container.id, None, None))
+                except NotFound:
+                    return True
+                if container.status != "stopped":
+                    await ending.stopped
+                if container.rm:
+                    await ending.removed
+        except TimeoutError:
+            raise Unavailable(
+                f"cannot remove {container.name}: it has not ended {REMOVE_SECONDS:g} s after SIGKILL",
+                hint="try again",
+            ) from None
+    return container.rm
 
 
 def forget(context: Context, container: str) -> None:

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from common.errors import Conflict, NotFound, Unavailable
+from common.errors import NotFound, Unavailable
 from common.models import WaitAnswer
-from dkrd.api.asks import ask_guardian, find
-from dkrd.api.connections import on_lost
+from dkrd.api.asks import ask_guardian, check_runs, find
+from dkrd.api.connections import ended_when_lost
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -26,8 +26,7 @@ log = logging.getLogger("dkr.api")
 async def kill(context: Context, peer: Peer, request: web.Request, body: KillRequest) -> None:
     """Send a signal; what it does is what it would do to the same command outside a container (adr/0002)."""
     container = await find(context, peer, request)
-    if container.status == "stopped":
-        raise Conflict(f"cannot signal {container.name}: it has ended", rule="ended")
+    check_runs(container, "signal")
     await ask_guardian(context, request, container, {"type": "kill", "signal": body.signal})
 
 
@@ -35,16 +34,7 @@ async def wait(context: Context, peer: Peer, request: web.Request, query: WaitQu
     """Answer when the container has ended, or is removed, with how it ended. Whoever asks may go away at any time."""
     container = await find(context, peer, request)
     removal = query.condition == "removed"
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
-
-    def give_up() -> None:
-        nonlocal gone
-        gone = True
-        task.cancel()
-
-    with context.endings.of(container.id) as ending, on_lost(request, give_up):
+    with context.endings.of(container.id) as ending, ended_when_lost(request):
         log.debug("uid %d: wait for %s", peer.uid, container.id[:12])
         try:
             async with asyncio.timeout(query.timeout):
@@ -54,10 +44,6 @@ async def wait(context: Context, peer: Peer, request: web.Request, query: WaitQu
                 f"cannot tell the end of {container.name}: it is not {query.condition} after {query.timeout:g} s",
                 rule="timeout",
             ) from None
-        except asyncio.CancelledError:
-            if gone and task.uncancel() == 0:
-                raise Unavailable("cannot answer: the client is gone") from None
-            raise
     return WaitAnswer(id=container.id, exit=exit_status)
 
 

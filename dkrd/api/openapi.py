@@ -18,7 +18,7 @@ from common import errors
 from common.models import Model, Problem
 from common.version import VERSION
 from dkrd.api.problems import CONTENT_TYPE, STATUSES
-from dkrd.api.route import Json, Plain, Route, Switched, Who
+from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,6 +49,21 @@ _OF_UPGRADE = {
     426: ("bad-request", "The connection must be upgraded, as the header Upgrade of this answer says")
 }
 _BY_HAND = {413: _OF_BODY[413], 415: _OF_BODY[415], 426: _OF_UPGRADE[426]}
+
+LINES_TYPE = "application/x-ndjson"
+_OF_WEBSOCKET: list[Object] = [
+    {
+        "name": name,
+        "in": "header",
+        "required": True,
+        "description": "RFC 6455, section 4.1",
+        "schema": {"type": "string", **schema},
+    }
+    for name, schema in (
+        ("Sec-WebSocket-Version", {"const": "13"}),
+        ("Sec-WebSocket-Key", {"pattern": "^[A-Za-z0-9+/]{21}[AQgw]==$"}),
+    )
+]
 
 _CONTAINER: Object = {
     "name": "container",
@@ -149,7 +164,7 @@ def _operation(lines: tuple[Route, ...]) -> Object:
         "x-dkr-who": "owner" if owner else "anyone",
         "responses": _responses(lines),
     }
-    parameters = [parameter for route in lines for parameter in _parameters(route, len(lines) == 1)]
+    parameters = [*_of_path(first), *_of_queries(lines), *_of_upgrades(lines)]
     if parameters:
         operation["parameters"] = parameters
     bodies = [{"$ref": _REF + route.body.__name__} for route in lines if route.body is not None]
@@ -168,31 +183,50 @@ def _text(route: Route) -> str:
     return f"With `Connection: Upgrade` and `Upgrade: {route.upgrade}`: {text}{body}"
 
 
-def _parameters(route: Route, alone: bool) -> list[Object]:
-    """Of a line; `alone`: the method of the path has no other."""
-    found = [_CONTAINER] if "{container}" in route.path else []
-    if route.query is not None:
-        schema = route.query.model_json_schema(by_alias=True, schema_generator=_Generator)
+def _of_path(route: Route) -> list[Object]:
+    return [_CONTAINER] if "{container}" in route.path else []
+
+
+def _of_queries(lines: tuple[Route, ...]) -> list[Object]:
+    """The queries of all lines; of one that not all have, with whose it is."""
+    found: list[Object] = []
+    for model in dict.fromkeys(route.query for route in lines if route.query is not None):
+        having = [route for route in lines if route.query is model]
+        upgrades = " or ".join(f"`Upgrade: {route.upgrade}`" for route in having if route.upgrade)
+        whose = f" (with {upgrades})" if len(having) < len(lines) and upgrades else ""
+        schema = model.model_json_schema(by_alias=True, schema_generator=_Generator)
         for name, of_one in schema["properties"].items():
-            about = of_one.pop("description", "")
+            about = of_one.pop("description", "") + whose
             found.append({"name": name, "in": "query", "description": about, "schema": of_one})
-    if route.upgrade is not None:
-        for name, value in (("Connection", "Upgrade"), ("Upgrade", route.upgrade)):
-            about = "with the other one" + ("" if alone else ", for the second kind of body")
-            found.append(
-                {
-                    "name": name,
-                    "in": "header",
-                    "required": alone,
-                    "description": about,
-                    "schema": {"type": "string", "const": value},
-                }
-            )
     return found
 
 
+def _of_upgrades(lines: tuple[Route, ...]) -> list[Object]:
+    """The headers that ask for another protocol, required where no line does without."""
+    protocols = [route.upgrade for route in lines if route.upgrade]
+    if not protocols:
+        return []
+    wanted: Object = {"const": protocols[0]} if len(protocols) == 1 else {"enum": protocols}
+    required = len(protocols) == len(lines)
+    about = "with the other one" + ("" if required else ", for another way to be answered")
+    found: list[Object] = [
+        {
+            "name": name,
+            "in": "header",
+            "required": required,
+            "description": about,
+            "schema": {"type": "string", **schema},
+        }
+        for name, schema in (("Connection", {"const": "Upgrade"}), ("Upgrade", wanted))
+    ]
+    return found + (_OF_WEBSOCKET if protocols == ["websocket"] else [])
+
+
 def _responses(lines: tuple[Route, ...]) -> Object:
-    answers: Object = {str(route.status): _answer(route) for route in lines}
+    switching = [route for route in lines if route.answer is Switched]
+    answers: Object = {str(route.status): _answer(route) for route in lines if route not in switching}
+    if switching:
+        answers["101"] = _switched([str(route.upgrade) for route in switching])
     statuses: set[int] = set()
     for route in lines:
         kinds: list[type[errors.DkrError]] = [*_ANY, *route.errors]
@@ -205,28 +239,43 @@ def _responses(lines: tuple[Route, ...]) -> Object:
     return dict(sorted({**answers, **problems}.items()))
 
 
+def _switched(protocols: list[str]) -> Object:
+    wanted: Object = {"const": protocols[0]} if len(protocols) == 1 else {"enum": protocols}
+    return {
+        "description": f"The connection speaks {' or '.join(protocols)} from here on",
+        "headers": {
+            "Upgrade": {"required": True, "schema": wanted},
+            "Connection": {"required": True, "schema": {"pattern": "^[Uu]pgrade$"}},
+        },
+    }
+
+
 def _answer(route: Route) -> Object:
     if route.answer is None:
         return {"description": "Done"}
-    if route.answer is Switched:
-        headers = {"Upgrade": route.upgrade, "Connection": "Upgrade"}
-        return {
-            "description": f"The connection speaks {route.upgrade} from here on",
-            "headers": {
-                name: {"required": True, "schema": {"const": value}} for name, value in headers.items()
-            },
-        }
     if route.answer is Plain:
         text = {"schema": {"type": "string"}, "example": route.example}
         return {"description": route.summary, "content": {"text/plain": text}}
     schema: Object
+    if get_origin(route.answer) is Lines:
+        schema = {"$ref": _REF + get_args(route.answer)[0].__name__}
+        return {
+            "description": "Lines, each an object of this schema",
+            "content": {LINES_TYPE: {"schema": schema}},
+        }
     if route.answer is Json:
         schema = {"type": "object"}
     elif get_origin(route.answer) is list:
         schema = {"type": "array", "items": {"$ref": _REF + get_args(route.answer)[0].__name__}}
     else:
         schema = {"$ref": _REF + route.answer.__name__}
-    return {"description": route.summary, "content": {"application/json": {"schema": schema}}}
+    answer = {"description": route.summary, "content": {"application/json": {"schema": schema}}}
+    if route.made:
+        about = "where it is from now on"
+        answer["headers"] = {
+            "Location": {"required": True, "description": about, "schema": {"type": "string"}}
+        }
+    return answer
 
 
 # --- problems

@@ -70,8 +70,12 @@ class Peers:
             )
         owner = owner_of(uid, self._pool, self._subids)
         peer = Peer(uid, pid, owner, uid == 0 or (owner == uid and self._is_admin(sock)))
-        self._counts[uid] += 1
+        self.count(peer)
         return peer
+
+    def count(self, peer: Peer) -> None:
+        """`peer` has one connection more; `leave` is called for each."""
+        self._counts[peer.uid] += 1
 
     def leave(self, peer: Peer) -> None:
         """The connection of `peer` has ended."""

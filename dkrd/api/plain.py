@@ -7,21 +7,15 @@ goes, or this process, the session ends, and the container as its `onDisconnect`
 
 from __future__ import annotations
 
-import array
 import asyncio
 import base64
 import contextlib
 import os
-import socket
 import time
 from typing import TYPE_CHECKING
 
-from common import frames
-from common.errors import DkrError, LimitReached, ProtocolError, Unavailable, from_wire
 from common.models import ExitStatus, RunAnswer
-from dkrd.api.connections import on_lost, open_transport
-from dkrd.api.spec_of import bundle_of
-from dkrd.api.starts import Start, encode, reserve
+from dkrd.api.sessions import Session, close_all, starting
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -30,28 +24,28 @@ if TYPE_CHECKING:
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
 
-VERSION = 2
 CHUNK = 65536  # bytes
-MAX_FRAME = 256 * 1024  # bytes of a frame from the shim
 LINGER_SECONDS = 5.0  # after the exit, for output that is still on its way
 
 
 async def plain_run(context: Context, peer: Peer, request: web.Request, body: PlainRun) -> RunAnswer:
     """Run a command to its end and tell what became of it. Raises DkrError where it could not be started."""
-    uid = peer.account()
-    start = Start(context, uid, await reserve(context, uid, body), body)
-    try:
-        bundle = encode(bundle_of(body, context.settings, start.name))
-        attempt = _Attempt(body, _stdin(body))
-        with contextlib.closing(attempt), on_lost(request, attempt.give_up):
-            fd = os.dup(open_transport(request).get_extra_info("socket").fileno())
-            start.on_refused = attempt.failed
-            start.hand_over((fd, attempt.theirs()), bundle)
-            return await attempt.outcome()
-    except BaseException:
-        if start.fd < 0:
-            start.release()
-        raise
+    first: dict[str, object] = {
+        "type": "start",
+        "request": body.to_request(),
+        "asks": body.asks(),
+        "stdio": [0, 1, 2],
+        "tty": [],
+        "root": [],
+        "want": [],
+    }
+    with (
+        contextlib.closing(_Streams(body)) as streams,
+        contextlib.closing(Session("run", first, streams.theirs())) as session,
+    ):
+        streams.begin()
+        async with starting(context, peer, request, body, session):
+            return await _outcome(session, streams)
 
 
 def _stdin(wanted: PlainRun) -> bytes:
@@ -135,128 +129,61 @@ class _Input:
         self.reader = self.writer = -1
 
 
-class _Attempt:
-    """The client's side of a session, for a client that has none."""
+class _Streams:
+    """The three pipes."""
 
-    def __init__(self, wanted: PlainRun, given: bytes) -> None:
+    def __init__(self, wanted: PlainRun) -> None:
         loop = asyncio.get_running_loop()
-        self._loop = loop
-        self._ended: asyncio.Future[ExitStatus] = loop.create_future()
-        self._begun = 0.0
-        self._duration = 0.0
-        self._id = ""
         with contextlib.ExitStack() as undo:
-            self._input = undo.enter_context(contextlib.closing(_Input(loop, given)))
+            self._input = undo.enter_context(contextlib.closing(_Input(loop, _stdin(wanted))))
             self._outputs = [
                 undo.enter_context(contextlib.closing(_Output(loop, wanted.max_output))) for _ in range(2)
             ]
-            self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.callback(self._ours.close)
-            undo.callback(self._theirs.close)
-            self._ours.setblocking(False)
-            self._theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            self._send_first(wanted)
             undo.pop_all()
+
+    def theirs(self) -> list[int]:
+        """The ends that are the command's."""
+        return [self._input.reader, *(output.writer for output in self._outputs)]
+
+    def begin(self) -> None:
+        """Let go of those, and serve ours."""
         self._input.begin()
         for output in self._outputs:
             output.begin()
-        loop.add_reader(self._ours.fileno(), self._frame)
 
-    def _send_first(self, wanted: PlainRun) -> None:
-        frame = {
-            "type": "start",
-            "version": VERSION,
-            "request": wanted.to_request(),
-            "asks": wanted.asks(),
-            "stdio": [0, 1, 2],
-            "tty": [],
-            "root": [],
-            "want": [],
-        }
-        descriptors = array.array("i", [self._input.reader, *(output.writer for output in self._outputs)])
-        try:
-            self._ours.sendmsg([frames.dumps(frame)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-        except OSError as err:
-            raise LimitReached(
-                f"cannot run: the request does not fit into a session: {err.strerror}",
-                hint="use fewer or shorter args, env and labels",
-                errno=err.errno,
-            ) from err
-
-    def theirs(self) -> int:
-        """The other end, for root's side; the receiver closes it."""
-        return self._theirs.detach()
-
-    def failed(self, error: DkrError) -> None:
-        """There will be no container."""
-        if not self._ended.done():
-            self._ended.set_exception(error)
-
-    def give_up(self) -> None:
-        """The client is gone."""
-        self.failed(Unavailable("cannot answer: the client is gone"))
-
-    async def outcome(self) -> RunAnswer:
-        """What became of it. Raises DkrError."""
-        exit_status = await self._ended
+    async def ended(self) -> tuple[_Output, _Output]:
+        """Both outputs, as they are at their end, or when the command has been over for long enough."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 for output in self._outputs:
                     await output.ended
         out, err = self._outputs
-        texts = {**_text("stdout", bytes(out.data)), **_text("stderr", bytes(err.data))}
-        return RunAnswer(
-            id=self._id,
-            exit=exit_status,
-            truncated=out.truncated or err.truncated,
-            duration=round(self._duration, 6),
-            **texts,
-        )
-
-    def _frame(self) -> None:
-        try:
-            data = self._ours.recv(MAX_FRAME)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._ours.fileno())
-            self.failed(
-                Unavailable(
-                    "cannot tell how the command ended: lost the container's guardian",
-                    hint="the container may run on",
-                )
-            )
-            return
-        try:
-            self._take(frames.loads_object(data))
-        except ValueError as err:
-            self.failed(ProtocolError(f"cannot understand the container's guardian: its frame is {err}"))
-
-    def _take(self, frame: dict[str, object]) -> None:
-        kind = frame.get("type")
-        if kind == "started":
-            self._begun = time.monotonic()
-            self._id = str(frame.get("id"))
-        elif kind == "error":
-            self.failed(from_wire(frame.get("error")))
-        elif kind == "exited" and not self._ended.done():
-            self._duration = time.monotonic() - self._begun
-            self._ended.set_result(ExitStatus.model_validate(frame.get("exit"), by_alias=True))
+        return out, err
 
     def close(self) -> None:
-        """Let go of everything; a container that still runs has lost its client."""
-        self._loop.remove_reader(self._ours.fileno())
-        for end in (self._ours, self._theirs):
-            end.close()
         self._input.close()
         for output in self._outputs:
             output.close()
-        if not self._ended.done():
-            self._ended.cancel()
-        elif not self._ended.cancelled():
-            self._ended.exception()  # seen, if nobody has
+
+
+async def _outcome(session: Session, streams: _Streams) -> RunAnswer:
+    """What becomes of it. Raises DkrError."""
+    frame, fds = await session.expect("started")
+    close_all(fds)
+    begun, container = time.monotonic(), str(frame.get("id"))
+    frame, fds = await session.expect("exited")
+    close_all(fds)
+    duration = time.monotonic() - begun
+    exit_status = ExitStatus.model_validate(frame.get("exit"), by_alias=True)
+    out, err = await streams.ended()
+    return RunAnswer(
+        id=container,
+        exit=exit_status,
+        truncated=out.truncated or err.truncated,
+        duration=round(duration, 6),
+        **_text("stdout", bytes(out.data)),
+        **_text("stderr", bytes(err.data)),
+    )
 
 
 def _text(name: str, data: bytes) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from common.models import Model
 
     Handler = Callable[..., Awaitable[Any]]
+
+T = TypeVar("T")
 
 
 class Who(StrEnum):
@@ -34,16 +36,21 @@ class Json:
     """In place of a model: an answer that is JSON of a schema of its own."""
 
 
+class Lines(Generic[T]):
+    """In place of a model: lines, each the JSON of a T, for as long as there are any."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One line of the API.
 
     query    model of the query; None: it has none
     body     model of the body; None: it has none
-    answer   type of the answer: a Model, list[Model], None (204), Switched, Plain, Json
+    answer   type of the answer: a Model, list[Model], None (204), Switched, Plain, Json, Lines[Model]
     summary  one line for people
-    upgrade  the protocol that the client must ask for (`Upgrade:`); None: it must not ask for any. Two lines may
-             differ in this alone
+    upgrade  the protocol that the client must ask for (`Upgrade:`); None: it must not ask for any. Lines may
+             differ in this alone, and have each their own query and body
+    made     what is answered was made by this: 201, and its place below `path` in the header Location
     errors   what it may answer besides what every route may (openapi.py), by class
     about    more for people
     example  of an answer that has no model, or whose model has none
@@ -58,6 +65,7 @@ class Route:
     handler: Handler
     summary: str
     upgrade: str | None = None
+    made: bool = False
     errors: tuple[type[DkrError], ...] = ()
     about: str = ""
     example: Any = None
@@ -70,4 +78,6 @@ class Route:
     @property
     def status(self) -> int:
         """The status of an answer that went well."""
-        return 101 if self.answer is Switched else 204 if self.answer is None else 200
+        if self.answer is Switched:
+            return 101
+        return 204 if self.answer is None else 201 if self.made else 200

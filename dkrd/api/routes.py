@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
 from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
 from common.info import Info, VersionInfo
 from common.models import (
@@ -18,14 +19,23 @@ from common.models import (
     WaitQuery,
 )
 from common.trace import Trace
-from dkrd.api import containers, life, version
+from dkrd.api import containers, launch, life, streams, version
 from dkrd.api.attach import attach
+from dkrd.api.create import create, create_by_session
 from dkrd.api.info import info
+from dkrd.api.logs import logs
 from dkrd.api.openapi import openapi
 from dkrd.api.plain import plain_run
-from dkrd.api.route import Json, Plain, Route, Switched, Who
+from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.run import run
-from dkrd.api.upgrade import PROTOCOL
+from dkrd.api.upgrade import PROTOCOL, STREAM
+
+_BEHIND = "Behind the 101 comes one record, with the client's end of a session socket as descriptor: docs/protocol.md."
+_FRAMES = (
+    "Behind the 101 both sides send frames: input, output, errors and JSON apart by their first byte: docs/protocol.md. What goes "
+    "wrong before is a problem."
+)
+_STARTING = (StartFailed, CommandNotFound, CommandNotExecutable, HostUnfit)
 
 ROUTES = (
     Route("GET", "/_ping", Who.ANYONE, None, None, Plain, version.ping, "Alive", example="OK"),
@@ -43,7 +53,7 @@ ROUTES = (
         RunAnswer,
         plain_run,
         "Run a command to its end",
-        errors=(NotFound, Conflict, StartFailed, CommandNotFound, CommandNotExecutable, HostUnfit),
+        errors=(NotFound, Conflict, *_STARTING),
         about="Answers when the command has ended. Nothing beyond a tenant's defaults is given (rule `http`), unless the setting "
         "`http_lifts` lets admins. A client that goes away before the answer is a client that has vanished: onDisconnect.",
     ),
@@ -58,7 +68,7 @@ ROUTES = (
         "Run a command with descriptors of the caller's own",
         upgrade=PROTOCOL,
         errors=(NotFound, Conflict),
-        about="Behind the 101 comes one record, with the client's end of a session socket as descriptor: docs/protocol.md.",
+        about=_BEHIND,
     ),
     Route(
         "GET",
@@ -69,6 +79,33 @@ ROUTES = (
         list[Container],
         containers.list_containers,
         "Containers, the newest first",
+    ),
+    Route(
+        "POST",
+        "/v1/containers",
+        Who.OWNER,
+        None,
+        CreateRequest,
+        Container,
+        create,
+        "Make a container, to be started later",
+        made=True,
+        errors=(NotFound, Conflict, *_STARTING),
+        about="Its input and output are its guardian's: a log, and whoever attaches. Nothing beyond a tenant's defaults is given (rule "
+        "`http`), unless the setting `http_lifts` lets admins.",
+    ),
+    Route(
+        "POST",
+        "/v1/containers",
+        Who.OWNER,
+        None,
+        CreateRequest,
+        Switched,
+        create_by_session,
+        "Make a container, and say so in a session",
+        upgrade=PROTOCOL,
+        errors=(NotFound, Conflict),
+        about=_BEHIND,
     ),
     Route(
         "GET",
@@ -84,11 +121,48 @@ ROUTES = (
         "DELETE",
         "/v1/containers/{container}",
         Who.OWNER,
-        None,
+        RemoveQuery,
         None,
         None,
         containers.remove,
-        "Remove a container that has stopped",
+        "Remove a container that does not run",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/start",
+        Who.OWNER,
+        None,
+        None,
+        None,
+        launch.start,
+        "Start a container that was made, or has ended",
+        errors=_STARTING,
+        about="Answers when its command runs, also where it ran already. One that has ended is started in the root it left behind.",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/start",
+        Who.OWNER,
+        None,
+        None,
+        Switched,
+        launch.start_by_session,
+        "Start a container, attached by a session",
+        upgrade=PROTOCOL,
+        about=_BEHIND,
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/start",
+        Who.OWNER,
+        AttachQuery,
+        None,
+        Switched,
+        streams.start_stream,
+        "Start a container, attached by a stream",
+        upgrade=STREAM,
+        errors=_STARTING,
+        about=f"The client is attached before the command runs, so nothing is missed. {_FRAMES}",
     ),
     Route(
         "POST",
@@ -132,6 +206,42 @@ ROUTES = (
         attach,
         "Come to a running container's terminal",
         upgrade=PROTOCOL,
-        about="Behind the 101 comes one record, with the client's end of a session socket as descriptor: docs/protocol.md.",
+        about=_BEHIND,
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/attach",
+        Who.OWNER,
+        AttachQuery,
+        None,
+        Switched,
+        streams.attach_stream,
+        "Come to a running container's input and output by a stream",
+        upgrade=STREAM,
+        about=_FRAMES,
+    ),
+    Route(
+        "GET",
+        "/v1/containers/{container}/attach",
+        Who.OWNER,
+        AttachQuery,
+        None,
+        Switched,
+        streams.attach_websocket,
+        "Come to a running container's input and output by a WebSocket",
+        upgrade="websocket",
+        about="Binary messages begin with the byte 0 (input), 1 (output) or 2 (errors); text is JSON. What goes wrong before the 101 is a "
+        "problem.",
+    ),
+    Route(
+        "GET",
+        "/v1/containers/{container}/logs",
+        Who.OWNER,
+        LogsQuery,
+        None,
+        Lines[LogLine],
+        logs,
+        "What a container has written",
+        about="As long as its files are kept: the settings log_max_size and log_max_files bound them.",
     ),
 )

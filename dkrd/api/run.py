@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 async def run(context: Context, peer: Peer, request: web.Request, body: RunRequest) -> web.StreamResponse:
     """Start a container for the client, who keeps talking to its shim over the same connection."""
+    return await hand_over(context, peer, request, body)
+
+
+async def hand_over(
+    context: Context, peer: Peer, request: web.Request, body: RunRequest
+) -> web.StreamResponse:
+    """Pass the client's connection on to the guardian of a container which is to be."""
     uid = peer.account()
     start = Start(context, uid, await reserve(context, uid, body), body)
     try:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from common.errors import DkrError
 
 PROTOCOL = "dkr-session/1"
+STREAM = "dkr-stream/1"
 FLUSH_SECONDS = 10.0
 
 
@@ -34,7 +35,9 @@ def asked_for(request: web.Request) -> list[str]:
     return [word.strip().lower() for word in request.headers.get("Upgrade", "").split(",")]
 
 
-async def upgrade(request: web.Request, hand_over: Callable[[int], None]) -> web.StreamResponse:
+async def upgrade(
+    request: web.Request, hand_over: Callable[[int], None], protocol: str = PROTOCOL
+) -> web.StreamResponse:
     """Answer 101, then call `hand_over` with a descriptor of the connection, which is its own from there on.
 
     Raises ConnectionError, before the hand-over, where the client is gone or does not read.
@@ -43,7 +46,7 @@ async def upgrade(request: web.Request, hand_over: Callable[[int], None]) -> web
     # What can fail is done before the 101, behind which no problem can be answered.
     fd = os.dup(transport.get_extra_info("socket").fileno())
     try:
-        answer = await _switch(request, transport)
+        answer = await _switch(request, transport, protocol)
     except BaseException:
         os.close(fd)
         raise
@@ -53,13 +56,13 @@ async def upgrade(request: web.Request, hand_over: Callable[[int], None]) -> web
     return answer
 
 
-async def _switch(request: web.Request, transport: asyncio.Transport) -> web.StreamResponse:
-    """Answer 101 and wait until it has left this process: what root's side writes must come behind it."""
-    # From here on the bytes are the shim's. asyncio would read them, and drop the descriptors that come
-    # along.
+async def _switch(request: web.Request, transport: asyncio.Transport, protocol: str) -> web.StreamResponse:
+    """Answer 101 and wait until it has left this process: what is written to the descriptor must come behind it."""
+    # From here on the bytes are for whom has the descriptor. asyncio would read them, and drop the descriptors
+    # that come along.
     transport.pause_reading()
     transport.set_write_buffer_limits(0)
-    headers = {"Upgrade": PROTOCOL, "Connection": "Upgrade", "Server": "dkr"}
+    headers = {"Upgrade": protocol, "Connection": "Upgrade", "Server": "dkr"}
     answer = web.StreamResponse(status=101, headers=headers)
     answer.force_close()
     try:

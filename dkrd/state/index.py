@@ -64,6 +64,14 @@ ON CONFLICT (id) DO UPDATE SET name = excluded.name, uid = excluded.uid, rm = ex
 """
 
 
+# What there is of a container that has no process.
+_AT_REST = ("created", "stopped")
+_LAUNCHED = """
+UPDATE containers SET status = 'creating', pid = NULL, started = NULL, finished = NULL, exit = NULL
+WHERE id = ? AND status IN ('created', 'stopped')
+"""
+
+
 class Lock:
     """The lock on the index's directory: held until this process ends, flock(2)."""
 
@@ -206,6 +214,10 @@ class Index:
         )
         self._db.execute(_REPORT, values)
 
+    def launched(self, container: str) -> None:
+        """It is being started, for the first time or once more: how it ended before is no longer how it ended."""
+        self._db.execute(_LAUNCHED, (container,))
+
     def remove(self, container: str) -> None:
         """The container is gone."""
         self._db.execute("DELETE FROM containers WHERE id = ?", (container,))
@@ -214,8 +226,8 @@ class Index:
         """Make the index say what `hello` says; how many were marked stopped and how many removed.
 
         What was live here and is not known there has ended while nobody looked: its exit is unknown. With
-        `rm`, or where it never ran, nothing of it is left; nor is anything of what had stopped before, if
-        `complete`: `states` are all there are.
+        `rm`, or where it never ran, nothing of it is left; nor is anything of what was only created or had
+        stopped before, if `complete`: `states` are all there are.
         """
         known = set()
         for state in states:
@@ -225,10 +237,11 @@ class Index:
         for container, rm, status in self._db.execute("SELECT id, rm, status FROM containers").fetchall():
             if container in known:
                 continue
-            if (status == "stopped" and complete) or (status != "stopped" and (rm or status == "creating")):
+            at_rest = status in _AT_REST
+            if (at_rest and complete) or (not at_rest and (rm or status == "creating")):
                 self.remove(container)
                 removed += 1
-            elif status != "stopped":
+            elif not at_rest:
                 self._db.execute(
                     "UPDATE containers SET status = 'stopped', pid = NULL WHERE id = ?", (container,)
                 )
@@ -242,8 +255,8 @@ class Index:
         yield from self._db.execute("SELECT id, uid, name FROM containers ORDER BY created")
 
     def containers(self, uid: int | None, every: bool) -> list[Container]:
-        """The containers of `uid` (None: of everyone), the newest first; stopped ones only with `every`."""
-        condition = "1" if every else "status <> 'stopped'"
+        """The containers of `uid` (None: of everyone), the newest first; those without a process only with `every`."""
+        condition = "1" if every else "status NOT IN ('created', 'stopped')"
         return self._select(condition + _OWNED + " ORDER BY created DESC, id", (uid, uid))
 
     def counts(self, uid: int | None) -> dict[str, int]:

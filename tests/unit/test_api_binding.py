@@ -160,7 +160,7 @@ def test_query_and_body_are_those_of_the_line() -> None:
         ({"body": RunRequest}, "body is no model, or its method takes none"),
         ({"method": "POST", "body": str}, "body is no model"),
         ({"answer": dict}, "answer is none that can be sent"),
-        ({"answer": list[str]}, "answer is none that can be sent"),
+        ({"answer": list[str]}, "answer is of no model"),
         ({"upgrade": "dkr-session/1"}, "101 without an upgrade"),
         ({"answer": Switched}, "101 without an upgrade"),
         ({"errors": (ValueError,)}, "errors"),

@@ -9,6 +9,7 @@ import jsonschema_rs
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from common.detached import CreateRequest
 from common.errors import BadRequest
 from common.models import PlainRun, RunRequest
 from dkrd.api import bodies
@@ -58,12 +59,41 @@ def test_every_operation_tells_what_it_is_for_and_what_may_go_wrong() -> None:
             assert "403" in operation["responses"], name
 
 
-def test_upgrades_are_told() -> None:
-    for path in ("/v1/run", "/v1/containers/{container}/attach"):
-        operation = DOCUMENT["paths"][path]["post"]
-        assert operation["responses"]["101"]["headers"]["Upgrade"]["schema"] == {"const": "dkr-session/1"}
-        assert "426" in operation["responses"]
-        assert any(parameter["name"] == "Upgrade" for parameter in operation["parameters"])
+UPGRADES = [
+    ("post", "/v1/run", {"const": "dkr-session/1"}, False),
+    ("post", "/v1/containers", {"const": "dkr-session/1"}, False),
+    ("post", "/v1/containers/{container}/start", {"enum": ["dkr-session/1", "dkr-stream/1"]}, False),
+    ("post", "/v1/containers/{container}/attach", {"enum": ["dkr-session/1", "dkr-stream/1"]}, True),
+    ("get", "/v1/containers/{container}/attach", {"const": "websocket"}, True),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "schema", "required"), UPGRADES)
+def test_upgrades_are_told(method: str, path: str, schema: dict[str, Any], required: bool) -> None:
+    operation = DOCUMENT["paths"][path][method]
+    assert operation["responses"]["101"]["headers"]["Upgrade"]["schema"] == schema
+    assert "426" in operation["responses"]
+    headers = {p["name"]: p for p in operation["parameters"] if p["in"] == "header"}
+    assert headers["Upgrade"]["schema"] == {"type": "string", **schema}
+    assert {header["required"] for header in headers.values()} == {required}
+    assert ("Sec-WebSocket-Key" in headers) == (schema == {"const": "websocket"})
+
+
+def test_what_lines_of_one_path_have_apart_is_told() -> None:
+    operation = DOCUMENT["paths"]["/v1/containers/{container}/start"]["post"]
+    names = [parameter["name"] for parameter in operation["parameters"]]
+    assert names == ["container", "stdin", "height", "width", "onDisconnect", "Connection", "Upgrade"]
+    assert "dkr-stream/1" in operation["parameters"][1]["description"]
+    assert {"101", "204", "422"} <= set(operation["responses"])
+
+
+def test_what_was_made_has_a_place_and_lines_have_a_type() -> None:
+    made = DOCUMENT["paths"]["/v1/containers"]["post"]["responses"]["201"]
+    assert made["headers"]["Location"]["required"] is True
+    lines = DOCUMENT["paths"]["/v1/containers/{container}/logs"]["get"]["responses"]["200"]
+    assert lines["content"] == {
+        "application/x-ndjson": {"schema": {"$ref": "#/components/schemas/LogLine"}}
+    }
 
 
 def test_every_code_of_an_error_is_in_it() -> None:
@@ -94,7 +124,7 @@ def test_examples_are_true() -> None:
     assert shown >= 6
 
 
-@pytest.mark.parametrize("model", [PlainRun, RunRequest])
+@pytest.mark.parametrize("model", [CreateRequest, PlainRun, RunRequest])
 def test_defaults_are_values(model: type[Model]) -> None:
     for name, schema in SCHEMAS[model.__name__]["properties"].items():
         if "default" in schema:
@@ -115,7 +145,7 @@ def is_taken(value: object, model: type[Model]) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("model", [PlainRun, RunRequest])
+@pytest.mark.parametrize("model", [CreateRequest, PlainRun, RunRequest])
 @pytest.mark.parametrize(("path", "changes"), BAD, ids=[str(i) for i in range(len(BAD))])
 def test_what_is_refused_is_refused_by_the_schema(
     model: type[Model], path: str, changes: dict[str, Any]
@@ -264,6 +294,8 @@ PAIRS: tuple[dict[str, Any], ...] = (
     {"hostname": "a", "namespaces": {"uts": "private", "pid": "host"}},
     {"stdin": "a", "stdinBase64": ""},
     {"stdin": ""},
+    {"openStdin": True},
+    {"rootfs": "/x"},
     {"rm": True},
     {"rm": False},
     {"preserveFds": 0},
@@ -281,7 +313,7 @@ PAIRS: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("model", [PlainRun, RunRequest])
+@pytest.mark.parametrize("model", [CreateRequest, PlainRun, RunRequest])
 @pytest.mark.parametrize("changes", PAIRS, ids=str)
 def test_what_keys_have_to_do_with_each_other(model: type[Model], changes: dict[str, Any]) -> None:
     value = {**BASE, **changes}

@@ -1,0 +1,63 @@
+"""POST /v1/containers/{container}/start: a container that stands is started, for the first time or once more.
+
+Whether it can be is judged by root's side, which alone knows for certain what runs. By dkr-stream/1: streams.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from common.errors import Conflict, DkrError
+from dkrd.api.asks import find
+from dkrd.api.connections import evidence, on_lost
+from dkrd.api.sessions import Session, close_all, launch, launched
+from dkrd.api.upgrade import tell, upgrade
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from dkrd.api.channel import Answer
+    from dkrd.api.context import Context
+    from dkrd.api.peers import Peer
+
+log = logging.getLogger("dkr.api")
+
+
+async def start(context: Context, peer: Peer, request: web.Request) -> None:
+    """Answer when the command runs. Raises DkrError where it could not be started."""
+    container = await find(context, peer, request)
+    first: dict[str, object] = {"type": "launch", "container": container.id}
+    with (
+        contextlib.closing(Session(f"start {container.name}", first)) as session,
+        on_lost(request, session.lost),
+    ):
+        launch(context, container, session, evidence(request))
+        try:
+            _, fds = await session.expect("started")
+        except Conflict as err:
+            if err.rule != "running":
+                raise
+            return
+        close_all(fds)
+    # Whoever asks next is to be told that it runs.
+    await context.channel.catch_up()
+
+
+async def start_by_session(context: Context, peer: Peer, request: web.Request) -> web.StreamResponse:
+    """Hand the client's connection to the guardian which starts the container, and attaches the client before."""
+    container = await find(context, peer, request)
+
+    def hand_over(fd: int) -> None:
+        def answered(answer: Answer) -> None:
+            """Called while `fd` is open."""
+            if isinstance(answer, DkrError):
+                log.warning("a start of %s by uid %d was lost: %s", container.id[:12], peer.uid, answer)
+                tell(fd, answer)
+            elif answer.get("type") == "accepted":
+                launched(context, container)
+
+        context.channel.ask({"type": "launch", "id": container.id}, (fd,), answered)
+
+    return await upgrade(request, hand_over)

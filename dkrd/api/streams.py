@@ -1,0 +1,126 @@
+"""Attaching for tools that cannot take descriptors: dkr-stream/1 and WebSocket (docs/protocol.md, section 1).
+
+This process is in the client's place before the guardian, and in the way of the bytes, as it must be over HTTP. What goes wrong
+before the guardian has taken the client is a problem; behind the 101 it is a frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from common.errors import BadRequest, ProtocolError
+from dkrd.api import sessions
+from dkrd.api.asks import check_runs, find
+from dkrd.api.bridge import Bridge
+from dkrd.api.connections import counted, evidence, on_lost, open_transport
+from dkrd.api.sessions import Session, answered_in_time, close_all
+from dkrd.api.stream_wire import MAX_LENGTH, FrameWire, SocketWire
+from dkrd.api.upgrade import STREAM, upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from common.detached import AttachQuery
+    from common.models import Container
+    from dkrd.api.context import Context
+    from dkrd.api.peers import Peer
+    from dkrd.api.sessions import Frame
+
+    Opened = tuple[Session, Frame, list[socket.socket]]
+    Introduce = Callable[[Context, Container, Session, int], None]
+
+
+async def attach_stream(
+    context: Context, peer: Peer, request: web.Request, query: AttachQuery
+) -> web.StreamResponse:
+    """Attach the client to a container that runs."""
+    container = await find(context, peer, request)
+    check_runs(container, "attach to")
+    async with _opened(context, request, container, query, sessions.attach) as opened:
+        return await _by_frames(request, opened)
+
+
+async def start_stream(
+    context: Context, peer: Peer, request: web.Request, query: AttachQuery
+) -> web.StreamResponse:
+    """Attach the client to a container which is started then."""
+    container = await find(context, peer, request)
+    async with _opened(context, request, container, query, sessions.launch) as opened:
+        return await _by_frames(request, opened)
+
+
+async def attach_websocket(
+    context: Context, peer: Peer, request: web.Request, query: AttachQuery
+) -> web.StreamResponse:
+    """The same as `attach_stream`, in messages."""
+    container = await find(context, peer, request)
+    check_runs(container, "attach to")
+    # A compressed message has no length that could be bounded before it is read.
+    websocket = web.WebSocketResponse(max_msg_size=2 * MAX_LENGTH, compress=False)
+    websocket.headers["Server"] = "dkr"
+    if not websocket.can_prepare(request):
+        raise BadRequest(
+            "cannot attach: the request is no handshake of WebSocket",
+            hint="Sec-WebSocket-Key and Sec-WebSocket-Version: 13 are wanted (RFC 6455)",
+        )
+    async with _opened(context, request, container, query, sessions.attach) as (session, attached, streams):
+        await websocket.prepare(request)
+        wire = SocketWire(websocket, open_transport(request).get_extra_info("socket"))
+        try:
+            await Bridge(session, streams, wire).run(attached)
+        finally:
+            await wire.close()
+    return websocket
+
+
+async def _by_frames(request: web.Request, opened: Opened) -> web.StreamResponse:
+    session, attached, streams = opened
+    with contextlib.ExitStack() as undo:
+        # The transport ends behind the 101, and the connection with it, as far as aiohttp knows.
+        undo.enter_context(counted(request))
+        connections: list[socket.socket] = []
+        answer = await upgrade(request, lambda fd: connections.append(socket.socket(fileno=fd)), STREAM)
+        wire = FrameWire(connections[0])
+        try:
+            await Bridge(session, streams, wire).run(attached)
+        finally:
+            await wire.close()
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    context: Context, request: web.Request, container: Container, query: AttachQuery, introduce: Introduce
+) -> AsyncIterator[Opened]:
+    """A session with the container's guardian, its first word and the streams, for the block."""
+    first: Frame = {"type": "attach", "container": container.id, **query.to_wire()}
+    with contextlib.ExitStack() as undo:
+        session = undo.enter_context(contextlib.closing(Session(f"attach to {container.name}", first)))
+        with on_lost(request, session.lost):
+            introduce(context, container, session, evidence(request))
+            async with answered_in_time(f"attach to {container.name}"):
+                attached, fds = await session.expect("attached")
+        yield session, attached, [undo.enter_context(stream) for stream in _streams(fds)]
+
+
+def _streams(fds: list[int]) -> list[socket.socket]:
+    """The sockets that came. Raises ProtocolError where they are others than an attach brings."""
+    made: list[socket.socket] = []
+    try:
+        for fd in fds:
+            made.append(socket.socket(fileno=fd))
+            made[-1].setblocking(False)
+        if len(made) not in (1, 2) or any(stream.type != socket.SOCK_STREAM for stream in made):
+            raise ProtocolError(
+                "cannot understand the container's guardian: it attaches with other descriptors"
+            )
+    except BaseException:
+        close_all(fds[len(made) :])
+        for stream in made:
+            stream.close()
+        raise
+    return made
