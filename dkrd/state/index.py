@@ -206,7 +206,7 @@ class Index:
             state.uid,
             state.rm,
             state.status,
-            None if state.status == "stopped" else state.pid,
+            (state.pid or None) if state.status != "stopped" else None,
             state.created,
             state.started,
             state.finished,
