@@ -270,7 +270,8 @@ class Containers:
             self._close_link(container)
         stands = os.path.lexists(f"{self._run_dir}/containers/{container.id}")
         if container.gone or (container.rests and not stands):
-            if container.state is not None and container.state.get("rm") and not container.gone:
+            known = container.state or {}
+            if known.get("status") == "stopped" and known.get("rm") and not container.gone:
                 self._tell({"type": "gone", "id": container.id})  # it died before it could say so
             self._forget(container)
         elif in_order and container.state is None and not stands:

@@ -140,7 +140,7 @@ def _slot_of(pool: ids.Pool, container: str) -> int | None:
     return None
 
 
-def _cut_off(settings: Settings, container: str) -> dict[str, object]:
+def cut_off(settings: Settings, container: str) -> dict[str, object]:
     """The state of a container that a power cut ended and that is to be kept; empty for any other.
 
     Its run directory, and with it its state, was lost with the machine's memory; a guardian removes that
@@ -177,7 +177,7 @@ def collect(
     Returns the state of one that is kept, None for one that is gone. Raises DkrError, OSError.
     """
     check_id(container)
-    state = read_state(settings, container) or _cut_off(settings, container)
+    state = read_state(settings, container) or cut_off(settings, container)
     if state.get("status") == "created" and document(
         f"{settings.state_dir}/containers/{container}/grant.json"
     ):

@@ -10,6 +10,7 @@ from common.errors import Conflict, DkrError, Internal, NotFound, NotPermitted
 from dkrd import ids, policy
 from dkrd.shim import callers, cleanup, roots
 from dkrd.shim import config as configs
+from dkrd.shim.state import now
 
 if TYPE_CHECKING:
     from dkrd.runtime import mounts
@@ -50,7 +51,7 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
     if os.path.lexists(f"{task.settings.run_dir}/containers/{task.id}"):
         raise running(task.id[:12])
     config = _config(f"{directory}/config.json", task.id)
-    state = cleanup.document(f"{directory}/state.json")
+    state = cleanup.document(f"{directory}/state.json") or _after_a_power_cut(task)
     if state.get("status") not in ("created", "stopped"):
         raise Conflict(f"cannot start {config.name}: its end is still being written down", hint="try again")
     if config.root_kind == "rootfs" or config.preserve_fds:
@@ -74,6 +75,13 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
             f"cannot start {config.name}: its id range cannot be had: {err.message}", hint="try again"
         ) from err
     return Kept(config, owner, state, claim)
+
+
+def _after_a_power_cut(task: ShimTask) -> dict[str, object]:
+    """The state of a container that ran when the machine's memory was lost; empty where that is not so."""
+    found = cleanup.cut_off(task.settings, task.id)
+    lost = {"code": None, "signal": None, "cause": "shim-lost"}
+    return {**found, "status": "stopped", "finished": now(), "exit": lost} if found else {}
 
 
 def running(name: str) -> Conflict:

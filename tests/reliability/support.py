@@ -53,14 +53,20 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(daemon: Daemon, method: str, target: str) -> tuple[int, Any]:
+def ask(daemon: Daemon, method: str, target: str, body: object = None) -> tuple[int, Any]:
     """Status and JSON of one request as root."""
+    status, data = ask_bytes(daemon, method, target, body)
+    return status, json.loads(data) if data else None
+
+
+def ask_bytes(daemon: Daemon, method: str, target: str, body: object = None) -> tuple[int, bytes]:
+    """Status and body of one request as root."""
     connection = _Unix(daemon.socket)
+    sent = None if body is None else json.dumps(body)
     with contextlib.closing(connection):
-        connection.request(method, target)
+        connection.request(method, target, sent, {"Content-Type": "application/json"} if sent else {})
         answer = connection.getresponse()
-        body = answer.read()
-    return answer.status, json.loads(body) if body else None
+        return answer.status, answer.read()
 
 
 def listed(daemon: Daemon, *, every: bool = False) -> list[dict[str, Any]]:

@@ -91,9 +91,7 @@ def test_what_was_made_has_a_place_and_lines_have_a_type() -> None:
     made = DOCUMENT["paths"]["/v1/containers"]["post"]["responses"]["201"]
     assert made["headers"]["Location"]["required"] is True
     lines = DOCUMENT["paths"]["/v1/containers/{container}/logs"]["get"]["responses"]["200"]
-    assert lines["content"] == {
-        "application/x-ndjson": {"schema": {"$ref": "#/components/schemas/LogLine"}}
-    }
+    assert lines["content"] == {"application/x-ndjson": {"schema": {"$ref": "#/components/schemas/LogLine"}}}
 
 
 def test_every_code_of_an_error_is_in_it() -> None:
