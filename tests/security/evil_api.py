@@ -1,8 +1,8 @@
 """An api that was taken over: it speaks docs/protocol.md, section 4, and lies where the request's label `evil` says so.
 
 `evil_api.py SITE_PACKAGES DROPBOX`: the api of a real launcher, as its unprivileged user. Each request carries the label
-`evil`, the name of a function below (or `attach`, such a name and an id: then it asks to attach to that container); root's
-side is told the truth about everything else. What the api learns goes to the daemon's log, a line `evil: {...}`. DROPBOX
+`evil`, the name of a function below (or `attach`, `launch` or `logs`, such a name and an id: then it asks that of that container);
+root's side is told the truth about everything else. What the api learns goes to the daemon's log, a line `evil: {...}`. DROPBOX
 is a socket at which the tests hand it descriptors that it could not make.
 """
 
@@ -67,6 +67,7 @@ class Api:
         self.dropbox.listen()
         self.seq = 0
         self.about = ""
+        self.wish = ""
         hello = self.receive()
         self.settings: Json = hello["settings"]
         self.send({"type": "ready"})
@@ -98,10 +99,25 @@ class Api:
         return answer
 
     def start(self, bundle: Json, descriptor: int) -> Json:
-        """Ask for a container; or to attach to the one that all this is about."""
+        """Ask for a container; or something of the one that all this is about."""
+        if self.wish == "launch":
+            return self.ask("launch", descriptor, id=self.about)
+        if self.wish == "logs":
+            return self._ask_for_logs(descriptor)
         if self.about:
             return self.ask("ask", descriptor, id=self.about, ask={"type": "attach"})
         return self.ask("start", descriptor, json.dumps(bundle).encode())
+
+    def _ask_for_logs(self, descriptor: int) -> Json:
+        """Ask, and tell how many files came."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            ask = {"type": "logs", "follow": False}
+            answer = self.ask("ask", descriptor, b"", theirs.fileno(), id=self.about, ask=ask)
+            theirs.close()
+            _, files, _, _ = socket.recv_fds(ours, 1 << 16, 16)
+        tell({"files": len(files)})
+        return answer
 
     def given(self) -> int:
         """The descriptor that the test has put into the dropbox."""
@@ -139,8 +155,8 @@ class Api:
         )
         bundle = bundle_of(request, self.settings["defaultRoot"], "made-by-the-api")
         word, _, argument = request["labels"]["evil"].partition(" ")
-        self.about = ""
-        if word == "attach":
+        self.about, self.wish = "", word if word in ("attach", "launch", "logs") else ""
+        if self.wish:
             word, _, self.about = argument.partition(" ")
         if word == "swap":
             SWAPS[argument](bundle)
@@ -262,6 +278,20 @@ def plain_root(api: Api, client: socket.socket, _bundle: Json, _: str) -> None:
         tell({"frame": json.loads(ours.recv(1 << 18))})
 
 
+def plain_create(api: Api, client: socket.socket, _bundle: Json, argument: str) -> None:
+    """A container made in the place of a client that speaks plain HTTP, with the host's namespace of a type."""
+    request: Json = {"args": ["x"], "namespaces": {argument: "host"}}
+    bundle = bundle_of(request, api.settings["defaultRoot"], "made")
+    first = {"type": "create", "version": 2, "request": request, "asks": [f"{argument}:host"]}
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with ours, theirs:
+        ours.send(json.dumps(first).encode())
+        api.ask("start", client.fileno(), json.dumps(bundle).encode(), theirs.fileno())
+        theirs.close()
+        tell({"frame": json.loads(ours.recv(1 << 18))})
+
+
 def remove(api: Api, client: socket.socket, _bundle: Json, argument: str) -> None:
     """Removal of a container by its id, on the connection of whoever it is that asks for something else."""
     api.ask("remove", client.fileno(), id=argument)
@@ -283,6 +313,7 @@ DEEDS: dict[str, Callable[[Api, socket.socket, Json, str], None]] = {
     "read": read_connection,
     "own-session": own_session,
     "plain-root": plain_root,
+    "plain-create": plain_create,
     "channel-as-session": channel_as_session,
     "remove": remove,
     "remove-by-listener": remove_by_listener,
