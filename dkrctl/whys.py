@@ -70,7 +70,7 @@ WHYS: dict[str, Why] = {
     ),
     "request": Why(
         "The client says once more, out of the api's reach, what it wants, and hands over its own input and output.",
-        "dkrd/shim/session.py",
+        "dkrd/shim/first.py",
         _pages("unix(7) recvmsg(2)"),
         waits=True,
     ),
@@ -82,8 +82,18 @@ WHYS: dict[str, Why] = {
     "run directory": Why(
         "By this socket a restarted launcher finds the guardian again: every other process of the daemon may die, and "
         "the container lives on.",
-        "dkrd/shim/main.py",
+        "dkrd/shim/begun.py",
         _pages("unix(7) mkdir(2)"),
+    ),
+    "log": Why(
+        "Nobody has handed over where the output goes: it is kept, in a file of bounded size that the guardian alone writes.",
+        "dkrd/shim/log_file.py",
+        _pages("open(2)"),
+    ),
+    "pipes": Why(
+        "The other ends are the guardian's, who reads them whether or not anybody is attached: no output holds up the command.",
+        "dkrd/shim/pipes.py",
+        _pages("pipe(2) pipe(7)"),
     ),
     "directory": Why(
         "All that the container has on disk lies below; first, so that whatever fails later is found and removed.",

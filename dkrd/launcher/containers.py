@@ -50,6 +50,12 @@ def is_id(value: object) -> bool:
     return isinstance(value, str) and len(value) == 64 and set(value) <= _HEX
 
 
+def _running(container_id: str) -> Conflict:
+    return Conflict(
+        f"cannot start {container_id[:12]}: it is running", rule="running", hint="attach to it instead"
+    )
+
+
 @dataclass(slots=True)
 class Container:
     """One container that lives, or is being built.
@@ -124,22 +130,16 @@ class Containers:
 
     def when_free(self, container_id: str, seconds: float, call: Callable[[DkrError | None], None]) -> None:
         """Call `call(None)` when no shim stands for the container, at once or within so many seconds; else with a Conflict,
-        at once where it runs.
+        as soon as it is known that it runs.
         """
         container = self._table.get(container_id)
         if container is None:
             call(None)
-        elif not container.rests:
-            call(
-                Conflict(
-                    f"cannot start {container_id[:12]}: it is running",
-                    rule="running",
-                    hint="attach to it instead",
-                )
-            )
-        else:
+        elif container.rests or self.is_being_built(container_id):
             container.waiting.append(call)
             self._loop.later(seconds, partial(self._waited, container, call))
+        else:
+            call(_running(container_id))
 
     @staticmethod
     def _waited(container: Container, call: Callable[[DkrError | None], None]) -> None:
@@ -238,6 +238,8 @@ class Containers:
             container.state = told
             self._take_init(container, descriptors)
             self._tell({"type": "state", "state": told})
+            if told.get("status") == "running":
+                self._call_waiting(container, _running(container.id))
         else:
             raise ProtocolError(f"its type is neither state nor gone: {kind!r}")
 
@@ -368,6 +370,10 @@ class Containers:
             os.close(container.init)
             container.init = -1
         self._close_link(container)
+        self._call_waiting(container, None)
+
+    @staticmethod
+    def _call_waiting(container: Container, error: DkrError | None) -> None:
         waiting, container.waiting = container.waiting, []
         for call in waiting:
-            call(None)
+            call(error)

@@ -98,7 +98,7 @@ def test_every_step_of_a_terminal_is_told(caller: Caller) -> None:
 
 def test_the_whole_table_is_needed(root: Caller) -> None:
     """What no start does is not explained. One step belongs to a setting, one to hosts with cgroup v1, three to terminals
-    (above).
+    (above), two to containers that are made before they are started (below).
     """
     seen = {
         step["name"]
@@ -112,7 +112,21 @@ def test_the_whole_table_is_needed(root: Caller) -> None:
         "terminal",
         "controlling terminal",
         "master",
+        "log",
+        "pipes",
     }
+
+
+def test_every_step_of_a_container_that_stands_is_told(root: Caller) -> None:
+    root.daemon.dkrctl("create", "--name", "stands", "/bin/echo", "hello", user=root.user)
+    try:
+        root.daemon.dkrctl("start", "stands", user=root.user)
+        root.daemon.dkrctl("wait", "stands", user=root.user)
+        trace = request(root.daemon, "GET", "/v1/containers/stands/explain")
+    finally:
+        root.daemon.dkrctl("rm", "stands", user=root.user)
+    check(trace)
+    assert {step["name"] for step in trace["steps"]} >= {"log", "pipes", "judge", "execve"}
 
 
 def test_what_is_told_is_true(root: Caller) -> None:
