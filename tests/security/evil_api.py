@@ -13,6 +13,7 @@ import json
 import os
 import select
 import socket
+import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ class Api:
         self.seq = 0
         self.about = ""
         self.wish = ""
+        self.early: list[socket.socket] = []  # accepted in between, and still to be served
         hello = self.receive()
         self.settings: Json = hello["settings"]
         self.send({"type": "ready"})
@@ -144,6 +146,10 @@ class Api:
                     poll.unregister(ready)
                     with silent.pop(ready) as client:
                         self._attend(client)
+                while self.early:
+                    client = self.early.pop()
+                    silent[client.fileno()] = client
+                    poll.register(client, select.POLLIN)
 
     def _attend(self, client: socket.socket) -> None:
         try:
@@ -205,7 +211,12 @@ def show_own(api: Api, _client: socket.socket, bundle: Json, _: str) -> None:
     """A connection to the daemon's socket that the api has made itself, accepted by itself."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as own:
         own.connect(api.settings["socket"])
-        accepted, _peer = api.listener.accept()
+        while True:
+            accepted, _peer = api.listener.accept()
+            peer = struct.unpack("iII", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if peer[0] == os.getpid():
+                break
+            api.early.append(accepted)  # somebody else was quicker
         with accepted:
             api.start(bundle, accepted.fileno())
 
