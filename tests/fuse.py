@@ -1,9 +1,11 @@
-"""A FUSE filesystem of one empty directory, mounted by root, whose server does not do its work. A program, for /usr/bin/python3.
+"""A FUSE filesystem of one directory with an empty file `file`, mounted by root, whose server does not do its work.
+A program, for /usr/bin/python3.
 
     fuse.py PLACE HOW READY
 
 HOW  `alive`: it answers; `silent`: it reads no request any more; `deaf`: it reads them and never answers, so that whoever asks
-     cannot even be killed; `deaf-later`: it answers statfs(2) before. READY is written once the filesystem is mounted, with the
+     cannot even be killed; `deaf-later`: it answers statfs(2) before; `two-closes`: it answers all but the third close(2) of
+     the file, and those after it. READY is written once the filesystem is mounted, with the
      server's pid; the server ends with SIGTERM, and with it the connection, which lets go of everybody.
 
 Source of the numbers: <linux/fuse.h>, protocol 7.31.
@@ -16,7 +18,9 @@ import os
 import struct
 import sys
 
-INIT, GETATTR, STATFS, OPENDIR, READDIR, RELEASEDIR, ACCESS = 26, 3, 17, 27, 28, 29, 34
+LOOKUP, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH = 1, 3, 14, 15, 17, 18, 25
+INIT, OPENDIR, READDIR, RELEASEDIR, ACCESS = 26, 27, 28, 29, 34
+FILE = 2  # its node; the directory's is 1
 NO_REPLY = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
 ENOSYS = 38
 _HEAD = struct.Struct("<IIQQIIII")  # len, opcode, unique, nodeid, uid, gid, pid, padding
@@ -32,31 +36,41 @@ def mount(place: str) -> int:
     return device
 
 
-def answer(opcode: int) -> bytes | int:
+def attributes(node: int) -> bytes:
+    """struct fuse_attr."""
+    mode = 0o100666 if node == FILE else 0o40755
+    return struct.pack("<6Q10I", node, 0, 0, 0, 0, 0, 0, 0, 0, mode, 2 - (node == FILE), 0, 0, 0, 4096, 0)
+
+
+def answer(opcode: int, node: int, name: bytes) -> bytes | int:
     """The body of the answer, or an errno."""
     if opcode == INIT:
         return struct.pack("<IIIIHHIIHHI28x", 7, 31, 0, 0, 16, 12, 4096, 1, 0, 0, 0)
     if opcode == GETATTR:
-        attributes = struct.pack("<6Q10I", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
-        return struct.pack("<QII", 1, 0, 0) + attributes
+        return struct.pack("<QII", 1, 0, 0) + attributes(node)
+    if opcode == LOOKUP and name == b"file\0":
+        return struct.pack("<4QII", FILE, 0, 1, 1, 0, 0) + attributes(FILE)
     if opcode == STATFS:
         return struct.pack("<5Q4I24x", 0, 0, 0, 0, 0, 4096, 255, 4096, 0)
-    if opcode == OPENDIR:
+    if opcode in (OPENDIR, OPEN):
         return bytes(16)
-    if opcode in (READDIR, RELEASEDIR, ACCESS):
+    if opcode in (READDIR, RELEASEDIR, ACCESS, READ, RELEASE, FLUSH):
         return b""
-    return 2 if opcode == 1 else ENOSYS  # LOOKUP: there is nothing
+    return 2 if opcode == LOOKUP else ENOSYS
 
 
 def serve(device: int, how: str) -> None:
     """Answer until the time has come to stop."""
     dead = how == "deaf"
+    flushes = 0
     while True:
         request = os.read(device, 1 << 20)
-        _, opcode, unique, *_ = _HEAD.unpack_from(request)
-        if opcode in NO_REPLY or (dead and opcode != INIT):
+        _, opcode, unique, node, *_ = _HEAD.unpack_from(request)
+        flushes += opcode == FLUSH
+        unheard = how == "two-closes" and opcode == FLUSH and flushes > 2
+        if opcode in NO_REPLY or unheard or (dead and opcode != INIT):
             continue
-        body = answer(opcode)
+        body = answer(opcode, node, request[_HEAD.size :])
         number, data = (-body, b"") if isinstance(body, int) else (0, body)
         os.write(device, struct.pack("<IiQ", 16 + len(data), number, unique) + data)
         if how == "silent":
