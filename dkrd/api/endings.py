@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from common.models import ExitStatus
 
+REMEMBERED = 1024  # ends that are known for a while: who asked before an end may begin to wait after it
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ending:
@@ -26,10 +28,11 @@ class Ending:
 
 
 class Endings:
-    """The waiting, by container id."""
+    """The waiting, by container id, and how the last containers have ended."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[Ending]] = {}
+        self._ended: dict[str, ExitStatus] = {}  # oldest first
 
     @contextlib.contextmanager
     def of(self, container: str) -> Iterator[Ending]:
@@ -45,8 +48,16 @@ class Endings:
             if not waiting:
                 self._waiting.pop(container, None)
 
+    def exit_of(self, container: str) -> ExitStatus | None:
+        """How it has ended, if it is among the last 1024 that have and somebody learnt it."""
+        return self._ended.get(container)
+
     def stopped(self, container: str, exit_status: ExitStatus | None) -> None:
         """Its command has ended."""
+        if exit_status is not None:
+            self._ended[container] = exit_status
+            if len(self._ended) > REMEMBERED:
+                del self._ended[next(iter(self._ended))]
         for ending in self._waiting.get(container, ()):
             if not ending.stopped.done():
                 ending.stopped.set_result(exit_status)

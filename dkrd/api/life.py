@@ -38,7 +38,7 @@ async def wait(context: Context, peer: Peer, request: web.Request, query: WaitQu
         log.debug("uid %d: wait for %s", peer.uid, container.id[:12])
         try:
             async with asyncio.timeout(query.timeout):
-                exit_status = await _end(context, peer, request, container, ending, removal)
+                exit_status = await _end(context, peer, container, ending, removal)
         except TimeoutError:
             raise Unavailable(
                 f"cannot tell the end of {container.name}: it is not {query.condition} after {query.timeout:g} s",
@@ -48,15 +48,13 @@ async def wait(context: Context, peer: Peer, request: web.Request, query: WaitQu
 
 
 async def _end(
-    context: Context, peer: Peer, request: web.Request, container: Container, ending: Ending, removal: bool
+    context: Context, peer: Peer, container: Container, ending: Ending, removal: bool
 ) -> ExitStatus | None:
-    # Once more: it may have ended between the look and the wait.
+    # Once more: it may have ended between the look and the wait. By its id: the name may be another's by now.
     try:
-        container = await find(context, peer, request)
+        container = await context.index.ask(lambda index: index.find(container.id, peer.scope(), peer.owner))
     except NotFound:
-        if removal:
-            return container.exit
-        raise
+        return context.endings.exit_of(container.id) or container.exit
     exit_status = container.exit if container.status == "stopped" else await ending.stopped
     if removal:
         await ending.removed
