@@ -64,17 +64,17 @@ def stop_all(settings: Settings, log: Log) -> int:
 
 
 def _kill_orphan(container_id: str, state: dict[str, object], waiting: dict[int, str], log: Log) -> None:
-    """Kill a container that has no guardian, if it still runs, and have its end waited for."""
+    """Kill what still runs of a container that has no guardian, and have its init's end waited for."""
     init = pidfd.open_verified(state.get("pid"), state.get("pidStartTime"))
+    paths = state.get("cgroup")
+    # Without a pid namespace of its own, init's end is not the end of its children: also where it has ended long ago.
+    if isinstance(paths, list):
+        with contextlib.suppress(OSError):
+            cgroups.kill(tuple(path for path in paths if isinstance(path, str)))
     if init < 0:
         return
     log.warning("kills a container that has lost its guardian", id=container_id)
     _signal(init, signal.SIGKILL)
-    paths = state.get("cgroup")
-    # Without a pid namespace of its own, init's end is not the end of its children.
-    if isinstance(paths, list):
-        with contextlib.suppress(OSError):
-            cgroups.kill(tuple(path for path in paths if isinstance(path, str)))
     waiting[init] = container_id
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shutil
 import signal
 import subprocess
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dkrd.runtime import cgroups
+from dkrd.shim import state
 from tests import host
 from tests.reliability.support import (
     GUARD_SECONDS,
@@ -25,6 +31,8 @@ from tests.reliability.support import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.conftest import MakeDaemon
     from tests.daemon import Daemon
 
@@ -35,11 +43,19 @@ POLITE = "trap 'echo bye; exit 7' TERM; echo up; while :; do read line || :; don
 STUBBORN = "trap '' TERM; echo up; while :; do read line || :; done"
 
 
-def stop_containers(daemon: Daemon, user: host.User | None = None) -> subprocess.CompletedProcess[str]:
-    """What dkr-containers.service runs when it stops."""
+def stop_containers(
+    daemon: Daemon, user: host.User | None = None, before: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """What dkr-containers.service runs when it stops. `before`: a command that runs it."""
     options: dict[str, Any] = {} if user is None else {"user": user.uid, "group": user.gid}
     return subprocess.run(
-        [daemon.prefix / "sbin/dkrd", "--config", daemon.directory / "dkrd.toml", "--stop-containers"],
+        [
+            *before,
+            daemon.prefix / "sbin/dkrd",
+            "--config",
+            daemon.directory / "dkrd.toml",
+            "--stop-containers",
+        ],
         capture_output=True,
         text=True,
         timeout=GUARD_SECONDS,
@@ -141,3 +157,79 @@ def test_a_guardian_that_is_told_twice_stops_its_container_once(daemon: Daemon) 
         assert run.client.wait(GUARD_SECONDS) == 7
         assert host.wait_gone(shim.pid, GUARD_SECONDS)
     settle(daemon)
+
+
+@contextlib.contextmanager
+def told_of(daemon: Daemon, number: int, **state: object) -> Iterator[str]:
+    """A container of the daemon's, which must have ended, as its directory tells of it; the directory."""
+    container = f"{number:064x}"
+    directory = daemon.run_dir / "containers" / container
+    directory.mkdir()
+    (directory / "state.json").write_text(json.dumps({"id": container, "status": "running", **state}))
+    try:
+        yield container
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def sleeping() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the test's, which only the test reaps."""
+    with subprocess.Popen(["/bin/sleep", "1000"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def ended(make_daemon: MakeDaemon) -> Daemon:
+    """A daemon that has ended in order."""
+    daemon = make_daemon()
+    daemon.stop()
+    return daemon
+
+
+def test_the_children_of_an_init_that_has_ended_are_killed(ended: Daemon) -> None:
+    """Without a pid namespace of its own a container's processes do not end with its init."""
+    cgroup = cgroups.create(cgroups.read_layout(), ended.cgroup, "orphan")
+    cgroup.close()
+    with sleeping() as gone:
+        start_time = state.start_time(gone.pid)
+    known = {"pid": gone.pid, "pidStartTime": start_time, "cgroup": cgroup.paths}
+    try:
+        with told_of(ended, 1, **known), sleeping() as child:
+            for path in cgroup.paths:
+                Path(path, "cgroup.procs").write_text(str(child.pid))
+            assert stop_containers(ended).returncode == 0
+            assert child.wait(GUARD_SECONDS) == -signal.SIGKILL
+    finally:
+        assert cgroups.remove(cgroup.paths) == ()
+        cgroups.remove_parent(cgroups.read_layout(), ended.cgroup)
+
+
+def test_an_orphan_that_nobody_collects_is_killed_once(ended: Daemon) -> None:
+    with sleeping() as guardian, sleeping() as init:
+        known = {
+            "shimPid": guardian.pid,
+            "shimStartTime": state.start_time(guardian.pid),
+            "pid": init.pid,
+            "pidStartTime": state.start_time(init.pid),
+        }
+        with told_of(ended, 1, **known):
+            # The guardian dies of being told, and nobody reaps: for who asks by its number, init is still there.
+            done = stop_containers(ended)
+        assert done.returncode == 0
+        assert done.stderr.count("has lost its guardian") == 1
+        assert init.wait(GUARD_SECONDS) == -signal.SIGKILL
+
+
+def test_more_containers_than_files_are_open_by_default(ended: Daemon) -> None:
+    with ExitStack() as stack:
+        guardian = stack.enter_context(sleeping())
+        known = {"shimPid": guardian.pid, "shimStartTime": state.start_time(guardian.pid)}
+        for number in range(1100):
+            stack.enter_context(told_of(ended, number, **known))
+        done = stop_containers(ended, before=("prlimit", "--nofile=1024:4096"))
+    assert done.returncode == 0
+    assert "stopping containers containers=1100" in done.stderr
