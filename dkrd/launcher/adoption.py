@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
 import struct
+from typing import NamedTuple
 
 from common import frames
 from dkrd.launcher import pidfd, wire
 from dkrd.launcher.containers import Container, Containers, is_id
+from dkrd.launcher.shims import OpenFiles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,33 +22,49 @@ if TYPE_CHECKING:
 _STATE_MAX = 64 * 1024  # bytes of a state.json
 
 
-def adopt(containers: Containers, run_dir: str, state_dir: str, *, settled: bool) -> int:
-    """Guard over every container found that `containers` does not know yet; how many those were.
+class Adoption(NamedTuple):
+    """What has come of it: how many were adopted, how many could not be looked at."""
+
+    adopted: int
+    unseen: int
+
+
+def adopt(containers: Containers, run_dir: str, state_dir: str, *, settled: bool) -> Adoption:
+    """Guard over every container found that `containers` does not know yet.
 
     settled  whether a build that began before this launcher must be over by now. Until then a directory
              that no
              socket and no state speak for may belong to a shim that has just begun, and is left alone.
+
+    One that cannot be looked at for want of descriptors or memory is left alone too: it may run.
     """
-    found = 0
+    found = unseen = 0
     live = set(_ids(f"{run_dir}/containers"))
     for container_id in live:
         if container_id in containers:
             continue
-        container = _inspect(f"{run_dir}/containers/{container_id}", container_id)
+        try:
+            container = _inspect(f"{run_dir}/containers/{container_id}", container_id)
+        except OSError:
+            unseen += 1
+            continue
         if container is not None:
             containers.adopt(container)
             found += 1
         elif settled:
             containers.collect_remains(container_id)
-    if settled:
-        for container_id in _ids(f"{state_dir}/containers"):
-            known = container_id in live or container_id in containers
+    kept = _ids(f"{state_dir}/containers") if settled else []
+    for container_id in kept:
+        if container_id in live or container_id in containers:
+            continue
+        try:
             # A state that a power cut has torn is none, and without a grant the making was cut off.
             directory = f"{state_dir}/containers/{container_id}"
-            whole = _read_state(directory, container_id) is not None and read_grant(state_dir, container_id)
-            if not known and not whole:
+            if _read_state(directory, container_id) is None or not read_grant(state_dir, container_id):
                 containers.collect_remains(container_id)
-    return found
+        except OSError:
+            unseen += 1
+    return Adoption(found, unseen)
 
 
 def kept_states(containers: Containers, state_dir: str) -> Iterator[dict[str, object]]:
@@ -53,29 +72,31 @@ def kept_states(containers: Containers, state_dir: str) -> Iterator[dict[str, ob
     for container_id in _ids(f"{state_dir}/containers"):
         if container_id in containers:
             continue
-        state = _read_state(f"{state_dir}/containers/{container_id}", container_id)
-        if state is not None and read_grant(state_dir, container_id):
+        state = None
+        with contextlib.suppress(OSError):
+            state = _read_state(f"{state_dir}/containers/{container_id}", container_id)
+            state = state if read_grant(state_dir, container_id) else None
+        if state is not None:
             yield state
 
 
-def live_states(run_dir: str) -> Iterator[tuple[str, dict[str, object]]]:
-    """Id and last state of each container that has a run directory with a state in it; none without a run_dir."""
-    ids: list[str] = []
-    with contextlib.suppress(FileNotFoundError):
-        ids = _ids(f"{run_dir}/containers")
-    for container_id in ids:
-        state = live_state(run_dir, container_id)
-        if state is not None:
-            yield container_id, state
+def live_ids(run_dir: str) -> list[str]:
+    """The containers that have a run directory; none without a run_dir."""
+    try:
+        return _ids(f"{run_dir}/containers")
+    except FileNotFoundError:
+        return []
 
 
 def live_state(run_dir: str, container_id: str) -> dict[str, object] | None:
-    """The state in a container's run directory, or None."""
+    """The state in a container's run directory, or None. Raises OSError as `_read_state`."""
     return _read_state(f"{run_dir}/containers/{container_id}", container_id)
 
 
 def read_grant(state_dir: str, container_id: str) -> dict[str, object]:
-    """Whose a container is and what it was allowed; empty where there is no such container."""
+    """Whose a container is and what it was allowed; empty where there is no such container. Raises OSError as
+    `_read_state`.
+    """
     return _document(f"{state_dir}/containers/{container_id}/grant.json") or {}
 
 
@@ -85,38 +106,48 @@ def _ids(directory: str) -> list[str]:
 
 
 def _inspect(directory: str, container_id: str) -> Container | None:
-    """What the container is, or None where nothing speaks for it."""
-    state = _read_state(directory, container_id)
-    link = connect(directory)
-    shim = -1
-    if state is not None:
+    """What the container is, or None where nothing speaks for it. Raises OSError where that cannot be told."""
+    if OpenFiles.are_low():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # before half of it could be seen
+    with contextlib.ExitStack() as undo:
+        state = _read_state(directory, container_id) or {}
+        link = connect(directory)
         shim = pidfd.open_verified(state.get("shimPid"), state.get("shimStartTime"))
-    if shim < 0 and link is not None:
-        shim = _peer(link)
-    if shim < 0 and link is not None:
-        link.close()  # it ended this moment
-        link = None
-    if state is None and shim < 0:
-        return None
-    init = -1
-    if state is not None and state.get("status") != "stopped":
-        init = pidfd.open_verified(state.get("pid"), state.get("pidStartTime"))
-    uid = state.get("uid") if state is not None else None
-    owner = uid if isinstance(uid, int) else -1
-    return Container(container_id, owner, shim, init=init, state=state, link=link)
+        if link is not None:
+            undo.callback(link.close)
+            if shim < 0:
+                shim = _peer(link)
+        if shim >= 0:
+            undo.callback(os.close, shim)
+        elif not state:
+            return None
+        init = -1
+        if state.get("status") != "stopped":
+            init = pidfd.open_verified(state.get("pid"), state.get("pidStartTime"))
+        if shim >= 0:
+            undo.pop_all()
+        else:
+            link = None  # it ended this moment
+    owner = state.get("uid")
+    uid = owner if isinstance(owner, int) else -1
+    return Container(container_id, uid, shim, init=init, state=state or None, link=link)
 
 
 def _read_state(directory: str, container_id: str) -> dict[str, object] | None:
-    """The state.json of `directory`, or None where it is missing or is not that container's."""
+    """The state.json of `directory`, or None where it is missing or is not that container's. Raises OSError for
+    want of descriptors or memory: there may be one.
+    """
     state = _document(f"{directory}/state.json")
     return state if state is not None and state.get("id") == container_id else None
 
 
 def _document(path: str) -> dict[str, object] | None:
-    """A JSON object of root's own; None where it is missing or torn."""
+    """A JSON object of root's own; None where it is missing or torn. Raises OSError as `_read_state`."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    except OSError as err:
+        if err.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         return None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -149,9 +180,8 @@ def connect(directory: str) -> socket.socket | None:
 
 
 def _peer(link: socket.socket) -> int:
-    """A pidfd of the process that listens at the other end (root's directory: it is a shim), or -1."""
+    """A pidfd of the process that listens at the other end (root's directory: it is a shim), or -1. Raises OSError
+    as pidfd.open_process.
+    """
     pid, uid, _ = struct.unpack("iII", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    try:
-        return os.pidfd_open(pid) if uid == 0 else -1
-    except OSError:
-        return -1
+    return pidfd.open_process(pid) if uid == 0 else -1

@@ -15,26 +15,44 @@ from dkrd.shim import state
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _SIZE = 64
+_PID_MAX = 1 << 22  # PID_MAX_LIMIT of <linux/threads.h>
 _EXIT_CODE = 60  # offset of exit_code, a wait status
 
 
+def open_process(pid: int) -> int:
+    """A pidfd of the process, or -1 where there is none. Raises OSError where that cannot be told: EMFILE,
+    ENFILE, ENOMEM.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError as err:
+        # EINVAL: a thread that is not its process's first
+        if err.errno in (errno.ESRCH, errno.EINVAL):
+            return -1
+        raise
+
+
 def open_verified(pid: object, start_time: object) -> int:
-    """A pidfd of the process that has this pid *and* start time (clock ticks, proc(5) stat), or -1.
+    """A pidfd of the process that has this pid *and* start time (clock ticks, proc(5) stat), or -1 where it has
+    ended. Raises OSError where that cannot be told, for want of a descriptor (it takes two) or of memory: to
+    take such a process for ended would have its container collected while it runs.
 
     The descriptor comes first: if the start time read after that fits, it was this process that was opened,
     because it had started before its pid and start time were written down.
     """
-    if type(pid) is not int or type(start_time) is not int or pid <= 0:
+    if type(pid) is not int or type(start_time) is not int or not 0 < pid <= _PID_MAX:
         return -1
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
+    descriptor = open_process(pid)
+    if descriptor < 0:
         return -1
     try:
         if state.start_time(pid) == start_time:
             return descriptor
-    except (OSError, ValueError):
+    except (FileNotFoundError, ProcessLookupError, ValueError):
         pass  # it has ended: not the one, or no longer
+    except OSError:
+        os.close(descriptor)
+        raise
     os.close(descriptor)
     return -1
 

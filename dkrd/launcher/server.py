@@ -25,6 +25,7 @@ from dkrd.launcher.containers import Containers
 from dkrd.launcher.leaves import Leaves
 from dkrd.launcher.loop import Loop
 from dkrd.launcher.requests import Host, Requests
+from dkrd.launcher.shims import OpenFiles
 from dkrd.runtime import cgroups
 
 TYPE_CHECKING = False
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _JOB_SECONDS = 60.0  # of a job at the start; a warm cache takes milliseconds
 _HELLO_MAX = 3 * 1024 * 1024  # bytes of states in `hello`; what does not fit follows as messages of its own
+_AGAIN_SECONDS = 10.0  # until it is tried again to look at containers for which there was no descriptor
 _END_SECONDS = 10.0  # of the orderly end, api and jobs together
 _LIVE = (
     "log_level",
@@ -176,9 +178,7 @@ class Launcher:
         # What exists now is shared by all children; without this the first collection in each would copy it.
         gc.collect()
         gc.freeze()
-        adopted = adoption.adopt(self._containers, settings.run_dir, settings.state_dir, settled=False)
-        if adopted:
-            self._log.info("adopted", containers=adopted)
+        self._adopt(settled=False)
         self._leaves.sweep(self._containers)
         # Once more when every build of before must be over: a shim forked just before the last launcher died.
         self._loop.later(settings.start_seconds + 1, self._settle)
@@ -191,8 +191,21 @@ class Launcher:
             self._loop.later(self._notifier.watchdog_seconds / 2, self._watch)
 
     def _settle(self) -> None:
+        # Without a descriptor not even the directories can be read.
+        if OpenFiles.are_low() or self._adopt(settled=True):
+            self._loop.later(_AGAIN_SECONDS, self._settle)
+
+    def _adopt(self, *, settled: bool) -> int:
+        """Guard over what stands; how many containers could not be looked at."""
         settings = self._settings
-        adoption.adopt(self._containers, settings.run_dir, settings.state_dir, settled=True)
+        adopted, unseen = adoption.adopt(
+            self._containers, settings.run_dir, settings.state_dir, settled=settled
+        )
+        if adopted:
+            self._log.info("adopted", containers=adopted)
+        if unseen:
+            self._log.error("cannot adopt containers: no descriptor is free", containers=unseen)
+        return unseen
 
     # --- api
 

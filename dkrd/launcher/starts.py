@@ -47,7 +47,12 @@ def prove(host: Host, connection: socket.socket) -> tuple[Credentials, int]:
 
 def owner_of(host: Host, container: str, credentials: Credentials, asker: int) -> int:
     """The uid whose `container` is, if `asker` may touch it. Raises NotFound."""
-    uid = read_grant(host.settings.state_dir, container).get("uid")
+    try:
+        uid = read_grant(host.settings.state_dir, container).get("uid")
+    except OSError as err:
+        raise LimitReached(
+            f"cannot find out whose {container[:12]} is: {err.strerror}", hint="try again", errno=err.errno
+        ) from err
     admin = asker == 0 or (
         host.admin_gid is not None and host.admin_gid in (credentials.gid, *credentials.groups)
     )

@@ -224,12 +224,24 @@ def test_an_orphan_that_nobody_collects_is_killed_once(ended: Daemon) -> None:
         assert init.wait(GUARD_SECONDS) == -signal.SIGKILL
 
 
-def test_more_containers_than_files_are_open_by_default(ended: Daemon) -> None:
+@pytest.mark.parametrize("limit", ["1024:4096", "1024:1024"])
+def test_more_containers_than_files_may_be_open(ended: Daemon, limit: str) -> None:
     with ExitStack() as stack:
         guardian = stack.enter_context(sleeping())
         known = {"shimPid": guardian.pid, "shimStartTime": state.start_time(guardian.pid)}
         for number in range(1100):
             stack.enter_context(told_of(ended, number, **known))
-        done = stop_containers(ended, before=("prlimit", "--nofile=1024:4096"))
+        done = stop_containers(ended, before=("prlimit", f"--nofile={limit}"))
     assert done.returncode == 0
-    assert "stopping containers containers=1100" in done.stderr
+    assert done.stderr.count("stopped id=") == 1100
+
+
+def test_where_there_is_no_descriptor_at_all_it_says_so(ended: Daemon) -> None:
+    with sleeping() as guardian:
+        known = {"shimPid": guardian.pid, "shimStartTime": state.start_time(guardian.pid)}
+        with told_of(ended, 1, **known):
+            # One more than stdio: enough to read a state, too few to be sure of a process.
+            done = stop_containers(ended, before=("prlimit", "--nofile=4:4"))
+        assert done.returncode == 1
+        assert "dkrd: cannot stop the containers: Too many open files" in done.stderr
+        assert guardian.poll() is None

@@ -1,0 +1,103 @@
+"""Where no descriptor is free, nobody is taken for ended."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import resource
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dkrd.launcher import adoption, pidfd
+from dkrd.shim import state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
+
+
+@contextlib.contextmanager
+def free_descriptors(count: int) -> Iterator[None]:
+    """The process can open no more than `count`."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = (fd for fd in itertools.count() if not os.path.exists(f"/proc/self/fd/{fd}"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, count, None)), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_process_that_cannot_be_looked_at_has_not_ended(count: int) -> None:
+    own, since = os.getpid(), state.start_time(os.getpid())
+    before = os.listdir("/proc/self/fd")
+    with free_descriptors(count), pytest.raises(OSError, match="open files") as caught:
+        pidfd.open_verified(own, since)
+    assert caught.value.errno == errno.EMFILE
+    assert os.listdir("/proc/self/fd") == before
+
+
+class Table:
+    """In the place of the containers that are guarded."""
+
+    def __init__(self) -> None:
+        self.adopted: list[str] = []
+        self.collected: list[str] = []
+
+    def __contains__(self, container: object) -> bool:
+        return container in self.adopted
+
+    def adopt(self, container: Any) -> None:
+        os.close(container.shim)
+        self.adopted.append(container.id)
+
+    def collect_remains(self, container: str) -> None:
+        self.collected.append(container)
+
+
+def test_what_cannot_be_looked_at_is_left_alone_until_it_can_be(tmp_path: Path) -> None:
+    guardian = {"shimPid": os.getpid(), "shimStartTime": state.start_time(os.getpid())}
+    for place, container, known in (("run", ONE, guardian), ("run", TWO, {}), ("state", THREE, {})):
+        directory = tmp_path / place / "containers" / container
+        directory.mkdir(parents=True)
+        if known or place == "state":
+            (directory / "state.json").write_text(json.dumps({"id": container, "status": "running", **known}))
+    table: Any = Table()
+    for free, unseen in ((1, 2), (9, 2), (64, 0)):  # 9: fewer than the launcher keeps for itself
+        with free_descriptors(free):
+            told = adoption.adopt(table, str(tmp_path / "run"), str(tmp_path / "state"), settled=True)
+        assert (told.adopted, told.unseen) == (0 if unseen else 1, unseen)
+        assert table.collected == ([] if unseen else [TWO])
+    assert table.adopted == [ONE]
+
+
+def test_a_look_that_is_cut_off_keeps_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "run/containers" / ONE
+    directory.mkdir(parents=True)
+    since = state.start_time(os.getpid())
+    known = {"shimPid": os.getpid(), "shimStartTime": since, "pid": os.getpid(), "pidStartTime": since}
+    (directory / "state.json").write_text(json.dumps({"id": ONE, "status": "running", **known}))
+    (tmp_path / "state/containers").mkdir(parents=True)
+    opened = 0
+    really = pidfd.open_verified
+
+    def once(pid: object, start_time: object) -> int:
+        nonlocal opened
+        opened += 1
+        if opened > 1:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        return really(pid, start_time)
+
+    monkeypatch.setattr(pidfd, "open_verified", once)
+    before = os.listdir("/proc/self/fd")
+    table: Any = Table()
+    told = adoption.adopt(table, str(tmp_path / "run"), str(tmp_path / "state"), settled=True)
+    assert (told, opened, table.collected) == ((0, 1), 2, [])
+    assert os.listdir("/proc/self/fd") == before
