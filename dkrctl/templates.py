@@ -18,6 +18,7 @@ from common.frames import dumps
 from dkrctl.cells import plain
 
 MAX_DEPTH = 16  # parentheses in parentheses
+_DIGITS = 18  # of a number, which counts entries; int() itself refuses more than 4300
 _TOKEN = re.compile(
     r"""\s*(?:(?P<field>\.(?:[A-Za-z_][A-Za-z0-9_.-]*)?)|(?P<word>[A-Za-z_][A-Za-z0-9_]*)
     |(?P<number>-?[0-9]+)|(?P<text>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<mark>[()]))""",
@@ -194,6 +195,8 @@ class Template:
             if "" in node.fields:
                 raise self._fault(f"{word} names no field")
         elif kind == "number":
+            if len(word) > _DIGITS:
+                raise self._fault(f"a number of {len(word)} digits is too long")
             node.constant = int(word)
         elif kind == "text":
             node.constant = word[1:-1] if word[0] == "`" else self._unescaped(word[1:-1])
@@ -285,6 +288,8 @@ def _index(value: object, *keys: object) -> object:
             value = value[key]
         else:
             raise TypeError("only maps and lists have entries")
+    if isinstance(value, Method):
+        raise TypeError(f'.{keys[-1]} takes a text, as in .{keys[-1]} "team"')
     return value
 
 

@@ -49,9 +49,15 @@ class Filters:
                     hint=f"statuses: {', '.join(STATUSES)}",
                 )
             return "stopped" if value == "exited" else value
-        if key == "exited" and not (value.isascii() and value.isdigit() and int(value) < 256):
-            raise BadRequest(f"cannot filter by exited={value}: an exit status from 0 to 255 is wanted")
-        return str(int(value)) if key == "exited" else value
+        if key != "exited":
+            return value
+        digits = value.lstrip("0") or "0"  # as many of them as one likes
+        if not (value.isascii() and value.isdigit() and len(digits) <= 3 and int(digits) < 256):
+            raise BadRequest(
+                f"cannot filter by exited={value[:20]}: an exit status from 0 to 255 is wanted",
+                hint="as in --filter exited=1",
+            )
+        return digits
 
     @property
     def want_ended(self) -> bool:

@@ -80,6 +80,7 @@ def test_what_a_template_gives(template: str, expected: str) -> None:
         ('{{"\\q"}}', "means nothing"),
         ("{{.exit..code}}", "names no field"),
         ("{{" + "(" * 40 + ".Names" + ")" * 40 + "}}", "nests too deep"),
+        ("{{index .args " + "9" * 5000 + "}}", "a number of 5000 digits is too long"),
     ],
 )
 def test_what_cannot_be_read(template: str, cause: str) -> None:
@@ -98,6 +99,9 @@ def test_what_cannot_be_read(template: str, cause: str) -> None:
         ("{{.Label}}", ["takes a text"]),
         ('{{.Names "x"}}', ["takes no text"]),
         ("{{index .args 9}}", ["there are 3 entries"]),
+        ('{{index . "Label"}}', ['.Label takes a text, as in .Label "team"']),
+        ('{{json (index . "Label")}}', ["takes a text"]),
+        ('{{index . "Label" "team"}}', ["only maps"]),
         ('{{index .Names "x"}}', ["only maps and lists"]),
         ("{{join .Names .Names}}", ["a list is wanted"]),
         ("{{len .rm}}", ["have a length"]),

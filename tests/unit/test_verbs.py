@@ -145,6 +145,14 @@ def test_filters_that_ask_for_what_has_ended() -> None:
     assert caught.value.hint == "known keys: status, name, label, id, exited"
 
 
+@pytest.mark.parametrize("value", ["256", "1" * 5000, "-1", "+1", "1.0", "²", "٣"])  # digits of others
+def test_an_exit_status_that_is_none(value: str) -> None:
+    with pytest.raises(BadRequest, match="an exit status from 0 to 255") as caught:
+        Filters([f"exited={value}"])
+    assert len(caught.value.message) < 120
+    assert Filters(["exited=" + "0" * 5000]).want_ended
+
+
 def test_facts_as_lines() -> None:
     facts: dict[str, object] = {
         "version": "1.0",
