@@ -11,6 +11,7 @@ from common.errors import EXIT_ENGINE
 from common.options import FLAG, GLOBAL, Command, Option
 from common.verbs import COMMANDS
 from common.version import VERSION
+from dkrctl.output import emit
 from dkrctl.report import say
 
 WIDTH = 80
@@ -85,20 +86,20 @@ def overview_text() -> str:
 
 
 def print_command(command: Command) -> int:
-    """Help on one command, to stdout."""
-    say(1, command_text(command))
+    """Help on one command, to stdout. Raises as output.emit."""
+    emit(command_text(command))
     return 0
 
 
 def print_overview() -> int:
-    """Help on dkrctl, to stdout."""
-    say(1, overview_text())
+    """Help on dkrctl, to stdout. Raises as output.emit."""
+    emit(overview_text())
     return 0
 
 
 def print_version() -> int:
-    """The client's version, to stdout."""
-    say(1, f"dkrctl {VERSION}\n")
+    """The client's version, to stdout. Raises as output.emit."""
+    emit(f"dkrctl {VERSION}\n")
     return 0
 
 

@@ -66,6 +66,16 @@ def test_the_overview(daemon: Daemon) -> None:
     assert all(f"--{option.long}" in text for option in GLOBAL)
 
 
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "run --help", "attach -h", "ps --help", "help", "help rm"]
+)
+def test_help_that_cannot_be_written_is_an_error(daemon: Daemon, words: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = daemon.dkrctl(*words.split(), stdout=full)
+    assert done.returncode == (1 if words in ("ps --help", "help", "help rm") else 125)
+    assert done.stderr == "dkrctl: cannot write the output: no space left on device\n"
+
+
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_an_example_does_what_it_shows(root: Caller, line: str) -> None:
     """In a shell, as root, beside a container called `web` that has ended."""
