@@ -229,3 +229,11 @@ def test_a_file_for_the_id_is_not_made(root: Caller, open_tmp: Path) -> None:
         125,
         root.run("--cidfile", f"{open_tmp}/id", "/bin/true").stderr,
     )
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_plan_that_cannot_be_written_is_an_error(root: Caller, form: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = root.run("--dry-run", "--format", form, "/bin/true", stdout=full)
+    assert done.returncode == 125
+    assert done.stderr == "dkrctl: cannot write the output: no space left on device\n"

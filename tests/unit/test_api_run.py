@@ -258,6 +258,29 @@ def test_a_name_is_free_when_only_the_removal_is_left(api: Api) -> None:
     again.close()
 
 
+def test_the_name_of_a_plain_run_is_free_when_its_client_has_gone(api: Api) -> None:
+    first, again = api.client(), api.client()
+    accept(api, first, ID, {"args": ["a"], "name": "twice"})
+    plain = api.client()
+    body = json.dumps({"args": ["a"], "name": "twice"}).encode()
+    plain.send("POST", "/v1/run", body, {"Content-Type": "application/json"})
+    # It waits for what has been reported. Before it hears of that its client goes; whoever is answered later proves it.
+    message, _ = api.hear()
+    assert message == {"type": "ping"}
+    plain.close()
+    assert api.ask("GET", "/_ping").status == 200
+    api.say({"type": "gone", "id": ID})
+    api.say({"type": "pong"})
+    message, _ = api.hear()
+    assert message == {"type": "ping"}
+    api.say({"type": "pong"})
+    api.settle()
+    accept(api, again, ID, {"args": ["a"], "name": "twice"})
+    gone(api, ID)
+    first.close()
+    again.close()
+
+
 def test_after_a_refusal_the_api_writes_nothing_and_the_name_is_free(api: Api) -> None:
     client = api.client()
     client.run({"args": ["a"], "name": "refused"})
