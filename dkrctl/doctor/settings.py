@@ -51,7 +51,9 @@ def read(config: str | None) -> tuple[Settings | None, list[Check]]:
         return None, [*found, warning("settings", f"not read: {file} is closed to this user", advice)]
     words = [str(dkrd), *(["--config", config] if config else []), "--print-config"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            words, capture_output=True, encoding="utf-8", errors="replace", timeout=SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as err:
         return None, [
             *found,
@@ -63,5 +65,12 @@ def read(config: str | None) -> tuple[Settings | None, list[Check]]:
             *found,
             problem("settings", said[0], f"mend {file}; `dkrd --print-config` shows what is known"),
         ]
+    try:
+        settings = Settings(tomllib.loads(done.stdout))
+    except ValueError as err:
+        return None, [
+            *found,
+            problem("settings", f"what dkrd prints is not TOML: {err}", "install it again: make install"),
+        ]
     where = file if os.path.exists(file) else f"all defaults: there is no {file}"
-    return Settings(tomllib.loads(done.stdout)), [*found, ok("settings", where)]
+    return settings, [*found, ok("settings", where)]

@@ -14,10 +14,13 @@ from dkrctl.commands.info import lines_of, words
 from dkrctl.commands.ps import Filters
 from dkrctl.containers import EXIT_FIELDS, FIELDS, HEADINGS, Shown, heading, record_of
 from dkrctl.doctor import service
+from dkrctl.doctor import settings as doctors_settings
 from dkrctl.help import brief
 from dkrctl.verbs import command_named
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import BaseModel
 
 LEAN = {"run", "attach"}  # verbs of the lean path have no module below dkrctl/commands
@@ -236,3 +239,18 @@ def test_what_systemd_tells_of_the_units(told: list[str], statuses: list[str]) -
     assert [check.name for check in found] == list(service.UNITS)
     assert [check.status for check in found] == statuses
     assert all(check.advice for check in found if check.status != "ok")
+
+
+@pytest.mark.parametrize("said", ["not found\n", "state_dir = \n", "'\\377'\n"])
+def test_a_dkrd_that_prints_no_settings_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    program = tmp_path / "dkrd"
+    program.write_text(f"#!/bin/sh\nprintf {said!r}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(doctors_settings, "_OURS", program)
+    known, told = doctors_settings.read(None)
+    assert known is None
+    assert (told[-1].name, told[-1].status) == ("settings", "problem")
+    assert "is not TOML" in told[-1].found
+    assert told[-1].advice
