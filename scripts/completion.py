@@ -223,7 +223,8 @@ def _fish_words(command: Command) -> list[str]:
     name = command.name
     if command.words == RUN_WORDS:
         return [
-            f"complete -c dkrctl -n '__dkrctl_words {name} 0' -a '{' '.join(ROOTS)}' -d 'built-in root'",
+            f"complete -c dkrctl -n '__dkrctl_words {name} 0; and not __dkrctl_rooted' "
+            f"-a '{' '.join(ROOTS)}' -d 'built-in root'",
             f"complete -c dkrctl -n '__dkrctl_words {name}' -F",
         ]
     if command.words == VERBS:

@@ -54,8 +54,8 @@ _dkrctl_kind() {
         @LIVE@) _dkrctl_names "$1" "$2" ;;
         @VERBS@) _dkrctl_offer "$2" @COMMANDS@ ;;
         @RUN_WORDS@)
-            # A path is a command in the default root, or what the command is to read.
-            if ((place > 0)) || [[ $2 == [/.~]* ]]; then
+            # A path is a command in the default root, or what the command is to read. Behind --rootfs there is no other root.
+            if ((place > 0)) || [[ -n $rooted || $2 == [/.~]* ]]; then
                 compopt -o default
             else
                 _dkrctl_offer "$2" @ROOTS@
@@ -88,7 +88,7 @@ _dkrctl_verb() {
 
 _dkrctl() {
     local -a words=()
-    local current verb='' flags valued kind mixed place=-1 number word pending='' ended=''
+    local current verb='' flags valued kind mixed place=-1 number word pending='' ended='' rooted=''
     COMPREPLY=()
     _dkrctl_line
     _dkrctl_options ''
@@ -111,6 +111,7 @@ _dkrctl() {
         elif [[ $word == -- ]]; then
             ended=1
         elif [[ $word == --* ]]; then
+            [[ $word == --rootfs || $word == --rootfs=* ]] && rooted=1
             [[ $word != *=* && " $valued " == *" $word "* ]] && pending=$word
         else
             # Letters combine; the last may take the next word.

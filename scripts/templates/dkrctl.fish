@@ -54,6 +54,11 @@ function __dkrctl_words
     test $state[2] = $argv[2]
 end
 
+# Whether the root is named by an option, so that the first word is the command.
+function __dkrctl_rooted
+    string match -qr -- '^--rootfs(=|$)' (commandline -opc)
+end
+
 # Names of containers, but those that stand there already.
 function __dkrctl_names
     set -l tokens (commandline -opc)

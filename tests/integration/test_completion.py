@@ -56,9 +56,14 @@ STATIC = [
     ("dkrctl ps --format ", ["json", "table"]),
     ("dkrctl run --net ", ["host", "private"]),
     ("dkrctl run -it --stop-signal SIGTE", ["SIGTERM"]),
+    ("dkrctl kill -s SIGTE", ["SIGTERM"]),
     ("dkrctl run -e DKR_SOC", ["DKR_SOCKET"]),
     ("dkrctl run --rm bus", ["busybox"]),
     ("dkrctl run /us", ["/usr"]),
+    ("dkrctl run --rootfs /usr bus", []),  # the command: no root stands here
+    ("dkrctl run --rm --rootfs=/usr bus", []),
+    ("dkrctl run --rootfs /usr libe", ["libexec"]),
+    ("dkrctl run --rootfs /usr --net ho", ["host"]),
     ("dkrctl run --env-file libe", ["libexec"]),
     ("dkrctl run --on-disconnect k", ["keep", "kill"]),
     ("dkrctl run busybox --on-dis", []),  # an option of the command's, not ours
@@ -83,6 +88,7 @@ def test_what_the_table_knows(root: Caller, tmp_path: Path, shell: str, line: st
         ("dkrctl run --net=h", ["--net=host"]),
         ("dkrctl ps --filter=status=r", ["--filter=status=running"]),
         ("dkrctl run --stop-signal=SIGTE", ["--stop-signal=SIGTERM"]),
+        ("dkrctl kill --signal=SIGTE", ["--signal=SIGTERM"]),
     ],
 )
 def test_a_value_behind_an_equals_sign(
