@@ -27,9 +27,8 @@ PRIVATE = ["pid", "ipc", "uts", "cgroup", "network", "user", "mount"]
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
-def main(job: dict[str, object]) -> int:
-    """Build, wait, take everything away."""
-    directory = str(job["directory"])
+def parsed_spec(job: dict[str, object]) -> spec.Spec:
+    """The spec of the container, with every capability."""
     args = job["args"]
     assert isinstance(args, list)
     document = oci.default_spec(args, ["PATH=/usr/bin:/usr/sbin"], "direct", PRIVATE)
@@ -46,7 +45,11 @@ def main(job: dict[str, object]) -> int:
     }
     if job.get("unmasked"):
         linux.update(maskedPaths=[], readonlyPaths=[])
-    parsed = spec.parse(document)
+    return spec.parse(document)
+
+
+def lay_out(directory: str) -> str:
+    """Make the skeleton's layer, and the container's own directory; that."""
     layer = f"{directory}/layers/skeleton"
     for name in ("usr", "proc", "sys", "dev", "tmp", "mnt", "etc"):
         os.makedirs(f"{layer}/{name}")
@@ -56,35 +59,49 @@ def main(job: dict[str, object]) -> int:
     for name in ("upper", "work", "l", "m"):
         os.makedirs(f"{own}/{name}")
     os.chown(f"{own}/upper", BASE, BASE)
+    return own
+
+
+def change_runtime(job: dict[str, object]) -> None:
+    """What the runtime is made to believe, or to wait for."""
     if job.get("helper"):
         mounting.proc_names_namespace = lambda: False  # type: ignore[assignment]
     if job.get("hang"):
         users.resolve = lambda *_: signal.pause()  # type: ignore[assignment]
+
+
+def task_of(job: dict[str, object], own: str, cgroup: cgroups.Cgroup) -> build.Task:
+    """What is to be built."""
+    parsed = parsed_spec(job)
+    root = mounts.Root(f"{job['directory']}/layers", ("skeleton",), binds=(("/usr", "/usr"),))
+    return build.Task(
+        spec=parsed,
+        plan=mounts.plan(parsed, root, BASE),
+        directory=own,
+        base=BASE,
+        cgroup=cgroup,
+        deadline=time.monotonic() + float(str(job.get("seconds", 10))),
+        user=None,
+        reaper=bool(job.get("reaper")),
+        stdio={0: 0, 1: 1, 2: 2},
+        tty=(),
+        preserved=(),
+        program=ALLOW_ALL,
+        last_cap=capabilities.last_cap(),
+    )
+
+
+def main(job: dict[str, object]) -> int:
+    """Build, wait, take everything away."""
+    directory = str(job["directory"])
+    own = lay_out(directory)
+    change_runtime(job)
     recorder = steps.Recorder("shim")
     parent = os.path.basename(directory)
     layout = cgroups.read_layout()
     cgroup = cgroups.create(layout, parent, "direct")
     try:
-        root = mounts.Root(f"{directory}/layers", ("skeleton",), binds=(("/usr", "/usr"),))
-        plan = mounts.plan(parsed, root, BASE)
-        built = build.build(
-            build.Task(
-                spec=parsed,
-                plan=plan,
-                directory=own,
-                base=BASE,
-                cgroup=cgroup,
-                deadline=time.monotonic() + float(str(job.get("seconds", 10))),
-                user=None,
-                reaper=bool(job.get("reaper")),
-                stdio={0: 0, 1: 1, 2: 2},
-                tty=(),
-                preserved=(),
-                program=ALLOW_ALL,
-                last_cap=capabilities.last_cap(),
-            ),
-            recorder,
-        )
+        built = build.build(task_of(job, own, cgroup), recorder)
         return os.waitstatus_to_exitcode(os.waitpid(built.pid, 0)[1])
     finally:
         if job.get("steps"):

@@ -86,26 +86,9 @@ def api(client: socket.socket) -> None:
         return
     request = json.loads(body) if body else {}
     log({"head": head.decode(), "request": request})
-    what = request.get("labels", {}).get("peer", "")
     attach = head.startswith(b"POST /v1/containers/")
-    if attach:
-        what = head.split(b"/")[3].decode()
-    if what == "refuse":
-        answer(
-            client,
-            "400 Bad Request",
-            {
-                "code": "bad-request",
-                "title": "bad request",
-                "detail": "cannot take the request: it is odd",
-                "hint": "make it even",
-                "fields": [{"path": "env.A", "message": "odd \x1b[31m"}],
-            },
-        )
-        return
-    if what == "mute":
-        signal.pause()
-    if what == "hang-up":
+    what = head.split(b"/")[3].decode() if attach else request.get("labels", {}).get("peer", "")
+    if is_left(client, what):
         return
     client.sendall(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: dkr-session/1\r\n\r\n"
@@ -115,6 +98,29 @@ def api(client: socket.socket) -> None:
             record({"type": "error", "error": {"code": "limit-reached", "message": "cannot run: too many"}})
         )
         return
+    shim = Shim(handed_over(client, what), what)
+    shim.attach() if attach else shim.run()
+
+
+def is_left(client: socket.socket, what: str) -> bool:
+    """Whether it ends before there is a session: by a refusal, or without an answer."""
+    if what == "refuse":
+        problem = {
+            "code": "bad-request",
+            "title": "bad request",
+            "detail": "cannot take the request: it is odd",
+            "hint": "make it even",
+            "fields": [{"path": "env.A", "message": "odd \x1b[31m"}],
+        }
+        answer(client, "400 Bad Request", problem)
+        return True
+    if what == "mute":
+        signal.pause()
+    return what == "hang-up"
+
+
+def handed_over(client: socket.socket, what: str) -> socket.socket:
+    """The shim's end of a session whose other end the client has been sent, or something in its place."""
     if what == "not-root":
         os.seteuid(12345)  # SO_PEERCRED is taken when the pair is made
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -131,8 +137,7 @@ def api(client: socket.socket) -> None:
     socket.send_fds(client, [record({"type": "session", "id": ID})], handed.get(what, [theirs.fileno()]))
     theirs.close()
     client.close()
-    shim = Shim(ours, what)
-    shim.attach() if attach else shim.run()
+    return ours
 
 
 class Shim:

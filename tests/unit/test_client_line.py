@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dkrctl.line import KEYS, OUTPUT, SIGNALS, Line
-from tests.unit.client_harness import CTTY, Tty, terminal
+from tests.unit.client_harness import CTTY, Tty
 
 # On the terminal that is its descriptor 0, until a word comes; FIRST is done before.
 HOLDER = """
@@ -27,12 +26,6 @@ os.write(1, b"taken;")
 {then}
 """
 GUARD = 20.0
-
-
-@pytest.fixture
-def tty() -> Iterator[Tty]:
-    with terminal() as tty:
-        yield tty
 
 
 def mode(tty: Tty) -> list[int | list[bytes | int]]:

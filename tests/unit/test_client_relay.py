@@ -6,30 +6,17 @@ import signal
 import socket
 import subprocess
 import termios
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dkrctl.session import Session
-from tests.unit.client_harness import Peer, Tty, root_made_socket, terminal
+from tests.unit.client_harness import Peer, Tty, root_made_socket
 
 pytestmark = pytest.mark.skipif(not root_made_socket(), reason="a session must be made by root")
 
 CTRL_C, CTRL_P, CTRL_Q = b"\x03", b"\x10", b"\x11"
 ASK = "kill -USR1 $PPID"  # the peer asks the client to yield
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    with Peer(tmp_path) as peer:
-        yield peer
-
-
-@pytest.fixture
-def tty() -> Iterator[Tty]:
-    with terminal() as tty:
-        yield tty
 
 
 def relayed(peer: Peer, tty: Tty, line: str) -> subprocess.Popen[bytes]:

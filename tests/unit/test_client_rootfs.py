@@ -11,16 +11,9 @@ import pytest
 from tests.unit.client_harness import Peer, root_made_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(not root_made_socket(), reason="a session must be made by root")
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    with Peer(tmp_path) as peer:
-        yield peer
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ import pytest
 from tests.unit.client_harness import Peer, root_made_socket
 
 pytestmark = pytest.mark.skipif(not root_made_socket(), reason="a session must be made by root")
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    with Peer(tmp_path) as peer:
-        yield peer
 
 
 def shell(peer: Peer, line: str) -> subprocess.CompletedProcess[bytes]:

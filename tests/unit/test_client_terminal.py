@@ -10,26 +10,13 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.client_harness import Peer, Tty, root_made_socket, terminal
+from tests.unit.client_harness import Peer, Tty, root_made_socket
 
 pytestmark = pytest.mark.skipif(not root_made_socket(), reason="a session must be made by root")
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    with Peer(tmp_path) as peer:
-        yield peer
-
-
-@pytest.fixture
-def tty() -> Iterator[Tty]:
-    with terminal() as tty:
-        yield tty
 
 
 def size(tty: Tty, rows: int, columns: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,17 +21,7 @@ from dkrctl.sdk.channel import Channel
 from tests.sdk import descriptors, look_until
 from tests.unit.client_harness import Peer, root_made_socket
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 pytestmark = pytest.mark.skipif(not root_made_socket(), reason="a session must be made by root")
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Peer]:
-    with Peer(tmp_path) as peer:
-        yield peer
 
 
 @pytest.mark.parametrize(
