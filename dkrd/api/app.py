@@ -16,7 +16,7 @@ from common.errors import DkrError, Internal, LimitReached, Unavailable
 from dkrd.api import problems
 from dkrd.api.binding import bind
 from dkrd.api.bodies import MAX_BODY
-from dkrd.api.connections import peer_of
+from dkrd.api.connections import begin, peer_of
 from dkrd.api.openapi import DESCRIPTION, Description
 from dkrd.api.routes import ROUTES
 
@@ -45,6 +45,7 @@ def make_app(context: Context) -> web.Application:
 
 @web.middleware
 async def _outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
+    begin(request)
     number = next(_numbers)
     begun = time.perf_counter()
     try:

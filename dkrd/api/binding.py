@@ -169,7 +169,7 @@ def _handle(lines: tuple[Route, ...], context: Context) -> Bound:
             raise bodies.no_query(request)
         if route.body is not None:
             given.append(bodies.parse(await bodies.read_json(request), route.body))
-        elif request.can_read_body and await request.read():
+        elif request.can_read_body and await bodies.read(request):
             raise BadRequest("cannot read the request: it has a body, and none is wanted")
         return answer(route, await route.handler(context, peer, request, *given))
 

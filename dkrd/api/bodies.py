@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -13,13 +14,14 @@ from common.models import Model
 
 M = TypeVar("M", bound=Model)
 MAX_BODY = 4 * 1024 * 1024  # bytes
+BODY_SECONDS = 60.0  # from the end of the head to the end of the body; the largest takes milliseconds
 MAX_KEYS = 64  # of the outermost object: pydantic would collect an error for each unknown one
 MAX_FAULTS = 20  # told at once
 
 
 async def read_json(request: web.Request) -> bytes:
     """The body of a request. Raises HTTPException where it is no JSON by its headers (415) or too large
-    (413).
+    (413), BadRequest where it does not come in time.
     """
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if request.content_type != "application/json" or encoding != "identity":
@@ -27,7 +29,22 @@ async def read_json(request: web.Request) -> bytes:
     length = request.content_length
     if length is not None and length > MAX_BODY:
         raise web.HTTPRequestEntityTooLarge(MAX_BODY, length)
-    return await request.read()
+    return await read(request)
+
+
+async def read(request: web.Request) -> bytes:
+    """The body of a request, whatever it is. Raises BadRequest where it does not come in time, HTTPException where
+    it is too large.
+    """
+    try:
+        # For the whole: with a limit for each part, a byte a minute would keep a connection for ever.
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise BadRequest(
+            f"cannot read the request: its body has not come within {BODY_SECONDS:g} s",
+            hint="send what Content-Length announces",
+        ) from None
 
 
 _MESSAGES = {

@@ -8,9 +8,10 @@ import asyncio
 import contextlib
 import logging
 import os
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from common import frames
 from common.errors import BadRequest, Internal, LimitReached, Unavailable
@@ -20,19 +21,27 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
+    from common.errors import DkrError
     from dkrd.api.peers import Peer, Peers
 
 log = logging.getLogger("dkr.api")
 
 IDLE_SECONDS = 75.0  # an idle connection is closed after this
+HEAD_SECONDS = 30.0  # from the first byte of a request to the end of its head
 
 
 class Connection(web.RequestHandler):
-    """Reads SO_PEERCRED once, when the connection is made."""
+    """Reads SO_PEERCRED once, when the connection is made. Ends where a request is begun and not gone on with."""
 
-    __slots__ = ("on_lost", "peer", "peers")
+    __slots__ = ("_answering", "_body", "_head_seconds", "_head_timer", "on_lost", "peer", "peers")
 
-    def __init__(self, server: web.Server, peers: Peers, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        peers: Peers,
+        loop: asyncio.AbstractEventLoop,
+        head_seconds: float = HEAD_SECONDS,
+    ) -> None:
         super().__init__(
             server,
             loop=loop,
@@ -42,6 +51,10 @@ class Connection(web.RequestHandler):
             auto_decompress=False,  # a small body must not become a large one
         )
         self.peers = peers
+        self._head_seconds = head_seconds
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._answering = False
+        self._body: StreamReader | None = None  # of the last request; what comes first is the rest of it
         self.peer: Peer | None = None
         self.on_lost: Callable[[], None] | None = None
 
@@ -60,7 +73,48 @@ class Connection(web.RequestHandler):
             return
         super().connection_made(transport)
 
+    def data_received(self, data: bytes) -> None:
+        if self._head_timer is None and self._begins_request(data):
+            # Not anew with each byte: one every second would keep a connection for ever. aiohttp has no such limit.
+            loop = asyncio.get_running_loop()
+            self._head_timer = loop.call_later(self._head_seconds, self._head_is_late)
+        super().data_received(data)
+
+    def _begins_request(self, data: bytes) -> bool:
+        """Whether `data` can be of no request but a new one. Empty lines before one mean nothing (RFC 9112, 2.2)."""
+        if self._answering or not data or data.isspace():
+            return False
+        return self._body is None or self._body.is_eof()
+
+    def begin(self, request: web.Request) -> None:
+        """The head of `request` has come: until it is answered the connection may take its time."""
+        self._forget_head()
+        self._answering = True
+        self._body = request.content
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """aiohttp's: write the answer. Behind it comes the next request."""
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._answering = False
+
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        late = BadRequest(f"cannot read the request: its head has not come within {self._head_seconds:g} s")
+        log.debug("uid %d: %s", self.peer.uid if self.peer is not None else -1, late)
+        if self.transport is not None:
+            self.transport.write(_refusal(late))
+        self.force_close()
+
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._forget_head()
         if self.peer is not None:
             self.peers.leave(self.peer)
         if self.on_lost is not None:
@@ -88,14 +142,22 @@ class Connection(web.RequestHandler):
         return answer
 
 
-def _refusal(error: LimitReached) -> bytes:
+def _refusal(error: DkrError) -> bytes:
+    status = HTTPStatus(problems.STATUSES[error.code])
     body = frames.dumps(problems.problem(error))
     head = (
-        f"HTTP/1.1 {problems.STATUSES[error.code]} Too Many Requests\r\n"
+        f"HTTP/1.1 {status} {status.phrase}\r\n"
         f"Content-Type: {problems.CONTENT_TYPE}\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode("ascii") + body
+
+
+def begin(request: web.Request) -> None:
+    """`request` has come, and is being answered."""
+    protocol: Any = request.protocol
+    if isinstance(protocol, Connection):
+        protocol.begin(request)
 
 
 def peer_of(request: web.Request) -> Peer:
