@@ -55,6 +55,7 @@ class Endings:
     def stopped(self, container: str, exit_status: ExitStatus | None) -> None:
         """Its command has ended."""
         if exit_status is not None:
+            self._ended.pop(container, None)  # one that ends once more is the youngest
             self._ended[container] = exit_status
             if len(self._ended) > REMEMBERED:
                 del self._ended[next(iter(self._ended))]

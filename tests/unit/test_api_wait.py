@@ -93,7 +93,7 @@ async def test_a_removal_between_look_and_wait_is_told_with_the_exit_that_was_se
 def test_ends_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endings, "REMEMBERED", 2)
     told = Endings()
-    for container in "abc":
+    for container in "abac":
         told.stopped(container, THREE)
         told.removed(container)
-    assert [told.exit_of(container) for container in "abcd"] == [None, THREE, THREE, None]
+    assert [told.exit_of(container) for container in "abcd"] == [THREE, None, THREE, None]
