@@ -69,6 +69,7 @@ def test_what_cannot_be_looked_at_is_left_alone_until_it_can_be(tmp_path: Path) 
         directory.mkdir(parents=True)
         if known or place == "state":
             (directory / "state.json").write_text(json.dumps({"id": container, "status": "running", **known}))
+            (directory / "grant.json").write_text('{"uid": 0}')
     table: Any = Table()
     for free, unseen in ((1, 2), (9, 2), (64, 0)):  # 9: fewer than the launcher keeps for itself
         with free_descriptors(free):
