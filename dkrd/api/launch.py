@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from common.errors import Conflict, DkrError
 from dkrd.api.asks import find
 from dkrd.api.connections import evidence, on_lost
-from dkrd.api.sessions import Session, close_all, launch, launched
+from dkrd.api.sessions import Session, close_all, launch
 from dkrd.api.upgrade import tell, upgrade
 
 if TYPE_CHECKING:
@@ -29,20 +29,23 @@ async def start(context: Context, peer: Peer, request: web.Request) -> None:
     """Answer when the command runs. Raises DkrError where it could not be started."""
     container = await find(context, peer, request)
     first: dict[str, object] = {"type": "launch", "container": container.id}
-    with (
-        contextlib.closing(Session(f"start {container.name}", first)) as session,
-        on_lost(request, session.lost),
-    ):
-        launch(context, container, session, evidence(request))
-        try:
+    try:
+        with (
+            contextlib.closing(Session(f"start {container.name}", first)) as session,
+            on_lost(request, session.lost),
+        ):
+            launch(context, container, session, evidence(request))
             _, fds = await session.expect("started")
-        except Conflict as err:
-            if err.rule != "running":
-                raise
-            return
-        close_all(fds)
-    # Whoever asks next is to be told that it runs.
-    await context.channel.catch_up()
+            close_all(fds)
+            # The guardian lets go of the session when it has reported that the command runs.
+            while (more := await session.next()) is not None:
+                close_all(more[1])
+    except Conflict as err:
+        if err.rule != "running":
+            raise
+    finally:
+        # Whoever asks next is to be told how it is now, also where it came to nothing.
+        await context.channel.catch_up()
 
 
 async def start_by_session(context: Context, peer: Peer, request: web.Request) -> web.StreamResponse:
@@ -55,8 +58,6 @@ async def start_by_session(context: Context, peer: Peer, request: web.Request) -
             if isinstance(answer, DkrError):
                 log.warning("a start of %s by uid %d was lost: %s", container.id[:12], peer.uid, answer)
                 tell(fd, answer)
-            elif answer.get("type") == "accepted":
-                launched(context, container)
 
         context.channel.ask({"type": "launch", "id": container.id}, (fd,), answered)
 

@@ -193,36 +193,22 @@ async def starting(
 
 def launch(context: Context, container: Container, session: Session, connection: int) -> None:
     """Have `container` started, whose session this is; `connection` is the client's, and the channel's from here on."""
-
-    def answered(answer: Answer) -> None:
-        if isinstance(answer, DkrError):
-            session.failed(answer)
-        elif answer.get("type") == "accepted":
-            launched(context, container)
-        else:
-            session.failed(from_wire(answer.get("error")))
-
-    message: dict[str, object] = {"type": "launch", "id": container.id}
-    context.channel.ask(message, (connection, session.theirs()), answered)
-
-
-def launched(context: Context, container: Container) -> None:
-    """The launcher has accepted it. What its guardian reports of it comes behind, so that nobody is told of how it ended
-    before.
-    """
-    context.index.post(lambda index: index.launched(container.id))
+    _introduce(context, {"type": "launch", "id": container.id}, session, connection)
 
 
 def attach(context: Context, container: Container, session: Session, connection: int) -> None:
     """Have `container`, which runs, take this session. The same of `connection`."""
+    ask = {"type": "ask", "id": container.id, "ask": {"type": "attach"}}
+    _introduce(context, ask, session, connection)
 
+
+def _introduce(context: Context, message: Frame, session: Session, connection: int) -> None:
     def answered(answer: Answer) -> None:
         if isinstance(answer, DkrError):
             session.failed(answer)
         elif answer.get("type") == "refused":
             session.failed(from_wire(answer.get("error")))
 
-    message: dict[str, object] = {"type": "ask", "id": container.id, "ask": {"type": "attach"}}
     context.channel.ask(message, (connection, session.theirs()), answered)
 
 

@@ -66,10 +66,6 @@ ON CONFLICT (id) DO UPDATE SET name = excluded.name, uid = excluded.uid, rm = ex
 
 # What there is of a container that has no process.
 _AT_REST = ("created", "stopped")
-_LAUNCHED = """
-UPDATE containers SET status = 'creating', pid = NULL, started = NULL, finished = NULL, exit = NULL
-WHERE id = ? AND status IN ('created', 'stopped')
-"""
 
 
 class Lock:
@@ -213,10 +209,6 @@ class Index:
             None if state.exit is None else _json(state.exit.to_wire()),
         )
         self._db.execute(_REPORT, values)
-
-    def launched(self, container: str) -> None:
-        """It is being started, for the first time or once more: how it ended before is no longer how it ended."""
-        self._db.execute(_LAUNCHED, (container,))
 
     def remove(self, container: str) -> None:
         """The container is gone."""
