@@ -107,6 +107,9 @@ class Session:
             except BlockingIOError:
                 await self._readable()
                 continue
+            except ConnectionResetError:
+                # The guardian went without having read all of ours. That is told once, before what it said.
+                continue
             except OSError:
                 return None
             if not data:
@@ -198,7 +201,7 @@ def launch(context: Context, container: Container, session: Session, connection:
 
 def attach(context: Context, container: Container, session: Session, connection: int) -> None:
     """Have `container`, which runs, take this session. The same of `connection`."""
-    ask = {"type": "ask", "id": container.id, "ask": {"type": "attach"}}
+    ask: Frame = {"type": "ask", "id": container.id, "ask": {"type": "attach"}}
     _introduce(context, ask, session, connection)
 
 

@@ -106,6 +106,38 @@ class Start:
 
 
 @dataclass
+class Guardian:
+    """The other end of a session that the api made: what the launcher would have a shim take."""
+
+    message: dict[str, Any]
+    bundle: Any
+    connection: socket.socket
+    session: socket.socket
+
+    @property
+    def seq(self) -> int:
+        seq = self.message["seq"]
+        assert isinstance(seq, int)
+        return seq
+
+    def hears(self) -> dict[str, Any] | None:
+        """The next frame; None at the end."""
+        data = self.session.recv(65536)
+        return frames.loads_object(data) if data else None
+
+    def says(self, frame: dict[str, Any], *sockets: socket.socket) -> None:
+        """A frame, with descriptors of sockets that are closed here."""
+        socket.send_fds(self.session, [frames.dumps(frame)], [sock.fileno() for sock in sockets])
+        for sock in sockets:
+            sock.close()
+
+    def close(self) -> None:
+        """It is gone, and the launcher keeps nothing."""
+        self.connection.close()
+        self.session.close()
+
+
+@dataclass
 class Api:
     """The process, its channel, its directory."""
 
@@ -189,6 +221,24 @@ class Api:
         connection = socket.socket(fileno=fds[0])
         self.open.append(connection)
         return Start(seq, frames.loads(bundle), connection)
+
+    def hear_session(self) -> Guardian:
+        """A message with a session that the api made in a client's place."""
+        data, fds = self._receive()
+        head, _, bundle = data.partition(b"\n")
+        assert len(fds) == 2, head
+        connection, session = (socket.socket(fileno=fd) for fd in fds)
+        assert session.type == socket.SOCK_SEQPACKET
+        assert session.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED) == 1
+        session.settimeout(WAIT)
+        self.open += [connection, session]
+        return Guardian(
+            frames.loads_object(head), frames.loads(bundle) if bundle else None, connection, session
+        )
+
+    def descriptors(self) -> int:
+        """How many the process has."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def _receive(self) -> tuple[bytes, list[int]]:
         data, ancillary, flags, _ = self.channel.recvmsg(frames.MAX_FRAME, socket.CMSG_SPACE(64))
