@@ -43,8 +43,8 @@ class Wanted:
             entry = frames.loads_object(line)
         except ValueError:
             return False
-        time = entry.get("time")
-        if not isinstance(time, str) or entry.get("stream") not in self.streams:
+        time, stream = entry.get("time"), entry.get("stream")
+        if not isinstance(time, str) or not isinstance(stream, str) or stream not in self.streams:
             return False
         # Texts of one length compare as the times that they are.
         return (self.since is None or time >= self.since) and (self.until is None or time <= self.until)
