@@ -84,11 +84,14 @@ def test_a_line_that_is_long(daemon: Daemon) -> None:
         assert "".join(texts(lines(daemon, name))) == "x" * 100000 + "end\n"
 
 
-def test_a_terminals_output(daemon: Daemon) -> None:
-    with made(daemon, *sh("echo out; echo err >&2"), terminal=True) as name:
+@pytest.mark.parametrize(("open_stdin", "end"), [(True, "\r\n"), (False, "\n")])
+def test_a_terminals_output(daemon: Daemon, open_stdin: bool, end: str) -> None:
+    """One that nothing can be typed at is for output only, and makes no line ends of its own."""
+    line = "echo out; echo err >&2"
+    with made(daemon, *sh(line), terminal=True, openStdin=open_stdin) as name:
         wait(daemon, name)
         found = lines(daemon, name)
-        assert "".join(texts(found)) == "out\r\nerr\r\n"
+        assert "".join(texts(found)) == f"out{end}err{end}"
         assert {line["stream"] for line in found} == {"stdout"}
 
 
