@@ -105,12 +105,12 @@ def test_of_several_starts(daemon: Daemon) -> None:
 
 def test_the_files_are_bounded(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(limits={"log_max_size": 20000, "log_max_files": 3})
-    with made(daemon, *sh("seq 5000")) as name:
+    with made(daemon, *sh("seq 50000")) as name:
         wait(daemon, name)
         found = texts(lines(daemon, name))
-        assert found[-1] == "5000\n"
-        assert 200 < len(found) < 1000
-        assert found == [f"{n}\n" for n in range(5001 - len(found), 5001)]
+        assert found[-1] == "50000\n"
+        assert 400 < len(found) < 20000
+        assert found == [f"{n}\n" for n in range(50001 - len(found), 50001)]
         assert texts(lines(daemon, name, "?tail=400")) == found[-400:]
 
 
