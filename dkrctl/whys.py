@@ -205,7 +205,7 @@ WHYS: dict[str, Why] = {
     ),
     "devices": Why(
         "The container's root cannot make device nodes that work, so the six harmless ones are made for it.",
-        "dkrd/runtime/operations.py",
+        "dkrd/runtime/walls.py",
         _pages("mknod(2) null(4) random(4)"),
     ),
     "await init": Why(
@@ -222,7 +222,7 @@ WHYS: dict[str, Why] = {
     ),
     "readonly": Why(
         "Paths by which the kernel itself could be changed, bound over themselves without the right to write.",
-        "dkrd/runtime/operations.py",
+        "dkrd/runtime/walls.py",
         _pages("mount_setattr(2) proc(5)"),
     ),
     "read-only root": Why(
@@ -232,7 +232,7 @@ WHYS: dict[str, Why] = {
     ),
     "mask": Why(
         "Paths that tell too much of the machine are covered: a directory by an empty one, a file by the null device.",
-        "dkrd/runtime/operations.py",
+        "dkrd/runtime/walls.py",
         _pages("move_mount(2) proc(5)"),
     ),
     "pivot": Why(

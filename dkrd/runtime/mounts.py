@@ -15,9 +15,6 @@ from dkrd.runtime.operations import (
     AttachLayers,
     BindHost,
     DetachLayers,
-    MakeDevices,
-    MakeReadonly,
-    MaskPath,
     MountFilesystem,
     MountOverlay,
     Operation,
@@ -25,6 +22,7 @@ from dkrd.runtime.operations import (
     RootReadonly,
 )
 from dkrd.runtime.tree_root import AttachTree
+from dkrd.runtime.walls import MakeDevices, MakeReadonly, MaskPath
 
 if TYPE_CHECKING:
     from dkrd.runtime.spec import Mount, Spec

@@ -10,15 +10,13 @@ from dkrd.runtime.operations import (
     AttachLayers,
     BindHost,
     DetachLayers,
-    MakeDevices,
-    MakeReadonly,
-    MaskPath,
     MountFilesystem,
     MountOverlay,
     PivotRoot,
     RootReadonly,
     Stage,
 )
+from dkrd.runtime.walls import MakeDevices, MakeReadonly, MaskPath
 
 OWN = Stage(base=100000, userns=5, pidns=6)
 HOSTS = Stage(base=0, userns=-1)
