@@ -17,6 +17,7 @@ Json = dict[str, object]
 # Namespaces that a request may name, and what they are when it does not; `mount` is always private.
 DEFAULT_NAMESPACES = {name: "host" if name == "time" else "private" for name in NAMESPACES if name != "mount"}
 TMPFS_OPTIONS = ("nosuid", "nodev", "noexec", "mode=1777")
+_SIGNALS = {name: int(member) for name, member in signal.Signals.__members__.items()}
 MAX_ID = 65535
 MAX_SECONDS = 1e9  # of any time limit
 # Every key of the table in docs/protocol.md (1): what is not known would be ignored, and nothing is.
@@ -137,11 +138,7 @@ def signal_number(value: object) -> int:
     """The Linux number of a signal given as 15, "15", "TERM" or "SIGTERM". Raises BadRequest."""
     word = str(value).strip().upper()
     try:
-        number = (
-            int(word)
-            if word.isdecimal()
-            else signal.Signals[word if word.startswith("SIG") else f"SIG{word}"].value
-        )
+        number = int(word) if word.isdecimal() else _SIGNALS[word if word.startswith("SIG") else f"SIG{word}"]
         if 1 <= number <= 64:
             return number
     except (KeyError, ValueError):

@@ -81,7 +81,7 @@ def prove(sock: socket.socket, identity: tuple[int, int]) -> Credentials:
     """
     # The order matters for the message only: each test stands on its own.
     if (
-        sock.family != socket.AF_UNIX
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) != socket.AF_UNIX
         or sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) != socket.SOCK_STREAM
     ):
         raise _refused("evidence-type", "it is no stream socket of the Unix domain")

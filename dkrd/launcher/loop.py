@@ -7,15 +7,11 @@ import select
 import signal
 
 from dkrd import loop
+from dkrd.runtime import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
-
-
-def _wake(number: int, frame: FrameType | None) -> None:
-    """Nothing: the byte on the wake-up descriptor is what counts."""
 
 
 class Loop(loop.Loop):
@@ -31,7 +27,7 @@ class Loop(loop.Loop):
     def on_signal(self, number: int, call: Callable[[], None]) -> None:
         """Call `call()` from the loop after the process got the signal `number`."""
         self._signals[number] = call
-        signal.signal(number, _wake)
+        signals.wake_by(number)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def leave_in_child(self) -> None:
@@ -40,8 +36,7 @@ class Loop(loop.Loop):
         Without this a signal meant for the child would be read by the parent from the pipe both share.
         """
         signal.set_wakeup_fd(-1)
-        for number in self._signals:
-            signal.signal(number, signal.SIG_DFL)
+        signals.default(self._signals)
 
     def stop(self) -> None:
         """Let `run` return after the calls of this round."""

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 _QUEUE_MAX = 32768  # messages that wait for a slow reader
 _ROOM = 253  # SCM_MAX_FD, unix(7): what finds no room the kernel would close, before it could be looked at
 _MOST = 4  # descriptors a message may carry; one is promised at most
-_REFUSED = socket.MSG_TRUNC | socket.MSG_CTRUNC
+# Numbers, and made once: of members of an enum each `|` is a call into Python.
+_REFUSED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_LOOK = int(socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT)
+_RECEIVE = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -45,10 +49,9 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]] | None:
     """
     # The length first: a buffer of the largest size for each message would be memory that all shims inherit.
     probe = bytearray(1)
-    length = sock.recv_into(probe, 1, socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT)
+    length = sock.recv_into(probe, 1, _LOOK)
     room = min(length, frames.MAX_FRAME) or 1
-    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-    data, ancillary, got, _ = sock.recvmsg(room, socket.CMSG_SPACE(_ROOM * 4), flags)
+    data, ancillary, got, _ = sock.recvmsg(room, socket.CMSG_SPACE(_ROOM * 4), _RECEIVE)
     descriptors = array.array("i")
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -110,7 +113,7 @@ class Sender:
         """Send what waits, as far as the socket takes it; OSError where the other side is gone."""
         while self._queue:
             try:
-                self._sock.send(self._queue[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._sock.send(self._queue[0], _SEND)
             except BlockingIOError:
                 return
             self._queue.popleft()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dkrd.runtime import syscalls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 ALL: tuple[int, ...] = tuple(sorted(int(number) for number in _signal.valid_signals()))
 _INTERNAL = (32, 33)  # SIGCANCEL and SIGSETXID, nptl(7)
@@ -40,12 +40,22 @@ def unblock_all() -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
+def default(numbers: Iterable[int]) -> None:
+    """Give these signals their default actions."""
+    for number in numbers:
+        _signal.signal(number, _signal.SIG_DFL)
+
+
+def wake_by(number: int) -> None:
+    """Have the signal do nothing by itself, so that what counts is its byte on the wake-up descriptor (set_wakeup_fd)."""
+    _signal.signal(number, lambda number, frame: None)
+
+
 def set_default() -> None:
     """Give all signals their default actions; Python itself ignores SIGPIPE and SIGXFSZ.
 
     Also the two that the C library keeps for itself: whoever was started by posix_spawn(3), as by make(1), ignores them.
     """
-    for number in CATCHABLE:
-        _signal.signal(number, _signal.SIG_DFL)
+    default(CATCHABLE)
     for number in _INTERNAL:
         syscalls.default_action(number)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import BadRequest
-from dkrd.runtime import cgroups
+from dkrd.runtime import cgroups, signals
 from dkrd.shim import masks
 from dkrd.shim.asks import Asks
 from dkrd.shim.attach import Attaching
@@ -57,7 +57,7 @@ def _told_to_end() -> int:
     down (dkr-containers.service, or systemd at the very end) means the container.
     """
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    signals.wake_by(signal.SIGTERM)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     return read
 

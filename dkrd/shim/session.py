@@ -29,6 +29,10 @@ SO_SNDBUFFORCE = 32
 SO_PASSRIGHTS = 83  # <asm-generic/socket.h>, from Linux 6.16
 _UNREAD_MAX = 64  # frames of one that is closed
 _CREDENTIALS = struct.Struct("iII")
+# Numbers, and made once: of members of an enum each `|` is a call into Python.
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_RECEIVE = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _ANCILLARY = socket.CMSG_SPACE(4 * frames.MAX_DESCRIPTORS) + socket.CMSG_SPACE(_CREDENTIALS.size)
 
 
@@ -56,7 +60,7 @@ def offer(connection: socket.socket, container: str) -> socket.socket:
                 (socket.SOL_SOCKET, socket.SCM_RIGHTS, rights),
                 (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, word),
             ],
-            socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,
+            _SEND,
         )
     finally:
         theirs.close()
@@ -72,7 +76,7 @@ def refuse(connection: socket.socket, error: DkrError) -> None:
     try:
         connection.send(
             frames.record({"type": "error", "error": error.to_wire()}),
-            socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,
+            _SEND,
         )
     except OSError:
         return  # nobody listens any more, and nobody else would want to know
@@ -135,8 +139,7 @@ class Session:
         forbid_descriptors(self._sock)
 
     def _receive(self) -> tuple[dict[str, object] | None, list[int], Credentials | None]:
-        asked = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-        data, ancillary, flags, _ = self._sock.recvmsg(frames.MAX_FRAME, _ANCILLARY, asked)
+        data, ancillary, flags, _ = self._sock.recvmsg(frames.MAX_FRAME, _ANCILLARY, _RECEIVE)
         descriptors: list[int] = []
         credentials = None
         for level, kind, payload in ancillary:
@@ -150,7 +153,7 @@ class Session:
                 pid, uid, gid = _CREDENTIALS.unpack(payload)
                 credentials = Credentials(uid, gid, (), pid)
         try:
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & _CUT_OFF:
                 raise ProtocolError("cannot read a frame: it, or its descriptors, came cut off")
             if not data:
                 return None, descriptors, credentials
@@ -180,7 +183,7 @@ class Session:
         rights = array.array("i", descriptors)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
         try:
-            self._sock.sendmsg([frames.dumps(frame)], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._sock.sendmsg([frames.dumps(frame)], ancillary, _SEND)
         except OSError:
             # Gone, or it has not read for megabytes of frames: either way it is no client any more.
             self.close()

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from common import frames
 
 VERSION = 1
+# A number, and made once: of members of an enum each `|` is a call into Python.
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def now() -> str:
@@ -86,7 +88,7 @@ def send(sock: socket.socket, data: bytes, descriptor: int = -1) -> bool:
     rights = array.array("i", [descriptor])
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptor >= 0 else []
     try:
-        sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        sock.sendmsg([data], ancillary, _SEND)
     except OSError:
         return False
     return True
