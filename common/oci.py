@@ -90,6 +90,15 @@ DEFAULT_MOUNTS: tuple[dict[str, object], ...] = (
 )
 
 
+def etc_files(hostname: str) -> dict[str, str]:
+    """Files of /etc as every engine gives them, by name, for a container with a network namespace of its own."""
+    return {
+        "hostname": f"{hostname}\n",
+        "hosts": f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n",
+        "resolv.conf": "# this container has a loopback interface only\n",
+    }
+
+
 def default_spec(args: list[str], env: list[str], hostname: str, namespaces: list[str]) -> dict[str, object]:
     """A tenant's default OCI spec for `args`, `env` ("NAME=value") and the given private namespaces.
 

@@ -175,8 +175,8 @@ WHYS: dict[str, Why] = {
         _pages("mount_setattr(2) user_namespaces(7)"),
     ),
     "layers": Why(
-        "The read-only layers, attached once for all of them and shown with the range's ids: what root owns there belongs "
-        "to the container's root, and nothing is copied.",
+        "The read-only layers, cloned once for all of them and shown with the range's ids: what root owns there belongs "
+        "to the container's root, and nothing is copied. Before Linux 6.15 they are attached for a moment.",
         "dkrd/runtime/operations.py",
         _pages("open_tree(2) mount_setattr(2)"),
     ),

@@ -6,7 +6,7 @@ import os
 import socket
 
 from dkrd.launcher import pidfd
-from dkrd.runtime import mounting
+from dkrd.runtime import mounting, operations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def found(settings: Settings) -> dict[str, bool]:
         "overlay": True,
         "seccomp": True,
         "timeNamespaces": os.path.exists("/proc/self/ns/time"),
+        # an overlay is given its layers by descriptor, attached nowhere (Linux 6.15)
+        "overlayByDescriptor": operations.overlay_takes_detached(),
         # /proc is mounted without a process that was born in its pid namespace (Linux 6.18)
         "procNamesNamespace": mounting.proc_names_namespace(),
         # an exit is known although the guardian was killed (Linux 6.15)

@@ -14,6 +14,7 @@ from dkrd.runtime.operations import (
     LAYERS,
     AttachLayers,
     BindHost,
+    CloneLayers,
     DetachLayers,
     MountFilesystem,
     MountOverlay,
@@ -38,6 +39,7 @@ class Root:
     volatile          nothing that is written outlives the container
     binds             (path on the host, path inside): what the built-in root `host` shows of the host
     tree              instead of layers: a directory that somebody named, which build.Task brings
+    detached          the overlay is given its layers by descriptor (operations.overlay_takes_detached)
     """
 
     layers_directory: str
@@ -45,6 +47,7 @@ class Root:
     volatile: bool = False
     binds: tuple[tuple[str, str], ...] = ()
     tree: Source | None = None
+    detached: bool = False
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -78,7 +81,7 @@ def plan(spec: Spec, root: Root, base: int) -> tuple[Operation, ...]:
 
     Raises BadRequest for a mount option that is not known.
     """
-    operations = [*_lower(root), DetachLayers()]
+    operations = [*_lower(root)]
     operations += _binds(root.binds)
     for index, mount in enumerate(spec.mounts):
         operations.append(_filesystem(mount, base, f"spec.mounts[{index}]"))
@@ -92,14 +95,16 @@ def plan(spec: Spec, root: Root, base: int) -> tuple[Operation, ...]:
 
 
 def _lower(root: Root) -> tuple[Operation, ...]:
-    """The overlay's lower layer and the overlay."""
+    """The overlay's lower layer, the overlay, and the end of what was attached for it."""
     tree = root.tree
+    if tree is None and root.detached:
+        return CloneLayers(root.layers_directory), MountOverlay(root.layers, root.volatile, attached=False)
     if tree is None:
-        return AttachLayers(root.layers_directory), MountOverlay(root.layers, root.volatile)
+        return AttachLayers(root.layers_directory), MountOverlay(root.layers, root.volatile), DetachLayers()
     mapping = (
         "its user namespace" if tree.ids is None else f"one that maps {tree.ids[0]}:{tree.ids[1]} to 0:0"
     )
-    return AttachTree(tree.name, mapping, LAYERS), MountOverlay((), root.volatile, tree.name)
+    return AttachTree(tree.name, mapping, LAYERS), MountOverlay((), root.volatile, tree.name), DetachLayers()
 
 
 @functools.lru_cache(maxsize=8)

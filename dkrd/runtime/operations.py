@@ -8,6 +8,8 @@ user namespace until init unshares it, so what is mounted here cannot be undone 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from dataclasses import dataclass, field
 
@@ -17,8 +19,9 @@ from dkrd.runtime.tree_root import AttachTree
 from dkrd.runtime.trees import Tree
 from dkrd.runtime.walls import MakeDevices, MakeReadonly, MaskPath
 
-LAYERS = "l"  # where the layers are attached for a moment, in the container's directory
-ROOT = "m"  # where the root is attached until the pivot
+LAYERS = "l"  # where the layers are attached for a moment, in the container's directory; made for that
+# Where the root is attached until the pivot: on a directory that is there anyway. The overlay has a private clone of it.
+ROOT = "upper"
 _HOSTS = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 
 
@@ -31,6 +34,7 @@ class Stage:
     pidns   descriptor of the pid namespace that proc shows, or -1 for the mounting process's own
     tree    the directory that becomes the root, where one does
     flags   MOUNT_ATTR_* that the root's mount takes over from it
+    layers  descriptor of the mount of all layers, where they are given to the overlay by descriptor
     root    descriptor of the root's mount, once it stands
     kernel  st_dev of the proc and sysfs mounts: nobody mounts on these or below
     note    what an operation found out that its description has to tell
@@ -41,6 +45,7 @@ class Stage:
     pidns: int = -1
     tree: Tree = field(default_factory=Tree)
     flags: int = 0
+    layers: int = -1
     root: int = -1
     kernel: set[int] = field(default_factory=set)
     masks: dict[str, int] = field(default_factory=dict)
@@ -53,16 +58,17 @@ class Stage:
 
     def close(self) -> None:
         """Close what the operations have opened for each other; the mounts stay."""
-        for fd in (self.root, *self.masks.values()):
+        for fd in (self.root, self.layers, *self.masks.values()):
             if fd >= 0:
                 os.close(fd)
-        self.root = -1
+        self.root = self.layers = -1
         self.masks.clear()
 
 
 @dataclass(frozen=True, slots=True)
-class AttachLayers:
-    """The directory of all layers, read-only and idmapped once, so that overlay finds it by a relative name.
+class CloneLayers:
+    """The directory of all layers, read-only and idmapped once, attached nowhere: the overlay is given what it needs of it by
+    descriptor, and nothing is there that would have to go again.
 
     One mount for all layers: one a layer stalls a busy host on the mount table's lock (containerd#12092).
     """
@@ -74,42 +80,57 @@ class AttachLayers:
         attributes = syscalls.MOUNT_ATTR_RDONLY | (syscalls.MOUNT_ATTR_IDMAP if stage.userns >= 0 else 0)
         more = ("userns_fd=its user namespace",) if stage.userns >= 0 else ()
         return strace.calls(
-            strace.open_tree(self.directory),
-            strace.set_attributes("tree", attributes, more=more),
-            strace.attach("tree", LAYERS),
+            strace.open_tree(self.directory), strace.set_attributes("layers", attributes, more=more)
         )
 
     def execute(self, stage: Stage) -> None:
-        tree = syscalls.open_tree(syscalls.AT_FDCWD, self.directory, syscalls.OPEN_TREE_CLONE)
-        attributes = syscalls.MOUNT_ATTR_RDONLY
-        if stage.userns >= 0:
-            syscalls.mount_setattr(
-                tree, attr_set=attributes | syscalls.MOUNT_ATTR_IDMAP, userns_fd=stage.userns
-            )
-        else:
-            syscalls.mount_setattr(tree, attr_set=attributes)
-        syscalls.move_mount(tree, syscalls.AT_FDCWD, LAYERS)
-        os.close(tree)
+        stage.layers = syscalls.open_tree(syscalls.AT_FDCWD, self.directory, syscalls.OPEN_TREE_CLONE)
+        attributes = syscalls.MOUNT_ATTR_RDONLY | (syscalls.MOUNT_ATTR_IDMAP if stage.userns >= 0 else 0)
+        syscalls.mount_setattr(stage.layers, attr_set=attributes, userns_fd=max(stage.userns, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class AttachLayers:
+    """Before Linux 6.15, where overlay takes no detached mounts: the same, attached for a moment, so that overlay finds it by
+    a relative name.
+    """
+
+    directory: str
+    step = "layers"
+
+    def describe(self, stage: Stage, note: str = "") -> str:
+        return strace.calls(
+            CloneLayers(self.directory).describe(stage),
+            f'mkdir("{LAYERS}", 0700)',
+            strace.attach("layers", LAYERS),
+        )
+
+    def execute(self, stage: Stage) -> None:
+        CloneLayers(self.directory).execute(stage)
+        os.mkdir(LAYERS, 0o700)
+        syscalls.move_mount(stage.layers, syscalls.AT_FDCWD, LAYERS)
 
 
 @dataclass(frozen=True, slots=True)
 class MountOverlay:
-    """The root: `layers` (topmost first) below upper/. Relative names, so that mountinfo inside shows no
+    """The root: `layers` (topmost first) below upper/. Relative names and descriptors, so that mountinfo inside shows no
     path of the host.
 
     volatile  the kernel need not bring what is written to the disk: nobody will look at it after a crash
     tree      instead of layers: the name of the directory that AttachTree has attached
+    attached  the layers are found by name, where AttachLayers or AttachTree has attached them
     """
 
     layers: tuple[str, ...]
     volatile: bool = False
     tree: str = ""
+    attached: bool = True
     step = "overlay"
 
     def options(self) -> tuple[tuple[str, str], ...]:
+        lower = (("lowerdir", ":".join(f"{LAYERS}/{name}" for name in self.layers) or LAYERS),)
         return (
-            ("source", "overlay"),
-            ("lowerdir", ":".join(f"{LAYERS}/{name}" for name in self.layers) or LAYERS),
+            *(lower if self.attached else ()),
             ("upperdir", "upper"),
             ("workdir", "work"),
             # Always explicit: a kernel's configuration may have other defaults, and each of these has been
@@ -122,14 +143,22 @@ class MountOverlay:
         )
 
     def describe(self, stage: Stage, note: str = "") -> str:
+        lowers = () if self.attached else tuple(("lowerdir+", f"layers/{name}") for name in self.layers)
         volatile = (("volatile", None),) if self.volatile else ()
         attributes = syscalls.MOUNT_ATTR_NODEV | int(note or 0)
-        made = strace.new_filesystem("overlay", (*self.options(), *volatile), attributes)
+        options = (("source", "overlay"), *lowers, *self.options(), *volatile)
+        made = strace.new_filesystem("overlay", options, attributes)
         return f"{made}; {strace.attach('root', ROOT)}"
 
     def execute(self, stage: Stage) -> None:
         fs = syscalls.fsopen("overlay")
         try:
+            syscalls.fsconfig_string(fs, "source", "overlay")
+            if not self.attached:
+                for name in self.layers:
+                    lower = paths.open_beneath(stage.layers, name)
+                    syscalls.fsconfig_fd(fs, "lowerdir+", lower)
+                    os.close(lower)
             for key, value in self.options():
                 syscalls.fsconfig_string(fs, key, value)
             if self.volatile:
@@ -143,6 +172,29 @@ class MountOverlay:
         stage.root = syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NODEV | stage.flags)
         os.close(fs)
         syscalls.move_mount(stage.root, syscalls.AT_FDCWD, ROOT)
+
+
+@functools.cache
+def overlay_takes_detached() -> bool:
+    """Whether an overlay can be made of layers that are attached nowhere (Linux 6.15); asked once, by trying."""
+    with contextlib.ExitStack() as stack:
+        memory = syscalls.fsopen("tmpfs")
+        stack.callback(os.close, memory)
+        syscalls.fsconfig_create(memory)
+        layers = syscalls.fsmount(memory, 0)
+        stack.callback(os.close, layers)
+        fs = syscalls.fsopen("overlay")
+        stack.callback(os.close, fs)
+        try:
+            for name in ("over", "under"):
+                os.mkdir(name, dir_fd=layers)
+                lower = paths.open_beneath(layers, name)
+                stack.callback(os.close, lower)
+                syscalls.fsconfig_fd(fs, "lowerdir+", lower)
+            syscalls.fsconfig_create(fs)
+        except OSError:
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +327,8 @@ class PivotRoot:
 
 
 Operation = (
-    AttachLayers
+    CloneLayers
+    | AttachLayers
     | AttachTree
     | MountOverlay
     | DetachLayers

@@ -29,6 +29,15 @@ def open_inside(root: int, path: str, *, links: bool = True) -> int:
     return syscalls.openat2(root, path.strip("/") or ".", os.O_PATH, resolve)
 
 
+def open_beneath(directory: int, name: str) -> int:
+    """An O_PATH descriptor of the directory `name` in `directory`, which is root's own: no link on the way, no mount.
+
+    Raises OSError.
+    """
+    resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
+    return syscalls.openat2(directory, name, os.O_PATH | os.O_DIRECTORY, resolve)
+
+
 def make_directory(root: int, path: str, owner: int, *, links: bool = True) -> int:
     """Like `open_inside`, with the directories that are missing made first (0755, owned by the host id
     `owner`).

@@ -47,6 +47,7 @@ class AttachTree:
         maps = (f"userns_fd={self.mapping}",) if mapped else ()
         return strace.calls(
             strace.set_attributes("tree", attributes, more=("propagation=MS_PRIVATE", *maps)),
+            f'mkdir("{self.place}", 0700)',
             strace.attach("tree", self.place),
             'open("/proc/self/mountinfo", O_RDONLY)',
             f'newfstatat(AT_FDCWD, "{self.place}/."); newfstatat({self.place}, "etc", AT_SYMLINK_NOFOLLOW)',
@@ -78,6 +79,7 @@ class AttachTree:
             )
 
     def _attach(self, mount: int) -> None:
+        os.mkdir(self.place, 0o700)
         try:
             syscalls.move_mount(mount, syscalls.AT_FDCWD, self.place)
         except FileNotFoundError as err:

@@ -108,10 +108,18 @@ def _paths(settings: Settings, container: str, state: dict[str, object]) -> tupl
     return cgroups.places(host, settings.cgroup_parent, container)
 
 
+def _known(settings: Settings, container: str) -> dict[str, object]:
+    """Whose `container` is (`uid`) and which range of ids it has (`slot`): its grant says it, or, of one that is not kept, its
+    state; empty where it has neither.
+    """
+    grant = document(f"{settings.state_dir}/containers/{container}/grant.json")
+    return grant or read_state(settings, container)
+
+
 def _adopt(pool: ids.Pool, settings: Settings, container: str) -> ids.Claim | None:
     """The container's claim, if it has one; Conflict where its guardian still holds it."""
-    grant = document(f"{settings.state_dir}/containers/{container}/grant.json")
-    slot = grant.get("slot") if grant else _slot_of(pool, container)
+    known = _known(settings, container)
+    slot = known.get("slot") if known else _slot_of(pool, container)
     if not isinstance(slot, int):
         return None
     try:
@@ -133,7 +141,7 @@ def _adopt_soon(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim
 
 
 def _slot_of(pool: ids.Pool, container: str) -> int | None:
-    """The slot that was claimed for a container whose guardian died before it wrote the grant."""
+    """The slot that was claimed for a container whose guardian died before it wrote down which."""
     for name in os.listdir(pool.directory):
         if name.isdecimal() and document(f"{pool.directory}/{name}").get("id") == container:
             return int(name)
@@ -202,12 +210,12 @@ def collect(
 def check_owner(
     settings: Settings, pool: ids.Pool, container: str, credentials: Credentials, admin_gid: int | None
 ) -> None:
-    """Raise NotFound unless `container` has a grant and is theirs who have these credentials, or they are an admin's."""
+    """Raise NotFound unless `container` stands and is theirs who have these credentials, or they are an admin's."""
     check_id(container)
-    grant = document(f"{settings.state_dir}/containers/{container}/grant.json")
+    known = _known(settings, container)
     owner = ids.owner_of(credentials.uid, pool, ids.read_subids())
     admin = owner == 0 or (admin_gid is not None and admin_gid in (credentials.gid, *credentials.groups))
-    if not grant or owner is None or (grant.get("uid") != owner and not admin):
+    if not known or owner is None or (known.get("uid") != owner and not admin):
         raise NotFound(f"cannot find {container[:12]}: there is no such container")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common import frames
+from common import frames, oci
 from common.errors import BadRequest
 from dkrd.runtime import spec
 from dkrd.runtime.document import Reader, refuse
@@ -43,6 +43,14 @@ class Config:
     on_disconnect: str
     open_stdin: bool
     document: dict[str, object]
+
+    @property
+    def root_has_etc(self) -> bool:
+        """Whether the root has the hostname, hosts and resolv.conf that this container is to have: a layer of a built-in root
+        has those of most containers (launcher/jobs/skeleton.py).
+        """
+        own_network = "network" in self.spec.namespaces
+        return self.root_kind == "builtin" and own_network and self.spec.hostname == oci.DEFAULT_HOSTNAME
 
 
 def parse(data: bytes) -> Config:

@@ -15,8 +15,17 @@ from typing import TYPE_CHECKING
 
 from common import frames, oci
 from dkrd import ids
-from dkrd.runtime import build, capabilities, cgroup_tree, cgroups, mounting, mounts, seccomp_bpf, spec
-from dkrd.runtime.operations import LAYERS, ROOT
+from dkrd.runtime import (
+    build,
+    capabilities,
+    cgroup_tree,
+    cgroups,
+    mounting,
+    mounts,
+    operations,
+    seccomp_bpf,
+    spec,
+)
 from dkrd.shim import host_binds, roots, told
 from dkrd.shim.state import write_file
 
@@ -39,6 +48,7 @@ def prime() -> None:
     capabilities.last_cap()
     build.oom_score()
     mounting.proc_names_namespace()
+    operations.overlay_takes_detached()
     # A rehearsal: what is planned for nearly every container is remembered (mounts.py, lru_cache).
     rehearsal = spec.parse(oci.default_spec(["/bin/true"], [], oci.DEFAULT_HOSTNAME, ["mount", "uts"]))
     mounts.plan(rehearsal, mounts.Root("", (), True, roots.of_the_host()), 0)
@@ -81,7 +91,9 @@ def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str], recor
     claim = lay(task, config, owner, recorder)
     with contextlib.ExitStack() as undo:
         undo.callback(unlay, task, claim)
-        grant(task, owner, asks, claim)
+        if not config.rm:
+            # For when it has stopped. Of one that is never kept state.json tells whose it is and which ids are its own.
+            keep(task, config, owner, asks, claim)
         container = enter(task, owner, claim, recorder)
         undo.pop_all()
     return container
@@ -93,8 +105,8 @@ def directory_of(task: ShimTask) -> str:
 
 
 def lay(task: ShimTask, config: Config, owner: int, recorder: Recorder) -> ids.Claim | None:
-    """Make the container's directory, id range and files, all but the grant; the claim, if it has one. What was made is
-    undone where a step fails.
+    """Make the container's directory, id range and layer; the claim, if it has one. What was made is undone where a step
+    fails.
     """
     settings = task.settings
     directory = directory_of(task)
@@ -109,12 +121,12 @@ def lay(task: ShimTask, config: Config, owner: int, recorder: Recorder) -> ids.C
             undo.callback(ids.release, task.pool, claim)
             recorder.note(f"{claim.slot} {claim.first}")
         base = claim.first if claim else 0
-        recorder.begin("files", partial(told.files, directory, base))
-        for name in ("upper", "work", LAYERS, ROOT):
+        recorder.begin("files", partial(told.files, directory, base, config))
+        for name in ("upper", "work"):
             os.mkdir(f"{directory}/{name}", 0o755)
         os.chown(f"{directory}/upper", base, base)
-        _write_etc(f"{directory}/upper", config, base)
-        write_file(f"{directory}/config.json", frames.dumps(config.document))
+        if not config.root_has_etc:
+            _write_etc(f"{directory}/upper", config, base)
         undo.pop_all()
     return claim
 
@@ -126,8 +138,9 @@ def unlay(task: ShimTask, claim: ids.Claim | None) -> None:
     _remove_tree(directory_of(task))
 
 
-def grant(task: ShimTask, owner: int, asks: frozenset[str], claim: ids.Claim | None) -> None:
-    """Write down whose the container is and what it was allowed: the last of its files, without which it is none."""
+def keep(task: ShimTask, config: Config, owner: int, asks: frozenset[str], claim: ids.Claim | None) -> None:
+    """Write down what the container is; then whose, and what it was allowed, without which it is none."""
+    write_file(f"{directory_of(task)}/config.json", frames.dumps(config.document))
     document = {"version": 1, "uid": owner, "asks": sorted(asks), "slot": claim.slot if claim else None}
     write_file(f"{directory_of(task)}/grant.json", frames.dumps(document))
 
@@ -147,16 +160,9 @@ def _write_etc(upper: str, config: Config, base: int) -> None:
     """hostname, hosts and resolv.conf, as every engine gives them; laid in the upper layer before anybody
     runs inside.
     """
-    hostname = config.spec.hostname or os.uname().nodename
-    own_network = "network" in config.spec.namespaces
-    hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
-    files = {
-        "hostname": f"{hostname}\n",
-        "hosts": hosts if own_network else _host_file("/etc/hosts"),
-        "resolv.conf": "# this container has a loopback interface only\n"
-        if own_network
-        else _host_file("/etc/resolv.conf"),
-    }
+    files = oci.etc_files(config.spec.hostname or os.uname().nodename)
+    if "network" not in config.spec.namespaces:
+        files |= {name: _host_file(f"/etc/{name}") for name in ("hosts", "resolv.conf")}
     etc = f"{upper}/etc"
     os.mkdir(etc, 0o755)
     os.chown(etc, base, base)

@@ -40,7 +40,7 @@ def create(
         undo.callback(containers.unlay, task, claim)
         state = begun.first_state(task, config, who.uid, claim.slot if claim else None)
         write_file(f"{containers.directory_of(task)}/state.json", frames.dumps(state))
-        containers.grant(task, who.uid, first.asks, claim)
+        containers.keep(task, config, who.uid, first.asks, claim)
         undo.pop_all()
     recorder.finish()
     if claim is not None:

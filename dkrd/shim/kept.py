@@ -91,7 +91,8 @@ def running(name: str) -> Conflict:
 
 def root_of(task: ShimTask, config: configs.Config, recorder: Recorder) -> mounts.Root:
     """Its root. Raises as roots.root_of; a root that a descriptor named was refused before."""
-    return roots.of_the_daemon(task, config, recorder)
+    # Not even with `rm`: a volatile overlay is mounted once, and a start that fails may be tried again.
+    return roots.of_the_daemon(task, config, volatile=False, recorder=recorder)
 
 
 def _config(path: str, container: str) -> configs.Config:

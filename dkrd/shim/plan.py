@@ -57,7 +57,7 @@ def plan_of(task: ShimTask, config: Config, who: Caller, first: First, root: mou
         "root": {"name": config.root, "readonly": spec.readonly},
         "namespaces": {name: "own" if name in spec.namespaces else "host" for name in NAMESPACES},
         "idMaps": [{"containerID": 0, "hostID": base, "size": ids.SLOT_IDS}] if own_ids else [],
-        "files": told.files(directory, base, "").split("; "),
+        "files": told.files(directory, base, config, "").split("; "),
         "cgroup": _cgroup(task, who.uid),
         "mounts": shown,
         **({"omitted": omitted} if omitted else {}),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import DkrError, NotFound, NotPermitted
 from dkrd import policy
-from dkrd.runtime import mounts
+from dkrd.runtime import mounts, operations
 from dkrd.runtime.trees import Source
 from dkrd.shim import default_root, host_binds
 
@@ -53,13 +53,13 @@ def root_of(
             )
         ids = None if who.admin else policy.own_ids(asking, first.credentials)
         return mounts.Root("", (), config.rm, tree=_brought(config.root, first.root, ids))
-    return of_the_daemon(task, config, recorder)
+    return of_the_daemon(task, config, config.rm, recorder)
 
 
-def of_the_daemon(task: ShimTask, config: Config, recorder: Recorder) -> mounts.Root:
-    """The root of a container that brought none. Raises as `root_of`."""
+def of_the_daemon(task: ShimTask, config: Config, volatile: bool, recorder: Recorder) -> mounts.Root:
+    """The root of a container that brought none. `volatile`: nobody sees its files again. Raises as `root_of`."""
     if config.root_kind == "directory":
-        return mounts.Root("", (), config.rm, tree=_named(task, config.root, recorder))
+        return mounts.Root("", (), volatile, tree=_named(task, config.root, recorder))
     layer = task.layers.get(config.root)
     if layer is None:
         raise NotFound(
@@ -69,7 +69,8 @@ def of_the_daemon(task: ShimTask, config: Config, recorder: Recorder) -> mounts.
     if isinstance(layer, DkrError):
         raise layer
     binds = of_the_host() if config.root == "host" else ()
-    return mounts.Root(f"{task.settings.state_dir}/layers", (layer,), config.rm, binds)
+    directory, detached = f"{task.settings.state_dir}/layers", operations.overlay_takes_detached()
+    return mounts.Root(directory, (layer,), volatile, binds, detached=detached)
 
 
 def _brought(name: str, descriptors: tuple[int, ...], ids: tuple[int, int] | None) -> Source:

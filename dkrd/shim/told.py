@@ -12,6 +12,7 @@ from dkrd.runtime import cgroup_tree, strace
 
 if TYPE_CHECKING:
     from dkrd.runtime.spec import Spec
+    from dkrd.shim.config import Config
     from dkrd.shim.first import First
 
 SESSION = (
@@ -115,14 +116,15 @@ def claim(directory: str, note: str) -> str:
     )
 
 
-def files(directory: str, base: int, note: str) -> str:
+def files(directory: str, base: int, config: Config, note: str) -> str:
     """The directories of the overlay, and what is laid in it or beside it."""
-    return strace.calls(
-        f'mkdir({strace.text(directory + "/")}, {{"upper", "work", "l", "m"}}, 0755)',
-        f"write(upper/etc, {{{', '.join(strace.text(name) for name in ETC)}}})",
-        f"fchown({{upper, its etc and files}}, {base}, {base})",
-        'write("config.json"); write("grant.json")',
-    )
+    calls = [f'mkdir({strace.text(directory + "/")}, {{"upper", "work"}}, 0755)']
+    if config.root_has_etc:
+        calls.append(f"chown(upper, {base}, {base})")
+    else:
+        calls.append(f"write(upper/etc, {{{', '.join(strace.text(name) for name in ETC)}}})")
+        calls.append(f"fchown({{upper, its etc and files}}, {base}, {base})")
+    return strace.calls(*calls, *(() if config.rm else ('write("config.json")', 'write("grant.json")')))
 
 
 def cgroup(kind: str, paths: tuple[str, ...], note: str) -> str:

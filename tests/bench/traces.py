@@ -78,7 +78,7 @@ class Site:
     def start(self, recorder: steps.Recorder) -> int:
         """Nanoseconds from the plan to the command; everything is taken away again."""
         own = self.directory / "container"
-        for name in ("upper", "work", "l", "m"):
+        for name in ("upper", "work"):
             (own / name).mkdir(parents=True)
         os.chown(own / "upper", BASE, BASE)
         cgroup = cgroups.create(self.layout, self.directory.name, "one")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dkrctl.whys import WHYS
+from dkrd.runtime import operations
 
 pytestmark = pytest.mark.root
 
@@ -39,7 +40,7 @@ def built(place: Path, **job: Any) -> tuple[subprocess.CompletedProcess[str], li
 
 
 def test_a_helper_tells_what_the_guardian_would_have_done(place: Path) -> None:
-    done, steps = built(place, helper=True)
+    done, steps = built(place, helper=True, attached=True)
     assert done.returncode == 0, done.stderr
     helper = [(name, call) for process, name, call in steps if process == "helper"]
     assert [name for name, _ in helper][:3] == ["layers", "overlay", "detach layers"]
@@ -59,6 +60,24 @@ def test_a_helper_tells_what_the_guardian_would_have_done(place: Path) -> None:
     own = [name for process, name, _ in steps if process == "shim"]
     assert own[own.index("helper") :] == ["helper", "return", "await helper", "root", "await execve"]
     assert {name for _, name, _ in steps} <= set(WHYS)
+
+
+@pytest.mark.parametrize("helper", [False, True])
+@pytest.mark.parametrize("attached", [False, True])
+def test_no_mount_of_the_layers_is_left(place: Path, helper: bool, attached: bool) -> None:
+    """Given by descriptor, and as before Linux 6.15; the root is the same, and shows nothing of where it came from."""
+    if not attached and not operations.overlay_takes_detached():
+        pytest.skip("overlay takes detached layers from Linux 6.15 on")
+    script = "stat -c '%u %n' /tmp; cat /proc/self/mountinfo"
+    done, steps = built(place, helper=helper, attached=attached, args=["/usr/bin/sh", "-c", script])
+    assert done.returncode == 0, done.stderr
+    owner, root, *below = done.stdout.splitlines()
+    assert owner == "0 /tmp"
+    assert " / / rw,nodev" in root
+    assert ",upperdir=upper,workdir=work," in root
+    assert ("lowerdir=l/skeleton" if attached else "lowerdir+=/skeleton") in root
+    assert not [line for line in (root, *below) if str(place) in line or "skeleton" in line.split(" - ")[0]]
+    assert ("detach layers" in (name for _, name, _ in steps)) is attached
 
 
 def test_an_init_that_was_killed_has_told_its_steps(place: Path) -> None:

@@ -25,6 +25,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs/how-a-container-starts.md").read_text()
 # The kernel of a helper's start is older than the page's, its steps are another process's.
 HELPERS = {"helper", "await helper"}
+# Before Linux 6.15 these have other calls, and the layers that are attached have to go again.
+BY_DESCRIPTOR = {"layers", "overlay"}
+DETACH = "detach layers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,9 @@ def test_the_page_tells_every_step_in_its_order(trace: list[dict[str, Any]], pro
     page = [step.name for step in STEPS if step.process == process]
     if not cgroups.read_layout().legacy:
         page = [name for name in page if name != "enter cgroup"]
-    done = names_of(trace, process)
+    done = [name for name in names_of(trace, process) if name != DETACH]
     if HELPERS & {step["name"] for step in trace}:
-        done = [*done, *(name for name in names_of(trace, "helper") if process == "shim")]
+        done = [*done, *(name for name in names_of(trace, "helper") if process == "shim" and name != DETACH)]
         assert set(done) - HELPERS == set(page)
     else:
         assert done == page
@@ -94,6 +97,8 @@ def test_every_step_that_a_start_may_have_is_told() -> None:
 @pytest.mark.parametrize("told", STEPS, ids=lambda told: told.name)
 def test_every_call_on_the_page_is_made(trace: list[dict[str, Any]], told: Told) -> None:
     if told.name == "enter cgroup" and not cgroups.read_layout().legacy:
+        return
+    if told.name in BY_DESCRIPTOR and DETACH in (step["name"] for step in trace):
         return
     made = [call for step in trace if step["name"] == told.name for call in step["call"].split("; ")]
     assert told.calls

@@ -1,9 +1,9 @@
 """The runtime without daemon, policy and filter: a container whose root has every capability.
 
 `direct.py JOB` as root, JOB a JSON object: `args`, `directory` (an empty one), `unmasked` (no masks), `reaper`, `helper`
-(mount as before Linux 6.18), `hang` (init never gets to know its user), `seconds` (that the build may take), `steps` (a file
-to write the steps to). The root has the host's /usr and a skeleton. Ends with the command's status. What no policy would give
-is given here, so that the walls that the kernel holds are seen to hold alone.
+(mount as before Linux 6.18), `attached` (layers as before Linux 6.15), `hang` (init never gets to know its user), `seconds`
+(that the build may take), `steps` (a file to write the steps to). The root has the host's /usr and a skeleton. Ends with the
+command's status. What no policy would give is given here, so that the walls that the kernel holds are seen to hold alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common import oci
 from common.errors import DkrError
-from dkrd.runtime import build, capabilities, cgroups, mounting, mounts, spec, steps, users
+from dkrd.runtime import build, capabilities, cgroups, mounting, mounts, operations, spec, steps, users
 
 ALLOW_ALL = b"\x06\0\0\0\0\0\xff\x7f"  # one instruction: SECCOMP_RET_ALLOW
 BASE = 0x5FFF0000  # just below the ids of the tests' daemons
@@ -56,7 +56,7 @@ def lay_out(directory: str) -> str:
     for name, target in LINKS.items():
         os.symlink(target, f"{layer}/{name}")
     own = f"{directory}/container"
-    for name in ("upper", "work", "l", "m"):
+    for name in ("upper", "work"):
         os.makedirs(f"{own}/{name}")
     os.chown(f"{own}/upper", BASE, BASE)
     return own
@@ -73,7 +73,9 @@ def change_runtime(job: dict[str, object]) -> None:
 def task_of(job: dict[str, object], own: str, cgroup: cgroups.Cgroup) -> build.Task:
     """What is to be built."""
     parsed = parsed_spec(job)
-    root = mounts.Root(f"{job['directory']}/layers", ("skeleton",), binds=(("/usr", "/usr"),))
+    detached = not job.get("attached") and operations.overlay_takes_detached()
+    binds = (("/usr", "/usr"),)
+    root = mounts.Root(f"{job['directory']}/layers", ("skeleton",), binds=binds, detached=detached)
     return build.Task(
         spec=parsed,
         plan=mounts.plan(parsed, root, BASE),

@@ -9,6 +9,7 @@ from dkrd.runtime import build, cgroups, init_steps, mounts, spec, strace, sysca
 from dkrd.runtime.operations import (
     AttachLayers,
     BindHost,
+    CloneLayers,
     DetachLayers,
     MountFilesystem,
     MountOverlay,
@@ -57,13 +58,26 @@ def test_flags_have_their_names(value: int, prefix: str, expected: str) -> None:
 
 
 def test_layers_are_idmapped_where_the_container_has_its_own_ids() -> None:
-    operation = AttachLayers("/var/lib/dkr/layers")
-    assert operation.describe(OWN).split("; ") == [
+    cloned = CloneLayers("/var/lib/dkr/layers")
+    calls = [
         'open_tree(AT_FDCWD, "/var/lib/dkr/layers", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)',
-        'mount_setattr(tree, "", AT_EMPTY_PATH, {attr_set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_IDMAP, userns_fd=its user namespace})',
-        'move_mount(tree, "", AT_FDCWD, "l", MOVE_MOUNT_F_EMPTY_PATH)',
+        'mount_setattr(layers, "", AT_EMPTY_PATH, {attr_set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_IDMAP, userns_fd=its user namespace})',
     ]
-    assert 'mount_setattr(tree, "", AT_EMPTY_PATH, {attr_set=MOUNT_ATTR_RDONLY})' in operation.describe(HOSTS)
+    assert cloned.describe(OWN).split("; ") == calls
+    assert 'mount_setattr(layers, "", AT_EMPTY_PATH, {attr_set=MOUNT_ATTR_RDONLY})' in cloned.describe(HOSTS)
+    assert AttachLayers("/var/lib/dkr/layers").describe(OWN).split("; ") == [
+        *calls,
+        'mkdir("l", 0700)',
+        'move_mount(layers, "", AT_FDCWD, "l", MOVE_MOUNT_F_EMPTY_PATH)',
+    ]
+
+
+def test_layers_are_given_by_descriptor_or_by_name() -> None:
+    told = MountOverlay(("one", "two"), attached=False).describe(OWN)
+    assert (
+        "{source=overlay, lowerdir+=layers/one, lowerdir+=layers/two, upperdir=upper, workdir=work, " in told
+    )
+    assert "lowerdir=" not in told
 
 
 def test_the_overlay_says_all_its_options() -> None:
@@ -73,7 +87,7 @@ def test_the_overlay_says_all_its_options() -> None:
         "redirect_dir=nofollow, index=off, xino=off, volatile})",
         "fsconfig(fs, FSCONFIG_CMD_CREATE)",
         "fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV)",
-        'move_mount(root, "", AT_FDCWD, "m", MOVE_MOUNT_F_EMPTY_PATH)',
+        'move_mount(root, "", AT_FDCWD, "upper", MOVE_MOUNT_F_EMPTY_PATH)',
     ]
     assert "volatile" not in MountOverlay(("one",)).describe(OWN)
 

@@ -43,7 +43,7 @@ def tree(tmp_path: Path) -> Path:
 def directory(tmp_path: Path) -> Path:
     """As the container's own."""
     place = tmp_path / "container"
-    for name in ("upper/etc", "work", "l", "m"):
+    for name in ("upper/etc", "work"):
         (place / name).mkdir(parents=True)
     return place
 

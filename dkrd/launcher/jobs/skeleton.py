@@ -6,6 +6,7 @@ a password.
 
 from __future__ import annotations
 
+from common import oci
 from dkrd.launcher.jobs.layers import Directory, Entry, File, Link
 
 DIRECTORIES = (
@@ -82,11 +83,6 @@ def _group() -> str:
     return "".join(f"{name}:x:{gid}:\n" for name, gid in (entry.split(":") for entry in _GROUPS.split()))
 
 
-_HOSTS = """\
-127.0.0.1\tlocalhost
-::1\tlocalhost ip6-localhost ip6-loopback
-"""
-
 _NSSWITCH = """\
 passwd: files
 group: files
@@ -125,14 +121,13 @@ _SHELLS = """\
 
 FILES = (
     ("etc/group", 0o644, _group()),
-    ("etc/hostname", 0o644, "container\n"),
-    ("etc/hosts", 0o644, _HOSTS),
     ("etc/nsswitch.conf", 0o644, _NSSWITCH),
     ("etc/passwd", 0o644, _passwd()),
     ("etc/profile", 0o644, _PROFILE),
-    ("etc/resolv.conf", 0o644, "# no name server\n"),
     ("etc/shadow", 0o640, _shadow()),
     ("etc/shells", 0o644, _SHELLS),
+    # As most containers have them; to others their guardian gives their own (shim/container.py).
+    *((f"etc/{name}", 0o644, text) for name, text in oci.etc_files(oci.DEFAULT_HOSTNAME).items()),
 )
 
 
