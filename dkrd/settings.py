@@ -7,9 +7,7 @@ silently ignored is a trap.
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
 from dataclasses import dataclass, fields
 
 from common import frames
@@ -293,10 +291,17 @@ def _read(file: str, *, must_exist: bool) -> dict[str, object]:
         line = data.count(b"\n", 0, err.start) + 1
         raise BadRequest(f"{file}:{line}: not UTF-8") from None
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as err:
+        table = _toml(text)
+    except ValueError as err:
         raise BadRequest(_syntax_message(file, text, str(err))) from None
     return _checked(file, text, table)
+
+
+def _toml(text: str) -> dict[str, object]:
+    """The table of `text`; ValueError where it is none."""
+    import tomllib  # late: the api has the settings from the launcher, and the launcher from its first life (main.py)
+
+    return tomllib.loads(text)
 
 
 def _checked(file: str, text: str, table: dict[str, object]) -> dict[str, object]:
@@ -330,6 +335,8 @@ def _near(key: str) -> str:
     """A remark about the key that was likely meant, or nothing."""
     # Somebody who leaves the section away, or puts a key into a wrong one, finds it by its last word.
     last = key.rpartition(".")[2]
+    import difflib  # late: only who has mistyped something pays
+
     same = [known for known in _KEYS if known.rpartition(".")[2] == last]
     close = same or difflib.get_close_matches(key, [*_KEYS, *_SECTIONS], n=1)
     return f"; did you mean {close[0]}?" if close else ""
@@ -348,8 +355,8 @@ def _line_of(text: str, key: str) -> int:
     for number, line in enumerate(lines, 1):
         prefix += line
         try:
-            value: object = tomllib.loads(prefix)
-        except tomllib.TOMLDecodeError:
+            value: object = _toml(prefix)
+        except ValueError:
             continue
         for word in key.split("."):
             value = value.get(word) if isinstance(value, dict) else None

@@ -23,21 +23,33 @@ from dkrd.runtime.syscalls import (
 )
 
 _SELF = "/proc/self/exe"
+_HANDED = "DKRD_HANDED_ON"  # the descriptor of what the first life hands to the second
 
 
-def seal(name: str) -> None:
-    """Execute this program again from a read-only clone of its interpreter, unless it runs from one.
+def seal(name: str, handed: bytes = b"") -> None:
+    """Execute this program again from a read-only clone of its interpreter, unless it runs from one. What was executed again
+    finds `handed` by `handed_on`.
 
     Then names the process `name` and makes it not dumpable: no other process may read its memory, and what
     is forked from it inherits that. Raises HostUnfit where the clone cannot be made.
     """
     if not os.statvfs(_SELF).f_flag & os.ST_RDONLY:
-        _execute_clone()
+        _execute_clone(handed)
     prctl(PR_SET_DUMPABLE, 0)
     set_name(name)
 
 
-def _execute_clone() -> None:
+def handed_on() -> bytes:
+    """What the first life of this program handed to `seal`; nothing in the first."""
+    number = os.environ.pop(_HANDED, "")
+    if not number:
+        return b""
+    with open(int(number), "rb") as file:
+        file.seek(0)
+        return file.read()
+
+
+def _execute_clone(handed: bytes) -> None:
     try:
         # /proc/self/exe and not its name: the name may lead to another file by now.
         tree = open_tree(AT_FDCWD, _SELF, OPEN_TREE_CLONE)
@@ -54,4 +66,6 @@ def _execute_clone() -> None:
         arguments.insert(1, "-I")  # no PYTHON* variable has a say in what runs as root
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(tree, arguments, dict(os.environ))
+    memory = os.memfd_create("handed", 0)
+    os.write(memory, handed)
+    os.execve(tree, arguments, {**os.environ, _HANDED: str(memory)})

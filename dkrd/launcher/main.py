@@ -5,32 +5,49 @@ from __future__ import annotations
 import os
 import sys
 
+from common import frames
 from common.errors import DkrError
-from dkrd.launcher import interpreter, options, probe
+from dkrd.launcher import interpreter, probe
+from dkrd.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from dkrd.settings import Settings
-
 
 def main(api_python: str) -> NoReturn:
     """Be dkrd: read the command line, seal the interpreter, serve. `api_python` executes the api."""
     try:
-        settings, act = options.parse(sys.argv[1:])
-        if act == "print_config":
-            sys.stdout.write(settings.to_toml())
-            sys.exit(0)
-        if act == "stop_containers":
-            sys.exit(_stop_containers(settings))
+        settings = _settings()
         probe.require_root()
-        interpreter.seal("dkrd")
+        interpreter.seal("dkrd", frames.dumps(settings.to_wire()))
         status = _serve(settings, (api_python, "-I", "-m", "dkrd.api"))
     except DkrError as err:
         sys.stderr.write(f"dkrd: {err.message}\n" + (f"  hint: {err.hint}\n" if err.hint else ""))
         status = 1
     sys.exit(status)
+
+
+def _settings() -> Settings:
+    """The settings: from the first life (interpreter.seal), or read by it. What does that loads 2 MB, and libraries, which each
+    fork of the second would have to copy. Ends the program where all that is asked for is done.
+    """
+    handed = interpreter.handed_on()
+    if handed:
+        return Settings.from_wire(frames.loads_object(handed))
+    settings, act = _parse()
+    if act == "print_config":
+        sys.stdout.write(settings.to_toml())
+        sys.exit(0)
+    if act == "stop_containers":
+        sys.exit(_stop_containers(settings))
+    return settings
+
+
+def _parse() -> tuple[Settings, str]:
+    from dkrd.launcher import options
+
+    return options.parse(sys.argv[1:])
 
 
 def _stop_containers(settings: Settings) -> int:
@@ -82,7 +99,4 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     log = Log(settings.log_level, settings.log_format, journal=journal.connected(os.environ))
     notifier = Notifier(os.environ)
 
-    def reread() -> Settings:
-        return options.parse(sys.argv[1:])[0]
-
-    return Launcher(settings, api_argv, work, log, notifier, reread, passed).run()
+    return Launcher(settings, api_argv, work, log, notifier, lambda: _parse()[0], passed).run()

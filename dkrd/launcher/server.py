@@ -27,6 +27,7 @@ from dkrd.launcher.loop import Loop
 from dkrd.launcher.requests import Host, Requests
 from dkrd.launcher.shims import OpenFiles
 from dkrd.runtime import cgroups
+from dkrd.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from dkrd.launcher.notify import Notifier
     from dkrd.launcher.requests import Work
     from dkrd.log import Log
-    from dkrd.settings import Settings
 
 _JOB_SECONDS = 60.0  # of a job at the start; a warm cache takes milliseconds
 _HELLO_MAX = 3 * 1024 * 1024  # bytes of states in `hello`; what does not fit follows as messages of its own
@@ -283,7 +283,9 @@ class Launcher:
         """SIGHUP: take what can change while containers run, and name what waits for a restart."""
         self._notifier.reloading()
         try:
-            new = self._reread()
+            # In a job: what reads them would stay in memory, and be copied by each fork from then on.
+            read = runner.run_now(self._loop, "settings", lambda: self._reread().to_wire(), _JOB_SECONDS)
+            new = Settings.from_wire(read if isinstance(read, dict) else {})
         except DkrError as err:
             self._log.error(f"settings stay as they are: {err.message}", hint=err.hint)
         else:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from typing import TYPE_CHECKING
 
 from common import frames
 from common.errors import Conflict, NotFound
-from dkrd import ids
+from dkrd import ids, removal
 from dkrd.runtime import cgroup_tree, cgroups
 from dkrd.shim.container import layout
 from dkrd.shim.state import now, start_time, timestamp, write_file
@@ -59,9 +58,9 @@ def remove_all(
 ) -> None:
     """Remove what is left of a container that has ended. `claim` is its id range, locked by us, or None."""
     remove_cgroups(paths)
-    # The tree's content was the container's: rmtree works by descriptors and follows no link.
+    # The tree's content was the container's: no link in it is followed.
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(f"{settings.state_dir}/containers/{container}")
+        removal.remove_tree(f"{settings.state_dir}/containers/{container}")
     if claim is not None:
         ids.release(pool, claim)
     remove_run_directory(f"{settings.run_dir}/containers/{container}")

@@ -7,14 +7,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from common import frames, oci
-from dkrd import ids
+from dkrd import ids, removal
 from dkrd.runtime import (
     build,
     capabilities,
@@ -153,7 +152,8 @@ def enter(task: ShimTask, owner: int, claim: ids.Claim | None, recorder: Recorde
 
 
 def _remove_tree(path: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        removal.remove_tree(path)
 
 
 def _write_etc(upper: str, config: Config, base: int) -> None:

@@ -14,7 +14,10 @@ PACKAGES = ("common", "dkrctl", "dkrd")
 
 # Room -> rooms that it may import from besides itself. Whoever runs as root stands on `BASE`.
 BASE = frozenset(
-    {"common", "dkrd.settings", "dkrd.ids", "dkrd.evidence", "dkrd.log", "dkrd.loop", "dkrd.journal"}
+    {
+        *("common", "dkrd.settings", "dkrd.ids", "dkrd.evidence"),
+        *("dkrd.log", "dkrd.loop", "dkrd.journal", "dkrd.removal"),
+    }
 )
 DOORS: dict[str, frozenset[str]] = {
     "common": frozenset(),
@@ -26,6 +29,7 @@ DOORS: dict[str, frozenset[str]] = {
     "dkrd.journal": frozenset(),
     "dkrd.log": frozenset({"common", "dkrd.settings", "dkrd.journal"}),
     "dkrd.loop": frozenset(),
+    "dkrd.removal": frozenset(),
     "dkrd.ids": BASE,
     "dkrd.evidence": BASE | {"dkrd.policy"},
     "dkrd.policy": BASE | {"dkrd.runtime"},
@@ -50,6 +54,7 @@ ROOTS_SIDE = (
     "dkrd.log",
     "dkrd.journal",
     "dkrd.loop",
+    "dkrd.removal",
 )
 # The fork server has one thread and no event loop, starts no program by name, and reads JSON through common.frames.
 BANNED = frozenset({"asyncio", "concurrent", "json", "multiprocessing", "subprocess", "threading", "pickle"})

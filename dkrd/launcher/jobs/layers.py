@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import stat
 from dataclasses import dataclass
-from hashlib import sha256
 
 from common.errors import HostUnfit
 from common.frames import dumps
+from dkrd.removal import remove_tree
 
 # Part of every name: raised when the same description comes out as another tree on disk.
 GENERATION = 1
@@ -69,6 +68,10 @@ def ordered(entries: dict[str, Entry]) -> tuple[Entry, ...]:
 
 def name_of(root: str, entries: tuple[Entry, ...]) -> str:
     """The name of the layer of `entries`: that of its root, and a hash."""
+    from hashlib import (
+        sha256,  # brings libcrypto, which is for the job alone: each fork would copy its mappings
+    )
+
     described: list[object] = [GENERATION, _TIME]
     for entry in entries:
         match entry:
@@ -141,7 +144,7 @@ def _is_there(name: str, layers_fd: int) -> bool:
 def _remove_unfinished(layers_fd: int) -> None:
     for name in os.listdir(layers_fd):
         if name.startswith(_UNFINISHED):
-            shutil.rmtree(name, dir_fd=layers_fd)
+            remove_tree(name, layers_fd)
 
 
 def _make(name: str, entries: tuple[Entry, ...], layers_fd: int) -> None:
@@ -162,7 +165,7 @@ def _make(name: str, entries: tuple[Entry, ...], layers_fd: int) -> None:
         os.rename(unfinished, name, src_dir_fd=layers_fd, dst_dir_fd=layers_fd)
         os.fsync(layers_fd)
     except BaseException:
-        shutil.rmtree(unfinished, dir_fd=layers_fd)
+        remove_tree(unfinished, layers_fd)
         raise
     finally:
         os.close(top)

@@ -12,7 +12,6 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from common.errors import HostUnfit
@@ -99,6 +98,10 @@ def _key(library: str, tables: tuple[_Table, ...]) -> str:
         DEFAULT,
         [library, status.st_size, status.st_mtime_ns],
     ]
+    from hashlib import (
+        sha256,  # brings libcrypto, which is for the job alone: each fork would copy its mappings
+    )
+
     return sha256(dumps(made_from)).hexdigest()
 
 
