@@ -11,11 +11,11 @@ from dkrctl import request as requests
 from dkrctl import stdio
 from dkrctl.http import ask_run
 from dkrctl.parse import Parsed, parse
-from dkrctl.session import Attendance, Detached, Left, Session
 from dkrctl.signals import Signals
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:
+    from dkrctl.session import Attendance
     from dkrctl.terminal import Terminal
 
 
@@ -83,6 +83,11 @@ class Cidfile:
             posix.unlink(self._path)
         except FileNotFoundError:
             return  # somebody tidied up
+
+
+def _load_session() -> None:
+    """Load what is needed once there is a session: half a millisecond that the daemon needs longer anyway."""
+    __import__("dkrctl.session")
 
 
 _ROOT = ["rootfs", "mntns"]  # what the descriptors of --rootfs are, in their order
@@ -220,9 +225,24 @@ class _Run:
         cidfile = self.parsed.last("cidfile")
         if cidfile is not None:
             self.cidfile = Cidfile(cidfile)
+        try:
+            _, descriptor = ask_run(self.path, self.request, _load_session)
+            ended = self._attend_session(descriptor, signals, passing, terminal)
+        finally:
+            if terminal is not None:
+                terminal.leave()
+            if self.cidfile is not None:
+                self.cidfile.withdraw()
+        return ended if isinstance(ended, int) else self._status(ended)
+
+    def _attend_session(
+        self, descriptor: int, signals: Signals, passing: stdio.Passing, terminal: "Terminal | None"
+    ) -> "dict[str, object] | int":
+        """Send the first frame, and attend until the command has ended: its exit; a status where we leave before."""
+        from dkrctl.session import Attendance, Detached, Left, Session
+
         container = ""
         try:
-            _, descriptor = ask_run(self.path, self.request)
             session = Session(descriptor)
             signals.record()
             if self.typed:
@@ -245,17 +265,11 @@ class _Run:
             container = attendance.until_started()
             if self.cidfile is not None and container:
                 self.cidfile.fill(container)
-            exit_data = attendance.until_exit()
+            return attendance.until_exit()
         except Left as left:
             return left.status
         except Detached:
             return self._detached(container, terminal)
-        finally:
-            if terminal is not None:
-                terminal.leave()
-            if self.cidfile is not None:
-                self.cidfile.withdraw()
-        return self._status(exit_data)
 
     def _let_go(self, fed: bool) -> None:
         """Hold none of what the command has now: a pipe it closes must be closed, as if no client stood

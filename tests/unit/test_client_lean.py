@@ -1,6 +1,7 @@
 """What `dkrctl run` and `attach` may load: the start of every container pays for it."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,31 @@ def test_a_run_loads_what_is_listed(peer: Peer) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"hi\n", b"")
     assert loaded(peer) <= OURS | C
     assert loaded(peer) >= OURS  # else the list names what nobody needs
+
+
+def test_what_attends_the_session_is_loaded_while_the_daemon_works(tmp_path: Path) -> None:
+    """Once the request is sent, and not before: a client in a user namespace must have asked for root's word by then."""
+    path = tmp_path / "socket"
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from dkrctl import http, run\n"
+        "assert 'dkrctl.session' not in sys.modules\n"
+        "def look(sock):\n"
+        "    print('dkrctl.session' in sys.modules, flush=True)\n"
+        "    return http.ROOM\n"
+        "http.look_for_word = look\n"
+        f"try: run.run(['--socket', {str(path)!r}, '/bin/true'], None)\n"
+        "except http.Unavailable: print('dkrctl.session' in sys.modules)\n"
+    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        client = subprocess.Popen([PYTHON, "-IS", "-c", script], stdout=subprocess.PIPE, text=True)
+        with listener.accept()[0] as connection:
+            assert connection.recv(65536).startswith(b"POST /v1/run ")
+            assert client.stdout is not None
+            assert client.stdout.readline() == "False\n"
+        assert client.communicate()[0] == "True\n"
 
 
 def test_completion_loads_less_than_a_run(peer: Peer) -> None:
