@@ -40,6 +40,7 @@ _BATCH = 64  # reports read in one go, so that nothing else waits long
 _REAP_SECONDS = 10.0  # how long a dead init may stay a zombie before its exit counts as lost
 _RESTING = ("created", "stopped")
 _HEX = frozenset("0123456789abcdef")
+_LOOK_AGAIN_SECONDS = 1.0  # for an init, where there was no descriptor for it
 SHIM_LOST: dict[str, object] = {"code": None, "signal": None, "cause": "shim-lost"}
 
 
@@ -305,7 +306,13 @@ class Containers:
             self._finish(container, told if isinstance(told, dict) else SHIM_LOST)
             return
         if container.init < 0 and known is not None:
-            container.init = pidfd.open_verified(known.get("pid"), known.get("pidStartTime"))
+            try:
+                container.init = pidfd.open_verified(known.get("pid"), known.get("pidStartTime"))
+            except OSError as err:
+                # Whether it runs cannot be told for want of a descriptor: to collect it would be to end it.
+                self._log.error(f"cannot look for its init: {err.strerror}", id=container.id)
+                self._loop.later(_LOOK_AGAIN_SECONDS, partial(self._orphaned, container))
+                return
         if container.init < 0:
             self._finish(container, SHIM_LOST)
             return

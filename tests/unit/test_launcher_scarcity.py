@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dkrd.launcher import adoption, pidfd
+from dkrd.launcher import containers as containers_module
+from dkrd.launcher.containers import Container, Containers
+from dkrd.launcher.loop import Loop
+from dkrd.launcher.runner import Runner
+from dkrd.log import Log
 from dkrd.shim import state
 
 if TYPE_CHECKING:
@@ -102,3 +107,28 @@ def test_a_look_that_is_cut_off_keeps_nothing_open(tmp_path: Path, monkeypatch: 
     told = adoption.adopt(table, str(tmp_path / "run"), str(tmp_path / "state"), settled=True)
     assert (told, opened, table.collected) == ((0, 1), 2, [])
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_an_orphan_that_cannot_be_looked_at_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers_module, "_LOOK_AGAIN_SECONDS", 0.0)
+    collected: list[str] = []
+    loop = Loop()
+    table = Containers(loop, Log("error", "text", fd=2), Runner(loop), str(tmp_path))
+    table.connect(
+        lambda container, how: collected.append(container), lambda message: None, lambda uid, name: None
+    )
+    known: dict[str, object] = {"pid": os.getpid(), "pidStartTime": state.start_time(os.getpid())}
+    orphan = Container(ONE, 5, state={"id": ONE, "status": "running", **known})
+    with free_descriptors(0):
+        table.adopt(orphan)
+        loop.turn(0)
+    assert orphan.init < 0
+    loop.turn(0)
+    assert orphan.init >= 0
+    assert collected == []
+    loop.forget(orphan.init)
+    os.close(orphan.init)
+    table._reports.close()
+    table.reports_end.close()
