@@ -84,9 +84,10 @@ class Command:
     status      what its exit status means, a sentence for the help
     words       what a shell offers where no option stands: one of the constants above
     intermixed  options may follow words, as in `rm web -f`; not where the words are another command's
+    refused     options of another verb that this one cannot take: each with the reason, and the way out
     """
 
-    __slots__ = ("examples", "intermixed", "name", "options", "status", "summary", "usage", "words")
+    __slots__ = tuple("examples intermixed name options refused status summary usage words".split())
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class Command:
         status: str = "",
         words: str = "",
         intermixed: bool = False,
+        refused: "tuple[tuple[Option, str, str], ...]" = (),
     ) -> None:
         self.name = name
         self.usage = usage
@@ -108,6 +110,7 @@ class Command:
         self.status = status
         self.words = words
         self.intermixed = intermixed
+        self.refused = refused
 
 
 _CONTAINER = "Container"
@@ -437,8 +440,9 @@ ATTACH = Command(
     "attach",
     "dkrctl attach [OPTIONS] CONTAINER",
     "Be at the terminal of a running container, beside others that are: what it shows is shown to all, what any types it reads. "
-    "The exit status is the command's; 0 after leaving by keys. A container that has its caller's own input and output, and no "
-    "terminal, cannot be attached to.",
+    "Of one without a terminal that was started by `dkrctl start`, input, output and errors are passed on. "
+    "The exit status is the command's; 0 after leaving by keys. A container that was started by `dkrctl run` with its caller's own "
+    "input and output, and no terminal, cannot be attached to.",
     ATTACH_OPTIONS,
     (
         ("dkrctl attach 4f6b", "by the beginning of its id, or by its name"),

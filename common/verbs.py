@@ -1,9 +1,10 @@
-"""The verbs that start no command of their own, and COMMANDS, the list of all.
+"""The verbs that look at what there is, and COMMANDS, the list of all.
 
 Beside common/options.py, and not in it, because `dkrctl run` would load all this for nothing. Letters and
 meanings are Docker's wherever Docker has the option.
 """
 
+from common.lifecycle import CREATE, KILL, LOGS, RM, START, WAIT
 from common.options import (
     ATTACH,
     CHOICE,
@@ -13,11 +14,7 @@ from common.options import (
     FLAG,
     REPEAT,
     RUN,
-    RUNNING,
-    SECONDS,
-    SIGNALS,
     SOCKET,
-    STOPPED,
     TRACE_FORMATS,
     VALUE,
     VERB_HELP,
@@ -28,7 +25,6 @@ from common.options import (
 
 _LIST = "List"
 _OUTPUT = "Output"
-_REMOVAL = "Removal"
 _DAEMON = "Daemon"
 
 # Statuses by which `ps --filter status=` chooses; `exited` is Docker's word for stopped.
@@ -37,7 +33,16 @@ FILTERS = ("status", "name", "label", "id", "exited")
 # The built-in roots, offered where an image can be named; dkrd/images/roots.py has them (a test compares).
 ROOTS = ("host", "busybox")
 # What people type who know other programs.
-SYNONYMS = {"ls": "ps", "list": "ps", "remove": "rm", "delete": "rm", "del": "rm", "check": "doctor"}
+SYNONYMS = {
+    "ls": "ps",
+    "list": "ps",
+    "remove": "rm",
+    "delete": "rm",
+    "del": "rm",
+    "check": "doctor",
+    "log": "logs",
+    "new": "create",
+}
 
 _PLAIN_STATUS = "0; 1 where something could not be done"
 
@@ -145,70 +150,6 @@ EXPLAIN = Command(
     intermixed=True,
 )
 
-RM = Command(
-    "rm",
-    "dkrctl rm [OPTIONS] CONTAINER...",
-    "Remove containers that have ended, with all they have written. Prints what was removed; each that could not be is told.",
-    (SOCKET, VERB_HELP),
-    (
-        ("dkrctl rm web", ""),
-        ("dkrctl ps -aq --filter status=stopped | xargs -r dkrctl rm", "all that have ended"),
-    ),
-    status="0; 1 where one of them could not be removed",
-    words=STOPPED,
-    intermixed=True,
-)
-
-KILL = Command(
-    "kill",
-    "dkrctl kill [OPTIONS] CONTAINER...",
-    "Send a signal to the commands of running containers. It does there what it would do to the same command outside of one.",
-    (
-        Option(
-            "signal",
-            "s",
-            VALUE,
-            "SIGNAL",
-            "signal",
-            "which one, by name or number",
-            group="Options",
-            default="KILL",
-            complete=SIGNALS,
-        ),
-        SOCKET,
-        VERB_HELP,
-    ),
-    (("dkrctl kill -s HUP web", "have it read its configuration again"),),
-    status="0; 1 where one of them could not be signalled",
-    words=RUNNING,
-    intermixed=True,
-)
-
-WAIT = Command(
-    "wait",
-    "dkrctl wait [OPTIONS] CONTAINER...",
-    "Wait until containers have ended, and print for each, in the order given, its exit code; 128+N where signal N ended it, ? where "
-    "nobody could learn it.",
-    (
-        Option(
-            "timeout",
-            "",
-            SECONDS,
-            "TIME",
-            "",
-            "give up after TIME for each: seconds, or as in 90s, 2m",
-            group="Options",
-            docker="Docker has none",
-        ),
-        SOCKET,
-        VERB_HELP,
-    ),
-    (("dkrctl wait web", ""),),
-    status="0; 1 where one of them is not there, or the time was up",
-    words=RUNNING,
-    intermixed=True,
-)
-
 VERSION_COMMAND = Command(
     "version",
     "dkrctl version [OPTIONS]",
@@ -290,7 +231,10 @@ HELP_COMMAND = Command(
 
 COMMANDS: tuple[Command, ...] = (
     RUN,
+    CREATE,
+    START,
     ATTACH,
+    LOGS,
     PS,
     INSPECT,
     EXPLAIN,

@@ -1,4 +1,4 @@
-"""`dkrctl attach`: be a client of a running container's terminal, beside others that are.
+"""`dkrctl attach`: be a client of a running container, beside others that are: at its terminal, or with its input and output.
 
 On the lean path (see lean.py): imports built-in modules and our lean ones.
 """
@@ -28,73 +28,93 @@ def _target(name: str) -> str:
     return f"/v1/containers/{name}/attach"
 
 
-class _Attach:
-    """One attached client."""
+class Attachment:
+    """One client of the container `name`, attached while it runs or, with `starts`, in the moment of its start.
 
-    __slots__ = ("given", "name", "parsed", "terminal", "typed")
+    given  what comes in here goes to the command
 
-    def __init__(self, parsed: Parsed, found: tuple[int, ...]) -> None:
-        if len(parsed.rest) != 1:
-            raise BadRequest(
-                "cannot attach: one container is wanted",
-                hint="dkrctl attach [OPTIONS] CONTAINER; see `dkrctl ps`",
-            )
-        self.parsed = parsed
-        self.name = utf8(parsed.rest[0], "argument 1")
-        self.given = 0 in found and not parsed.flag("no-stdin")
+    Made before the daemon is asked; raises BadRequest.
+    """
+
+    __slots__ = ("_given", "_name", "_parsed", "_starts", "_terminal", "_typed")
+
+    def __init__(
+        self, name: str, parsed: Parsed, found: tuple[int, ...], *, given: bool, starts: bool = False
+    ) -> None:
+        self._name = name
+        self._parsed = parsed
+        self._starts = starts
+        self._given = given and 0 in found
         keys = keys_of(parsed)
         shown = posix.isatty(1)
         # Keys are read also where they are not passed on: some of them leave.
-        self.typed = 0 in found and posix.isatty(0) and (self.given or shown)
-        self.terminal = (
-            Terminal(1, typed=self.typed, passes=self.given, keys=keys) if self.typed or shown else None
+        self._typed = 0 in found and posix.isatty(0) and (self._given or shown)
+        self._terminal = (
+            Terminal(1, typed=self._typed, passes=self._given, keys=keys) if self._typed or shown else None
         )
 
-    def go(self, path: str) -> int:
-        """Ask, attend; the exit status of the command, or 0 after leaving."""
+    def go(self, path: str, target: str) -> int:
+        """Ask the daemon at `path` for a session by POST `target`, attend; the exit status of the command, or 0 after leaving."""
         signals = Signals()
-        container, descriptor = ask_session(path, _target(self.name))
+        container, descriptor = ask_session(path, target)
         session = Session(descriptor)
         signals.record()
-        if self.typed:
+        if self._typed:
             signals.keep_job_control()
-        rows, columns = (self.terminal.size() if self.terminal is not None else None) or (0, 0)
+        rows, columns = (self._terminal.size() if self._terminal is not None else None) or (0, 0)
         session.first(
             {
                 "type": "attach",
                 "container": container,
-                "onDisconnect": self.parsed.last("on-disconnect") or "keep",
-                "stdin": self.given,
+                "onDisconnect": self._parsed.last("on-disconnect") or "keep",
+                "stdin": self._given,
                 "height": rows,
                 "width": columns,
             },
             [],
         )
-        attendance = Attendance(session, signals, [], self.terminal, self._copied, forwards=self.given)
-        attendance.wanted = self.name
+        # Who starts a container stands for it, as in a run; who comes to one that runs is one of several.
+        forwards, alone = self._given or self._starts, not self._starts
+        attendance = Attendance(
+            session, signals, [], self._terminal, self._join, forwards=forwards, alone=alone
+        )
+        attendance.wanted = self._name
         try:
             attendance.until_started()
             ended = attendance.until_exit()
         except Left as left:
             return left.status
         except Detached:
-            if self.terminal is not None:
-                self.terminal.leave()  # first: what follows is a line for people
-            if not self.parsed.flag("quiet"):
-                note(f"left {self.name}, which runs on; to come back: dkrctl attach {self.name}")
+            if self._terminal is not None:
+                self._terminal.leave()  # first: what follows is a line for people
+            if not self._parsed.flag("quiet"):
+                note(f"left {self._name}, which runs on; to come back: dkrctl attach {self._name}")
             return 0
         finally:
-            if self.terminal is not None:
-                self.terminal.leave()
+            if self._terminal is not None:
+                self._terminal.leave()
         return status_of(ended)
 
-    def _copied(self, stream: int) -> list[Pump]:
-        """What is no terminal here: what comes in goes to the command, what that shows goes out."""
-        never_wait(stream)
-        pumps = [] if self.terminal is not None else [Pump(stream, 1, outward=True)]
-        if self.given and not self.typed:
-            pumps.append(Pump(0, stream, outward=False))
-        return pumps
+    def _join(
+        self, session: Session, frame: dict[str, object], streams: list[int]
+    ) -> tuple[Terminal | None, list[Pump]]:
+        """What is attended from the frame `attached` on: the terminal, and what to copy."""
+        takes = frame.get("input") is not False
+        for stream in streams:
+            never_wait(stream)
+        if len(streams) == 2:
+            # Late: a terminal does not need it.
+            from dkrctl.streams import copied
+
+            return copied(streams, self._terminal if self._typed else None, given=self._given and takes)
+        [stream] = streams
+        terminal = self._terminal
+        pumps = [Pump(stream, 1, outward=True)]
+        if terminal is not None:
+            pumps = terminal.begin(session, stream=stream, whole=takes)
+        if self._given and not self._typed:
+            pumps.append(Pump(0, stream, outward=False))  # no terminal here: what comes in is typed
+        return self._terminal, pumps
 
 
 def attach(words: list[str], socket: str | None) -> int:
@@ -106,4 +126,11 @@ def attach(words: list[str], socket: str | None) -> int:
         from dkrctl.help import print_command
 
         return print_command(ATTACH)
-    return _Attach(parsed, found).go(socket_path(parsed.last("socket"), socket))
+    if len(parsed.rest) != 1:
+        raise BadRequest(
+            "cannot attach: one container is wanted",
+            hint="dkrctl attach [OPTIONS] CONTAINER; see `dkrctl ps`",
+        )
+    name = utf8(parsed.rest[0], "argument 1")
+    attachment = Attachment(name, parsed, found, given=not parsed.flag("no-stdin"))
+    return attachment.go(socket_path(parsed.last("socket"), socket), _target(name))

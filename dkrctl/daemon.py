@@ -6,6 +6,7 @@ there within the limit: a daemon that hangs is told, not waited for.
 
 import _socket
 import os
+import select
 import struct
 import time
 from collections.abc import Generator, Iterator
@@ -14,17 +15,20 @@ from common.errors import BadRequest, DkrError, NotFound, ProtocolError
 from common.frames import dumps, loads
 from common.version import API_VERSION
 from dkrctl import diagnosis
-from dkrctl.http import Answer, Connection, problem
+from dkrctl.http import Answer, Connection, ask_session, problem
+from dkrctl.signals import SIGPIPE, Terminated
 
 SECONDS = 10.0
+START_SECONDS = 70.0  # a build has its own deadline (the setting start_seconds), which is told better than that none answers
 REMOVE_SECONDS = 70.0  # the api itself gives up after 60
 VARIABLE = "DKR_TIMEOUT"
 MAX_ANSWER = (
     256 * 1024 * 1024
 )  # bytes; a container has some 1 KB, one with a long command a hundred times that
 _MAX_LINE = 1024  # bytes of a chunk's size and extensions
-# Answers that another release of dkrd may give to what this one knows.
+# Answers that another release of dkrd may give to what this one knows, and the same as errors.
 _SKEWED = frozenset((400, 404, 405, 415, 426))
+_SKEWED_CODES = frozenset(("bad-request", "not-found", "protocol"))
 
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _TIMEVAL = struct.Struct("@ll")
@@ -67,10 +71,11 @@ def _timeval(seconds: float) -> bytes:
 class _Exchange(Connection):
     """One request and its answer. With `seconds` the whole must come within them."""
 
-    __slots__ = ("_ends", "_seconds")
+    __slots__ = ("_ends", "_reader", "_seconds")
 
     def __init__(self, path: str, seconds: float | None) -> None:
         self._seconds = seconds
+        self._reader = -1
         self._ends = None if seconds is None else time.monotonic() + seconds
         super().__init__(path, b"" if seconds is None else _timeval(seconds))
 
@@ -82,9 +87,13 @@ class _Exchange(Connection):
         except BlockingIOError as err:  # SO_SNDTIMEO, socket(7)
             raise self._late() from err
 
-    def forever(self) -> None:
-        """No limit from here on: the head is here, what follows comes when it comes."""
-        self._ends = None
+    def forever(self, reader: int = -1) -> None:
+        """No limit from here on: the head is here, what follows comes when it comes.
+
+        reader  a descriptor that it is written to: where nobody reads that any more, the client ends (Terminated, SIGPIPE), though
+                nothing comes
+        """
+        self._ends, self._reader = None, reader
         for option in (_socket.SO_RCVTIMEO, _socket.SO_SNDTIMEO):
             self._socket.setsockopt(_socket.SOL_SOCKET, option, _NO_LIMIT)
 
@@ -144,10 +153,20 @@ class _Exchange(Connection):
             if left <= 0:
                 raise self._late()
             self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, _timeval(left))
+        if self._reader >= 0:
+            self._await_reader()
         try:
             return super()._fill()
         except BlockingIOError as err:
             raise self._late() from err
+
+    def _await_reader(self) -> None:
+        """Wait for the next bytes, or for the end of who reads."""
+        poller = select.poll()
+        poller.register(self._socket.fileno(), select.POLLIN)
+        poller.register(self._reader, 0)  # POLLERR of a pipe, POLLHUP of a socket or a terminal, poll(2)
+        if self._reader in dict(poller.poll()):
+            raise Terminated(SIGPIPE)
 
     def _late(self) -> DkrError:
         return diagnosis.hangs(self._path, self._seconds or 0.0)
@@ -175,18 +194,32 @@ class Daemon:
         """
         return self._ask("POST", target, b"" if body is None else dumps(body), self._limit(seconds))
 
+    def session(self, target: str, body: object) -> tuple[str, int]:
+        """POST the JSON `body` for a session: the container's id and the descriptor, as `ask_session`."""
+        try:
+            return ask_session(self.path, target, dumps(body))
+        except DkrError as error:
+            raise self.aged(error) from error
+
+    def aged(self, error: DkrError) -> DkrError:
+        """`error`, or where its cause may be that the daemon is of another release, that."""
+        return self._beside_release(error) if error.code in _SKEWED_CODES else error
+
     def delete(self, target: str) -> None:
         """DELETE `target`; waits long enough for a removal."""
         self._ask("DELETE", target, b"", self._limit(REMOVE_SECONDS))
 
-    def stream(self, method: str, target: str, accept: str = "") -> Generator[bytes]:
-        """The body of an answer as it comes, however long that takes; only its head must come in time."""
+    def stream(self, method: str, target: str, accept: str = "", reader: int = -1) -> Generator[bytes]:
+        """The body of an answer as it comes, however long that takes; only its head must come in time.
+
+        reader  where it is written to; who has gone there ends the client
+        """
         exchange = _Exchange(self.path, self._limit())
         try:
             answer = exchange.ask(method, target, accept=accept)
             if not 200 <= answer.status < 300:
                 raise self._error(answer, _whole(exchange.content(answer)))
-            exchange.forever()
+            exchange.forever(reader)
             yield from exchange.content(answer)
         finally:
             exchange.close()

@@ -22,14 +22,16 @@ OUTPUT = 4  # line ends: for who makes them himself
 class Line:
     """`take` and `restore` may be called in any order, and again."""
 
-    __slots__ = ("_before", "_descriptor", "_keeper", "_taken", "_what")
+    __slots__ = ("_before", "_descriptor", "_end", "_keeper", "_taken", "_what")
 
-    def __init__(self, descriptor: int, what: int) -> None:
+    def __init__(self, descriptor: int, what: int, end: bytes = b"") -> None:
         """descriptor  of the terminal
         what           of the constants above, added
+        end            a character that sends a line off as return does, itself included
         """
         self._descriptor = descriptor
         self._what = what
+        self._end = end
         self._before: Mode | None = None
         self._taken: Mode | None = None  # what we have set and nobody has restored yet
         self._keeper: Keeper | None = None
@@ -46,7 +48,7 @@ class Line:
             if self._taken is None or now[3] & termios.ICANON:
                 # Else a shell has not set it while we were stopped, and what is there is still of our making.
                 self._before = now
-            self._set(_without(now, self._what))
+            self._set(_without(now, self._what, self._end))
         except termios.error:
             return True  # it hung up: who reads and writes it finds the end
         return True
@@ -101,7 +103,7 @@ def group_in_front(descriptor: int) -> int:
         return -1
 
 
-def _without(mode: "Mode", what: int) -> "Mode":
+def _without(mode: "Mode", what: int, end: bytes) -> "Mode":
     iflag, oflag, cflag, lflag = (int(flags) for flags in mode[:4])  # type: ignore[arg-type]
     characters = list(mode[6])  # type: ignore[arg-type]
     if what & KEYS:
@@ -118,6 +120,10 @@ def _without(mode: "Mode", what: int) -> "Mode":
         cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
         lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN)
         characters[termios.VMIN], characters[termios.VTIME] = 1, 0
+    if end:
+        # Without IXON ctrl-Q and ctrl-S are characters as all others.
+        iflag &= ~termios.IXON
+        characters[termios.VEOL] = end
     if what & SIGNALS:
         lflag &= ~termios.ISIG
     if what & OUTPUT:

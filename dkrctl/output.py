@@ -1,6 +1,7 @@
 """What verbs write to stdout: whole or with an error, and fit for a terminal where there is one."""
 
 import os
+import select
 
 from common.errors import HostUnfit
 from dkrctl.cells import cut, plain
@@ -15,10 +16,16 @@ def emit(text: str) -> None:
 
     Raises HostUnfit where the output takes no more (a full disk).
     """
-    data = text.encode("utf-8", "backslashreplace")
+    write(1, text.encode("utf-8", "backslashreplace"))
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """Write all of `data` to stdout (1) or stderr (2), now; as `emit`."""
     while data:
         try:
-            data = data[os.write(1, data) :]
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])  # somebody who shares it has made it so
         except BrokenPipeError:
             raise Terminated(_SIGPIPE) from None
         except OSError as err:

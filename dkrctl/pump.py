@@ -1,6 +1,6 @@
-"""Bytes from one descriptor to another, bounded, without ever waiting: for terminals only.
+"""Bytes from one descriptor to another, bounded, without ever waiting.
 
-Loaded where a terminal is involved; imports built-in modules. All else is the container's own descriptor and
+Loaded where a terminal is involved, or who is attached; imports built-in modules. All else is the container's own descriptor and
 passes nothing here.
 """
 
@@ -33,6 +33,7 @@ class Pump:
     master    `source` is the master of a pty: EIO means that nobody holds the other side *now*
     held      nothing is read for the time being
     watch     sees what was read and says what of it goes on, and whether to leave
+    over      called once, when the copying is over
 
     After each `step`: `eof` (source ended), `broken` (target takes nothing any more), `resting` (a master's other side
     is nobody's), `blocked` (the same, seen in writing to it), `left` (`watch` said so). `resting` and `blocked` are worth
@@ -48,6 +49,7 @@ class Pump:
         "left",
         "master",
         "outward",
+        "over",
         "owned",
         "resting",
         "source",
@@ -70,6 +72,7 @@ class Pump:
         self.held = False
         self.left = False
         self.watch: Callable[[bytes], tuple[bytes, bool]] | None = None
+        self.over: Callable[[], None] | None = None
         self._data = bytearray()
 
     def redirect(self, source: int = -1, target: int = -1) -> None:
@@ -115,7 +118,10 @@ class Pump:
             self.finish()
 
     def finish(self) -> None:
-        """Close what it owns."""
+        """The copying is over: close what it owns. May be called again."""
+        if self.over is not None:
+            over, self.over = self.over, None
+            over()
         if self.owned >= 0:
             posix.close(self.owned)
             self.owned = -1

@@ -19,14 +19,16 @@ _FLAGS = ("rm", "read-only", "init")
 _NAMESPACES = ("pid", "ipc", "uts", "cgroupns", "network", "userns", "timens")
 
 
-def build(parsed: Parsed) -> dict[str, object]:
+def build(parsed: Parsed, command: options.Command = options.RUN) -> dict[str, object]:
     """The request without what depends on the caller's descriptors (`terminal`, `preserveFds`, …).
+
+    command  the verb, for what is told of an error
 
     Raises BadRequest.
     """
     keys = {option.long: option.key for option in options.RUN_OPTIONS}
     request: dict[str, object] = {}
-    _command(parsed, request)
+    _command(parsed, request, command)
     for long in _TEXTS:
         text = parsed.last(long)
         if text is not None:
@@ -72,12 +74,12 @@ def most_preserved(parsed: Parsed) -> int:
     return MAX_PRESERVED if parsed.last("rootfs") is None else MAX_BESIDE_ROOTFS
 
 
-def _command(parsed: Parsed, request: dict[str, object]) -> None:
+def _command(parsed: Parsed, request: dict[str, object], command: options.Command) -> None:
     words = [utf8(word, f"argument {place}") for place, word in enumerate(parsed.rest, 1)]
     named = bool(words) and parsed.last("rootfs") is None and not words[0].startswith("/")
     image = words.pop(0) if named else None
     if image == "":
-        raise BadRequest("cannot run a container: the name of the image is empty")
+        raise BadRequest(f"cannot {command.name} a container: the name of the image is empty")
     entry = parsed.last("entrypoint")
     if entry and not words:
         words = [utf8(entry, "--entrypoint")]
@@ -86,8 +88,8 @@ def _command(parsed: Parsed, request: dict[str, object]) -> None:
     if not words:
         what = f"image {image}" if image else "a container"
         raise BadRequest(
-            f"cannot run {what}: there is no command",
-            hint="dkrctl run [OPTIONS] [IMAGE | --rootfs DIR] COMMAND [ARG...]; a command in the default root begins with /",
+            f"cannot {command.name} {what}: there is no command",
+            hint=f"{command.usage}; a command in the default root begins with /",
         )
     if image is not None:
         request["image"] = image

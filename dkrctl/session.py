@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from dkrctl.pump import Pump
     from dkrctl.terminal import Terminal
 
+    Join = Callable[["Session", dict[str, object], list[int]], tuple[Terminal | None, list[Pump]]]
+
 VERSION = 2
 MAX_ANSWER = 256 * 1024  # bytes; a frame from the shim
-_ROOM = _socket.CMSG_SPACE(4)
+_ROOM = _socket.CMSG_SPACE(8)  # two descriptors at most: who attaches to a container without a terminal
 _LEAVING = frozenset((SIGHUP, SIGINT, SIGQUIT, SIGTERM))
 _DRAIN = 1000  # ms without output after the exit, before a terminal that did not hang up is left
 _REST = 100  # ms until a pty is looked at again whose other side nobody held
@@ -159,13 +161,15 @@ class Attendance:
 
     pumps     what stdio.prepare() made
     terminal  where the command has one of its own, or it is attached to at one
-    attached  where it is attached to: what to copy besides the terminal, given its stream
+    attached  where it is attached to: the terminal from then on, and what to copy, given the frame `attached` and its streams
     forwards  signals are the command's; else this client only looks on, and leaves by them
+    alone     a hang-up and SIGTERM are this client's end and of nobody else
 
     `trace` is the record of the start, once it has come.
     """
 
     __slots__ = (
+        "_alone",
         "_attached",
         "_exit",
         "_forwards",
@@ -184,9 +188,10 @@ class Attendance:
         signals: Signals,
         pumps: "list[Pump]",
         terminal: "Terminal | None",
-        attached: "Callable[[int], list[Pump]] | None" = None,
+        attached: "Join | None" = None,
         *,
         forwards: bool = True,
+        alone: bool = False,
     ) -> None:
         self._session = session
         self._signals = signals
@@ -194,6 +199,7 @@ class Attendance:
         self._terminal = terminal
         self._attached = attached
         self._forwards = forwards
+        self._alone = alone
         self._exit: dict[str, object] | None = None
         self.started_as: str | None = None
         self.wanted = ""  # by what name or beginning of an id it is attached to, where it is
@@ -289,8 +295,8 @@ class Attendance:
         elif self._exit is not None:
             if number in _LEAVING:
                 raise Left(128 + number)  # only output that nobody takes is left
-        elif self._attached is not None and number in (SIGHUP, SIGTERM):
-            raise Left(128 + number)  # this client's end, and of nobody else
+        elif self._alone and number in (SIGHUP, SIGTERM):
+            raise Left(128 + number)
         elif self._forwards:
             self._session.signal(number)
         elif number in _LEAVING:
@@ -312,16 +318,9 @@ class Attendance:
             if self._terminal is not None and len(descriptors) == 1:
                 terminal = self._terminal
                 self._pumps += terminal.begin(self._session, master=descriptors.pop(), whole=terminal.typed)
-        elif kind == "attached" and self.started_as is None and len(descriptors) == 1:
-            self.started_as = str(frame.get("id"))
-            if (
-                self.wanted
-                and not self.started_as.startswith(self.wanted)
-                and frame.get("name") != self.wanted
-            ):
-                # The api chose the container, its guardian says which it is: one that was taken over may lead elsewhere.
-                raise ProtocolError(f"cannot attach to {self.wanted}: the daemon led to another container")
-            self._join(descriptors.pop(), whole=frame.get("input") is not False)
+        elif kind == "attached" and self.started_as is None and len(descriptors) == _streams(frame):
+            streams, descriptors = descriptors, []
+            self._begin(frame, streams)
         elif (
             kind == "yield" and self._terminal is not None and self._terminal.holds and len(descriptors) == 1
         ):
@@ -342,10 +341,22 @@ class Attendance:
         elif self._terminal is not None and not self._terminal.begun:
             raise ProtocolError("cannot take the terminal: the container's guardian sent none")
 
-    def _join(self, stream: int, *, whole: bool) -> None:
-        """Attached. A terminal that is for output only is looked at; who does that leaves by ctrl-C."""
-        self._forwards = self._forwards and whole
-        if self._terminal is not None:
-            self._pumps += self._terminal.begin(self._session, stream=stream, whole=whole)
-        if self._attached is not None:
-            self._pumps += self._attached(stream)
+    def _begin(self, frame: dict[str, object], streams: list[int]) -> None:
+        """Attached."""
+        self.started_as = str(frame.get("id"))
+        if self.wanted and not self.started_as.startswith(self.wanted) and frame.get("name") != self.wanted:
+            # The api chose the container, its guardian says which it is: one that was taken over may lead elsewhere.
+            raise ProtocolError(f"cannot attach to {self.wanted}: the daemon led to another container")
+        if _streams(frame) == 1 and frame.get("input") is False:
+            self._forwards = (
+                False  # a terminal that is for output only is looked at; who does that leaves by ctrl-C
+            )
+        if self._attached is None:
+            raise ProtocolError("cannot understand the container's guardian: a frame 'attached' in a start")
+        self._terminal, pumps = self._attached(self._session, frame, streams)
+        self._pumps += pumps
+
+
+def _streams(frame: dict[str, object]) -> int:
+    """How many streams a frame `attached` brings: the terminal's one, or those of output and error."""
+    return 2 if frame.get("terminal") is False else 1

@@ -32,7 +32,9 @@ class Terminal:
     """
 
     __slots__ = (
+        "_edited",
         "_inward",
+        "_keys",
         "_lines",
         "_master",
         "_matcher",
@@ -61,7 +63,9 @@ class Terminal:
         self._shown = shown
         self.typed = typed
         self._passes = passes
+        self._keys = keys
         self._matcher = Matcher(keys)
+        self._edited = False  # what is typed comes in lines, made by the caller's terminal
         self._lines: list[Line] = []
         self._master = -1
         self._stream = -1
@@ -83,7 +87,7 @@ class Terminal:
     @property
     def lost(self) -> int:
         """The signal that tells of it where the caller's side has gone, and nothing is typed or shown there any more; else 0."""
-        if self._inward is not None and self._inward.eof:
+        if self._inward is not None and self._inward.eof and not self._edited:  # else that was ctrl-D
             return SIGHUP
         if self._outward is not None and self._outward.broken:
             return SIGHUP if posix.isatty(self._shown) else SIGPIPE
@@ -126,14 +130,31 @@ class Terminal:
         self._outward = Pump(side, again if again >= 0 else self._shown, outward=True, master=master >= 0)
         pumps = [self._outward]
         if self.typed:
-            again = open_terminal(0, posix.O_RDONLY)
-            self._inward = Pump(again if again >= 0 else 0, side, outward=False)
-            self._inward.watch = self._matcher.feed if self._passes else self._drop
-            pumps.append(self._inward)
+            pumps.append(self._read_keys(side))
         self._lines = self._involved(whole)
         self.look()
         self.resize()
         return pumps
+
+    def begin_lines(self, stream: int, outward: Pump, *, passes: bool) -> Pump:
+        """The command has no terminal, and this one is typed at: it shows, edits and ends (ctrl-D) the lines that go over `stream`,
+        and makes signals of ctrl-C and the like, as for a command without a container. What to copy from now on.
+
+        outward  what copies the command's output
+        passes   they go to the command; else they are read for the keys that leave, and dropped
+        """
+        self._edited, self._passes, self._outward = True, passes, outward
+        inward = self._read_keys(stream)
+        # The last of the keys that leave must not wait for return.
+        self._lines = [Line(0, 0, self._keys[-1:])]
+        self.look()
+        return inward
+
+    def _read_keys(self, target: int) -> Pump:
+        again = open_terminal(0, posix.O_RDONLY)
+        self._inward = Pump(again if again >= 0 else 0, target, outward=False)
+        self._inward.watch = self._matcher.feed if self._passes else self._drop
+        return self._inward
 
     def _involved(self, whole: bool) -> list[Line]:
         """The caller's terminals that are to be put out of the way: one, where keys and output have the same.

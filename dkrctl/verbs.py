@@ -65,17 +65,26 @@ def dispatch(name: str, words: list[str], socket: str | None) -> int:
     """
     command = command_named(name)
     try:
-        parsed = parse(command.options, words, f"dkrctl {name}", intermixed=command.intermixed)
+        others = tuple(option for option, _, _ in command.refused)
+        parsed = parse((*command.options, *others), words, f"dkrctl {name}", intermixed=command.intermixed)
         if parsed.flag("help"):
             from dkrctl.help import print_command
 
             return print_command(command)
+        _refuse(command, parsed)
         module = import_module(f"dkrctl.commands.{name}")
         status: int = module.run(Call(command, parsed, socket_path(parsed.last("socket"), socket)))
     except DkrError as error:
         report(error)
         return FAILED
     return status
+
+
+def _refuse(command: Command, parsed: Parsed) -> None:
+    """Raises BadRequest, with the reason, for an option that is another verb's."""
+    for option, reason, way_out in command.refused:
+        if parsed.last(option.long) is not None:
+            raise BadRequest(f"cannot {command.name} with --{option.long}: {reason}", hint=way_out)
 
 
 def command_named(name: str) -> Command:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.verbs import COMMANDS, PS, RM, ROOTS
+from common.lifecycle import RM
+from common.verbs import COMMANDS, PS, ROOTS
 from scripts import generate
 from tests.integration.conftest import Caller
 from tests.integration.shells import SHELLS, offered

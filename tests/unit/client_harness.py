@@ -32,6 +32,8 @@ def root_made_socket() -> bool:
 class Peer:
     """The peer as a process, and the client's script beside it."""
 
+    module = "tests.unit.client_peer"
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.socket = directory / "s"
@@ -43,7 +45,8 @@ class Peer:
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("client_peer.py")), str(self.socket)],
+            [sys.executable, "-m", self.module, str(self.socket)],
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -80,9 +83,13 @@ class Peer:
         labels = ["--label", f"peer={label}"] if label else []
         return [str(self.script), "--socket", str(self.socket), "run", *labels, *words]
 
+    def verb(self, *words: str) -> list[str]:
+        """The client's command line for a verb."""
+        return [str(self.script), "--socket", str(self.socket), *words]
+
     def attach(self, *words: str) -> list[str]:
         """The client's command line for an attach."""
-        return [str(self.script), "--socket", str(self.socket), "attach", *words]
+        return self.verb("attach", *words)
 
     def run(
         self, *words: str, label: str = "", data: bytes = b"", **more: Any

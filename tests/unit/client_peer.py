@@ -19,6 +19,7 @@ import struct
 import sys
 import termios
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 SO_SNDBUFFORCE = 32  # socket(7); the module does not name it
@@ -376,8 +377,8 @@ def reap(_number: int, _frame: FrameType | None) -> None:
             pass
 
 
-def main(where: str) -> None:
-    """Serve."""
+def main(where: str, api: Callable[[socket.socket], None]) -> None:
+    """Serve each connection by `api`."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(where)
     listener.listen(16)
@@ -399,4 +400,4 @@ def main(where: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], api)

@@ -39,6 +39,10 @@ from dkrctl.lean import entry; entry()
 """
 
 
+class Held(Peer):
+    module = "tests.unit.held_peer"
+
+
 @pytest.fixture
 def peer(tmp_path: Path) -> Iterator[Peer]:
     with Peer(tmp_path) as peer:
@@ -122,6 +126,15 @@ def test_an_attach_loads_little_more(peer: Peer) -> None:
         tty.rest()
     assert loaded(peer) <= OURS | C | TERMINAL | ATTACH
     assert loaded(peer) >= TERMINAL | ATTACH
+
+
+def test_an_attach_without_a_terminal_loads_little_more(tmp_path: Path) -> None:
+    with Held(tmp_path) as peer:
+        peer.script.write_text(SCRIPT.format(python=PYTHON, root=ROOT, out=tmp_path / "modules"))
+        done = subprocess.run(peer.attach("talk"), input=b"word\n", capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (7, b"up\ngot word\nend\n")
+        assert loaded(peer) <= OURS | C | TERMINAL | ATTACH | {"dkrctl.streams"}
+        assert "dkrctl.streams" in loaded(peer)
 
 
 def test_help_may_load_more(peer: Peer) -> None:

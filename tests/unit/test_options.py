@@ -2,7 +2,7 @@
 
 import pytest
 
-from common import options, verbs
+from common import lifecycle, options, verbs
 from common.errors import BadRequest
 from dkrctl.parse import Parsed, count, parse, seconds, utf8
 from dkrctl.request import asks, build
@@ -36,6 +36,17 @@ def test_every_request_key_is_one_of_the_protocol() -> None:
     )
     for option in options.RUN_OPTIONS:
         assert option.key.partition(".")[0] in known | {""}
+    for option in lifecycle.CREATE.options:
+        assert option.key.partition(".")[0] in known - {"rootfs", "preserveFds", "onDisconnect"} | {
+            "",
+            "openStdin",
+        }
+
+
+def test_create_takes_every_option_of_run_or_says_why_not() -> None:
+    taken = [option.long for option in lifecycle.CREATE.options]
+    refused = [option.long for option, reason, way_out in lifecycle.CREATE.refused if reason and way_out]
+    assert sorted(taken + refused) == sorted(option.long for option in options.RUN_OPTIONS)
 
 
 def test_options_stop_at_the_first_positional() -> None:

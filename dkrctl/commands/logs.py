@@ -1,0 +1,70 @@
+"""`dkrctl logs`: what a container has written."""
+
+import time
+from collections.abc import Iterable, Iterator
+from urllib.parse import urlencode
+
+from common.errors import BadRequest
+from dkrctl import output, stdio
+from dkrctl.daemon import target
+from dkrctl.log_lines import Line, lines
+from dkrctl.moments import moment
+from dkrctl.verbs import Call
+
+MAX_TAIL = 999_999_999
+_DESCRIPTORS = {"stdout": 1, "stderr": 2}
+
+
+def run(call: Call) -> int:
+    """`dkrctl logs CONTAINER`; the exit status. Raises DkrError."""
+    found = stdio.survey()  # before anything is opened: a connection at 1 would get what is printed
+    names = call.some_words()
+    if len(names) > 1:
+        raise BadRequest(f"cannot take {names[1]!r}: logs takes one container")
+    query = _query(call)
+    follow = bool(call.parsed.flag("follow"))
+    where = target(names[0], "/logs" + (f"?{urlencode(query)}" if query else ""))
+    reader = 1 if follow and 1 in found else -1
+    show(
+        lines(call.daemon().stream("GET", where, reader=reader)),
+        timestamps=bool(call.parsed.flag("timestamps")),
+    )
+    return 0
+
+
+def _query(call: Call) -> dict[str, str]:
+    query = {}
+    tail = call.text("tail")
+    if tail not in (None, "all"):
+        if not (tail and tail.isascii() and tail.isdigit() and int(tail) <= MAX_TAIL):
+            raise BadRequest(f"cannot take --tail {tail}: it takes a number of lines, or the word all")
+        query["tail"] = str(int(tail))
+    now = time.time()
+    for option in ("since", "until"):
+        text = call.text(option)
+        if text is not None:
+            query[option] = moment(text, option, now)
+    if call.parsed.flag("follow"):
+        query["follow"] = "true"
+    return query
+
+
+def show(batches: Iterable[list[Line]], *, timestamps: bool) -> None:
+    """Write them where they belong, what has come together in one piece."""
+    whole = {"stdout": True, "stderr": True}  # the line before was one, and not the beginning of the next
+    for batch in batches:
+        for stream, data in _pieces(batch, whole, timestamps):
+            output.write(_DESCRIPTORS[stream], data)
+
+
+def _pieces(batch: list[Line], whole: dict[str, bool], timestamps: bool) -> Iterator[tuple[str, bytes]]:
+    stream, data = "stdout", bytearray()
+    for line in batch:
+        if line.stream != stream:
+            yield stream, bytes(data)
+            stream, data = line.stream, bytearray()
+        if timestamps and whole[stream]:
+            data += line.time.encode() + b" "
+        whole[stream] = line.data.endswith(b"\n")
+        data += line.data
+    yield stream, bytes(data)
