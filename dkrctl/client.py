@@ -21,9 +21,11 @@ from common.errors import (
 from common.info import Info, VersionInfo
 from common.models import Container, ExitStatus
 from common.trace import Trace, TraceStep
-from dkrctl.sdk.client import Client, PlainResult
+from dkrctl.sdk.client import Client
 from dkrctl.sdk.descriptors import DEVNULL, PIPE, STDOUT
+from dkrctl.sdk.logs import LogLine
 from dkrctl.sdk.options import Options
+from dkrctl.sdk.plain import PlainResult
 from dkrctl.sdk.process import Process, Starting
 from dkrctl.sdk.terminal import Terminal
 
@@ -43,6 +45,7 @@ __all__ = [
     "Info",
     "Internal",
     "LimitReached",
+    "LogLine",
     "NotFound",
     "NotPermitted",
     "Options",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,19 +15,24 @@ from common.options import DEFAULT_SOCKET, SOCKET_VARIABLE
 from common.trace import Trace
 from dkrctl.daemon import target
 from dkrctl.request import asks
+from dkrctl.sdk.creation import create, known
 from dkrctl.sdk.descriptors import Passing
 from dkrctl.sdk.handover import ask_session
+from dkrctl.sdk.logs import log_lines, query_of
 from dkrctl.sdk.options import Options, request_of
 from dkrctl.sdk.pipes import Pipes
+from dkrctl.sdk.plain import PlainResult, input_of, result_of
 from dkrctl.sdk.process import Process, Starting
 from dkrctl.sdk.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
+    from datetime import datetime
     from types import TracebackType
     from typing import Self, Unpack
 
     from dkrctl.sdk.descriptors import Descriptor
+    from dkrctl.sdk.logs import LogLine
 
 T = TypeVar("T")
 _CONTAINERS = TypeAdapter(list[Container])
@@ -40,26 +43,6 @@ _TRACE = TypeAdapter(Trace)
 _ANSWER = TypeAdapter(RunAnswer)
 _WAIT = TypeAdapter(WaitAnswer)
 LIMIT = 65536  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PlainResult:
-    """What became of `Client.run_plain`.
-
-    id         the container's id; it is removed already
-    exit       how the command ended
-    stdout     what it wrote, up to `max_output` bytes
-    stderr     the same
-    truncated  it wrote more than that to one of them
-    duration   seconds, from the start to the end of the command
-    """
-
-    id: str
-    exit: ExitStatus
-    stdout: bytes
-    stderr: bytes
-    truncated: bool
-    duration: float
 
 
 class Client:
@@ -123,9 +106,40 @@ class Client:
 
     # Acts: never sent twice.
 
-    async def remove(self, container: str) -> None:
-        """Remove a container that has stopped. Raises NotFound, Conflict where it has not."""
-        await self._transport.ask("DELETE", target(container))
+    async def create(
+        self, *args: str, terminal: bool = False, open_stdin: bool = False, **options: Unpack[Options]
+    ) -> Container:
+        """Make a container and start nothing. Its output will go to its log and to who is attached.
+
+        args        the command and its arguments
+        terminal    it gets a terminal of its own
+        open_stdin  its input is what attached clients send; else it is empty
+        options     see Options; `rootfs` and `on_disconnect` are refused: no descriptor can be kept until the start, and who attaches
+                    says what follows when they vanish
+
+        Raises BadRequest, NotPermitted, Conflict (the name is in use), LimitReached.
+        """
+        self._transport.check()
+        request = request_of("create", args, options)
+        for key, wanted in (("terminal", terminal), ("openStdin", open_stdin)):
+            if wanted:
+                request[key] = True
+        return await known(self.inspect, await create(self._path, request))
+
+    async def start(self, container: str) -> None:
+        """Start a container that was created, or has ended; returns when its command runs, at once where it ran already.
+
+        Raises NotFound, Conflict; CommandNotFound and the like where it could not be started.
+        """
+        await self._transport.ask("POST", target(container, "/start"))
+
+    async def remove(self, container: str, *, force: bool = False) -> None:
+        """Remove a container that has stopped or was never started; with `force` one that runs is killed before.
+
+        Raises NotFound, Conflict where it runs.
+        """
+        query = {"force": "true"} if force else None
+        await self._transport.ask("DELETE", target(container), query=query)
 
     async def kill(self, container: str, signal: str | int = "KILL") -> None:
         """Send a signal, by name or number, to a container's command; the default action is done to process 1 too.
@@ -165,21 +179,10 @@ class Client:
         Raises what the start raises: CommandNotFound and the like. A command that ends with an error raises nothing.
         """
         request = request_of("run_plain", args, options)
-        if isinstance(stdin, bytes):
-            request["stdinBase64"] = base64.b64encode(stdin).decode("ascii")
-        elif stdin is not None:
-            request["stdin"] = stdin
+        request.update(input_of(stdin))
         if max_output is not None:
             request["maxOutput"] = max_output
-        answer = _model(_ANSWER, await self._transport.ask("POST", "/v1/run", request))
-        return PlainResult(
-            id=answer.id,
-            exit=answer.exit,
-            stdout=_bytes(answer.stdout, answer.stdout_base64),
-            stderr=_bytes(answer.stderr, answer.stderr_base64),
-            truncated=answer.truncated,
-            duration=answer.duration,
-        )
+        return result_of(_model(_ANSWER, await self._transport.ask("POST", "/v1/run", request)))
 
     def run(
         self,
@@ -272,37 +275,102 @@ class Client:
         stdin: bool = True,
         size: tuple[int, int] | None = None,
         on_disconnect: Literal["stop", "kill", "keep"] = "keep",
+        limit: int = LIMIT,
     ) -> Starting:
-        """Be a client of a running container's terminal, beside others that are: a Process with a `terminal`.
+        """Be a client of a running container, beside others that are: a Process with its `terminal`; of one that has none, and whose
+        guardian has its stdio, with `stdout`, `stderr` and, where it is open, `stdin`.
 
         container      id, name or unique beginning of the id
-        stdin          what is written to the terminal is typed; else this client only looks on
+        stdin          what is written is typed, or is its input; else this client only looks on
         size           rows and columns of the window here; the terminal has the smallest of its clients'
         on_disconnect  what becomes of the container when its last client vanishes, and that is this one
+        limit          as of `run`
 
-        Raises NotFound, Conflict (it has ended, or has no terminal), LimitReached.
+        Raises NotFound, Conflict (it has ended, or its output is its caller's), LimitReached.
         """
-        return Starting(self._attach(container, stdin, size or (0, 0), on_disconnect))
+        return self._attaching(container, "/attach", stdin, size, on_disconnect, limit)
 
-    async def _attach(self, wanted: str, typed: bool, size: tuple[int, int], on_disconnect: str) -> Process:
-        self._transport.check()
-        container, descriptor = await ask_session(self._path, target(wanted, "/attach"), b"")
-        process = Process(container, Pipes(), [], self._processes.discard)
-        self._processes.add(process)
+    def start_attached(
+        self,
+        container: str,
+        *,
+        stdin: bool = True,
+        size: tuple[int, int] | None = None,
+        on_disconnect: Literal["stop", "kill", "keep"] = "keep",
+        limit: int = LIMIT,
+    ) -> Starting:
+        """As `start`, attached as by `attach` before the command runs, so that nothing of its output is missed.
+
+        Raises Conflict (rule `running`) where it runs already. Cancelled, it leaves the container; the start may have taken place.
+        """
+        return self._attaching(container, "/start", stdin, size, on_disconnect, limit)
+
+    def _attaching(
+        self,
+        wanted: str,
+        act: Literal["/attach", "/start"],
+        typed: bool,
+        size: tuple[int, int] | None,
+        on_disconnect: str,
+        limit: int,
+    ) -> Starting:
+        height, width = size or (0, 0)
         head: dict[str, object] = {
             "type": "attach",
-            "container": container,
             "onDisconnect": on_disconnect,
             "stdin": typed,
-            "height": size[0],
-            "width": size[1],
+            "height": height,
+            "width": width,
         }
+        return Starting(self._attach(wanted, act, head, typed=typed, limit=limit))
+
+    async def _attach(
+        self, wanted: str, act: str, head: dict[str, object], *, typed: bool, limit: int
+    ) -> Process:
+        self._transport.check()
+        container, descriptor = await ask_session(self._path, target(wanted, act), b"")
+        process = Process(container, Pipes(), [], self._processes.discard)
+        self._processes.add(process)
         try:
-            await process.begin(descriptor, head, typed=typed, wanted=wanted)
+            await process.begin(
+                descriptor,
+                {**head, "container": container},
+                typed=typed,
+                wanted=wanted,
+                starts=act == "/start",
+                limit=limit,
+            )
         except BaseException:
             await process.close()
             raise
         return process
+
+    def logs(
+        self,
+        container: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        stdout: bool = True,
+        stderr: bool = True,
+    ) -> AsyncGenerator[LogLine]:
+        """What a container has written, oldest first: `async for line in dkr.logs(name):`.
+
+        follow  go on as more is written, until the container ends; leave it by `break`, or `contextlib.aclosing` where that must be
+                at once
+        tail    the last so many lines only
+        since   not what is older: a time that knows its zone, or RFC 3339
+        until   not what is newer
+        stdout  lines of its output, and of its terminal
+        stderr  lines of its errors
+
+        A question, asked again until its answer begins. Raises NotFound, Conflict (rule `no-log`: its output went to its caller),
+        Unavailable where it is cut off.
+        """
+        query = query_of(follow, tail, since, until, stdout=stdout, stderr=stderr)
+        return log_lines(self._transport, target(container, "/logs"), query)
 
 
 def _model(adapter: TypeAdapter[T], body: bytes) -> T:
@@ -313,7 +381,3 @@ def _model(adapter: TypeAdapter[T], body: bytes) -> T:
             "cannot understand the daemon: its answer has another form",
             hint="it may be of another release: see `version`",
         ) from err
-
-
-def _bytes(text: str | None, encoded: str | None) -> bytes:
-    return base64.b64decode(encoded) if encoded is not None else (text or "").encode()

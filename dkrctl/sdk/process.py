@@ -35,8 +35,8 @@ class Process:
 
     id        the container's id, 64 hex digits
     pid       the command's process on the host; None for one that was attached to
-    stdin     where PIPE was given
-    stdout    the same
+    stdin     where PIPE was given; of a container whose guardian has its stdio, where that is open
+    stdout    where PIPE was given; of a container whose guardian has its stdio
     stderr    the same
     terminal  where the command has one of its own
     """
@@ -56,7 +56,9 @@ class Process:
         self._on_end = on_end
         self._typed = True
         self._wanted = ""  # by what name or beginning of an id it is attached to, where it is
+        self._starts = False  # it is attached to before its start, which is yet to be told
         self._has_terminal = True
+        self._streams: list[int] = []
         self._leaving = False
         self._exit: ExitStatus | None = None
         self._error: DkrError | None = None
@@ -147,6 +149,8 @@ class Process:
     async def close(self) -> None:
         """Let go of all that is open here. A command that runs has lost this client: what follows says its `on_disconnect`."""
         self._leave()
+        while self._streams:
+            os.close(self._streams.pop())
         for copy in self._copies:
             copy.stop()
         self._pipes.close()
@@ -174,13 +178,22 @@ class Process:
         *,
         typed: bool = True,
         wanted: str = "",
+        starts: bool = False,
+        limit: int = 0,
     ) -> None:
         """Send the first frame over the session socket `descriptor`, and wait until the command runs.
+
+        passing  what goes along; None where it is attached to
+        typed    its input, or what is typed at its terminal, comes from here
+        wanted   by what name or id it is attached to
+        starts   it is attached to before it is started
+        limit    of the readers of its streams
 
         Raises DkrError where it does not. Cancelled, it withdraws a start: what may have begun is killed.
         """
         self._typed = typed
         self._wanted = wanted
+        self._starts = starts
         self._has_terminal = passing is None or bool(passing.tty)
         self._channel = Channel(descriptor, self._frame, self._lost)
         try:
@@ -194,6 +207,8 @@ class Process:
             raise
         if self._error is not None:
             raise self._error
+        if self._streams:
+            await self._pipes.join(self._streams, limit, sends=self._typed)
         for copy in self._copies:
             copy.start()
 
@@ -260,8 +275,10 @@ class Process:
     def _take(self, frame: Frame, descriptors: list[int]) -> None:
         """One frame; takes what it uses off `descriptors`. Raises DkrError, which ends the session."""
         kind = frame.get("type")
-        if kind in ("started", "attached") and not self._began.is_set():
-            self._started(frame, descriptors, master=kind == "started")
+        if kind == "started" and not self._began.is_set():
+            self._started(frame, descriptors)
+        elif kind == "attached" and self._wanted and not (self.terminal or self._streams):
+            self._attached(frame, descriptors)
         elif kind == "exited":
             with contextlib.suppress(ValidationError):
                 self._exit = ExitStatus.model_validate(frame.get("exit"), by_alias=True)
@@ -278,23 +295,41 @@ class Process:
         else:
             raise ProtocolError(f"cannot understand the container's guardian: a frame {kind!a}")
 
-    def _started(self, frame: Frame, descriptors: list[int], *, master: bool) -> None:
-        wanted = self._wanted
-        if wanted and not str(frame.get("id")).startswith(wanted) and frame.get("name") != wanted:
-            # The api chose the container, its guardian says which it is: one that was taken over may lead elsewhere.
-            raise ProtocolError(f"cannot attach to {wanted}: the daemon led to another container")
-        if self._has_terminal != bool(descriptors):
+    def _started(self, frame: Frame, descriptors: list[int]) -> None:
+        # Who is attached has the terminal already.
+        if (self._has_terminal and not self._wanted) != bool(descriptors) or self._starts != bool(
+            self._wanted
+        ):
             raise ProtocolError(
                 "cannot take the terminal: the container's guardian sent none, or one unasked"
             )
-        self._typed = self._typed and frame.get("input") is not False
         pid = frame.get("pid")
         self.pid = pid if isinstance(pid, int) else None
         if descriptors:
-            self.terminal = Terminal(
-                descriptors.pop(), master=master, typed=self._typed, tell=self._tell_size
-            )
+            self._show(descriptors.pop(), master=True)
         self._began.set()
+
+    def _attached(self, frame: Frame, descriptors: list[int]) -> None:
+        wanted = self._wanted
+        if not str(frame.get("id")).startswith(wanted) and frame.get("name") != wanted:
+            # The api chose the container, its guardian says which it is: one that was taken over may lead elsewhere.
+            raise ProtocolError(f"cannot attach to {wanted}: the daemon led to another container")
+        self._has_terminal = frame.get("terminal") is not False
+        if len(descriptors) != (1 if self._has_terminal else 2):
+            raise ProtocolError(
+                f"cannot attach to {wanted}: the container's guardian sent none of its streams"
+            )
+        self._typed = self._typed and frame.get("input") is not False
+        if self._has_terminal:
+            self._show(descriptors.pop(), master=False)
+        else:
+            self._streams = descriptors[:]
+            descriptors.clear()
+        if not self._starts:
+            self._began.set()
+
+    def _show(self, descriptor: int, *, master: bool) -> None:
+        self.terminal = Terminal(descriptor, master=master, typed=self._typed, tell=self._tell_size)
 
     def _tell_size(self, rows: int, columns: int) -> None:
         if self._channel is not None:
@@ -329,8 +364,9 @@ async def _rest(reader: asyncio.StreamReader | None) -> bytes | None:
 async def _feed(writer: asyncio.StreamWriter, data: bytes) -> None:
     # A command may end, or close its input, before it has read all: that is no error of the caller's.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        writer.write(data)
-        await writer.drain()
+        if data:
+            writer.write(data)
+            await writer.drain()
     writer.close()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         await writer.wait_closed()

@@ -7,6 +7,7 @@ meanwhile would make a request fail of which nobody could tell whether it was ca
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from common.frames import dumps, loads_object
 from dkrctl import diagnosis
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
 MAX_ANSWER = 256 * 1024 * 1024  # bytes
 FIRST_PAUSE = 0.02  # seconds before the second attempt; each further pause is twice as long, up to LAST_PAUSE
@@ -69,6 +70,33 @@ class Transport:
         A GET of which not a byte of an answer came is sent again, with growing pauses, until `retry` seconds have passed. Nothing
         else is ever sent twice: it may have been carried out.
         """
+        async with self._answer(method, target, body, query) as answer:
+            return await _content(answer)
+
+    async def stream(self, target: str, query: Mapping[str, str]) -> AsyncGenerator[bytes]:
+        """The body of the answer to GET `target`, as it comes; asked again as `ask` does, until it begins. Raises DkrError."""
+        async with self._answer("GET", target, None, query) as answer:
+            async for piece in answer.content.iter_any():
+                yield piece
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self, method: str, target: str, body: object, query: Mapping[str, str] | None
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """The answer, a good one, for the block that reads it."""
+        answer = await self._asked(method, target, body, query)
+        try:
+            if not 200 <= answer.status < 300:
+                raise self._problem(answer, await _content(answer))
+            yield answer
+        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as err:
+            raise diagnosis.cut_off() from err
+        finally:
+            answer.close()
+
+    async def _asked(
+        self, method: str, target: str, body: object, query: Mapping[str, str] | None
+    ) -> aiohttp.ClientResponse:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._retry
         pause = FIRST_PAUSE
@@ -81,34 +109,30 @@ class Transport:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
 
-    async def _ask(self, method: str, target: str, body: object, query: Mapping[str, str] | None) -> bytes:
+    async def _ask(
+        self, method: str, target: str, body: object, query: Mapping[str, str] | None
+    ) -> aiohttp.ClientResponse:
         self.check()
         assert self._session is not None
         data = None if body is None else dumps(body)
         headers = {} if data is None else {"Content-Type": "application/json"}
         try:
-            async with self._session.request(
+            return await self._session.request(
                 method,
                 f"http://dkr{target}",
                 data=data,
                 params=query,
                 headers=headers,
                 allow_redirects=False,
-            ) as answer:
-                content = await _content(answer)
+            )
         except aiohttp.ClientConnectorError as err:
             error = diagnosis.unreachable(self.path, err.os_error)
             raise (_NoAnswer(error) if err.os_error.errno in _ABSENT else error) from err
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as err:
             closed = "cannot get an answer: the daemon closed the connection"
             raise _NoAnswer(Unavailable(closed, hint=diagnosis.LOG)) from err
-        except aiohttp.ClientPayloadError as err:
-            raise diagnosis.cut_off() from err
         except aiohttp.ClientError as err:
             raise ProtocolError(f"cannot understand the daemon: {type(err).__name__}") from err
-        if 200 <= answer.status < 300:
-            return content
-        raise self._problem(answer, content)
 
     def _problem(self, answer: aiohttp.ClientResponse, content: bytes) -> DkrError:
         """The error that an answer tells: RFC 9457, or something that is not dkrd's."""

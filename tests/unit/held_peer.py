@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from tests.unit.client_peer import ID, SO_SNDBUFFORCE, Shim, answer, log, main, read_request, record
 
@@ -18,8 +19,10 @@ COMMANDS = {
     "closed": TALK,  # its input is not open
     "trapped": 'trap "echo int" INT; trap "echo term; exit 4" TERM; echo up; while :; do sleep 60 & wait; done',
     "much": "head -c 1000000 /dev/zero; head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 3",
+    "hasty": "exec </dev/null; echo hi; echo err >&2",
     "silent": "exec >&-; exec sleep 60",
 }
+ASKED = Path(f"{sys.argv[-1]}.asked")  # how often the container was asked for
 PROBLEMS = {
     "nosuch": ("404 Not Found", "not-found", "", 'cannot find container "nosuch": there is none'),
     "running": ("409 Conflict", "conflict", "running", "cannot start running: it runs already"),
@@ -41,6 +44,9 @@ def api(client: socket.socket) -> None:
         status, code, rule, detail = PROBLEMS[name]
         answer(client, status, {"code": code, "title": "x", "detail": detail, "rule": rule or None})
         return
+    if head.startswith(b"GET "):
+        tell_container(client)
+        return
     if b"Upgrade: dkr-session/1" not in head:
         client.sendall(b"HTTP/1.1 204 No Content\r\nServer: dkr\r\n\r\n")
         return
@@ -57,6 +63,18 @@ def api(client: socket.socket) -> None:
         held.create()
     else:
         held.join(starts=path[4] == "start")
+
+
+def tell_container(client: socket.socket) -> None:
+    """Not there at first, then in the making: the news comes to the api later than to the client."""
+    asked = len(ASKED.read_text()) if ASKED.exists() else 0
+    ASKED.write_text("x" * (asked + 1))
+    if asked == 0:
+        answer(client, "404 Not Found", {"code": "not-found", "title": "x", "detail": "there is none"})
+        return
+    status = "creating" if asked == 1 else "created"
+    known = {"id": ID, "name": "made", "uid": 0, "image": "host", "args": ["/x"], "labels": {}, "rm": False}
+    answer(client, "200 OK", {**known, "status": status, "created": "2026-01-31T12:00:00.000000000Z"})
 
 
 class Held(Shim):

@@ -1,0 +1,68 @@
+"""The log of a container as typed lines."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+from dkrctl.log_lines import Splitter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+    from datetime import datetime
+
+    from dkrctl.sdk.transport import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a container's output, or 16 KiB of one that is longer.
+
+    stream  where it was written to; of a terminal all is `stdout`
+    time    when, RFC 3339 with nanoseconds
+    data    the bytes, with the newline where there was one
+    """
+
+    stream: Literal["stdout", "stderr"]
+    time: str
+    data: bytes
+
+
+def query_of(
+    follow: bool,
+    tail: int | None,
+    since: datetime | str | None,
+    until: datetime | str | None,
+    *,
+    stdout: bool,
+    stderr: bool,
+) -> dict[str, str]:
+    """The query of docs/protocol.md, section 1. Raises ValueError for a time that does not know its zone."""
+    query = {name: "false" for name, wanted in (("stdout", stdout), ("stderr", stderr)) if not wanted}
+    if follow:
+        query["follow"] = "true"
+    if tail is not None:
+        query["tail"] = str(int(tail))
+    for name, time in (("since", since), ("until", until)):
+        if time is not None:
+            query[name] = _told(name, time)
+    return query
+
+
+def _told(name: str, time: datetime | str) -> str:
+    if isinstance(time, str):
+        return time
+    if time.tzinfo is None:
+        raise ValueError(f"{name} is a time without a zone: as in datetime.now(UTC)")
+    return time.isoformat()
+
+
+async def log_lines(transport: Transport, target: str, query: Mapping[str, str]) -> AsyncGenerator[LogLine]:
+    """The lines as they come. Raises DkrError."""
+    splitter = Splitter()
+    async with contextlib.aclosing(transport.stream(target, query)) as pieces:
+        async for piece in pieces:
+            for line in splitter.feed(piece):
+                yield LogLine(cast("Literal['stdout', 'stderr']", line.stream), line.time, line.data)
+    splitter.end()
