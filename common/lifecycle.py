@@ -177,7 +177,7 @@ LOGS = Command(
     (
         ("dkrctl logs web", ""),
         ("dkrctl logs -n 20 --since 10m web", "of the last ten minutes the last 20 lines"),
-        ("dkrctl logs -ft web 2>&1 | head -n 1", "errors too, with times, until somebody has seen enough"),
+        ("dkrctl logs -ft web", "with times, and whatever it is going to write"),
     ),
     status="0; 1 where it is not there, or has no log; 130 after ctrl-C",
     words=CONTAINERS,

@@ -27,10 +27,11 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def containers(daemon: Daemon) -> Iterator[None]:
-    """Two that have ended and one that runs, all root's."""
+    """Two that have ended, one that was not started yet, and one that runs, all root's."""
     root = Caller(daemon, None)
     make(daemon, None, "bad-1", "/bin/true")
     make(daemon, None, "bad-2", "busybox", "true")
+    daemon.dkrctl("create", "--name", "made", "/bin/true", check=True)
     with running(root, "alive"):
         yield
     tidy(daemon)
@@ -69,6 +70,12 @@ STATIC = [
     ("dkrctl run --on-disconnect k", ["keep", "kill"]),
     ("dkrctl run busybox --on-dis", []),  # an option of the command's, not ours
     ("dkrctl run --name x", []),
+    ("dkrctl create --rm bus", ["busybox"]),
+    ("dkrctl create --net ", ["host", "private"]),
+    ("dkrctl create --deta", []),  # an option of run's that it refuses
+    ("dkrctl logs x --t", ["--tail", "--timestamps"]),
+    ("dkrctl logs --tail ", ["all"]),
+    ("dkrctl start --on-disconnect k", ["keep", "kill"]),
     ("dkrctl doctor -f ", ["json", "text"]),
 ]
 
@@ -103,11 +110,14 @@ def test_a_value_behind_an_equals_sign(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("dkrctl inspect ", ["alive", "bad-1", "bad-2"]),
+        ("dkrctl inspect ", ["alive", "bad-1", "bad-2", "made"]),
+        ("dkrctl logs -f ", ["alive", "bad-1", "bad-2", "made"]),
         ("dkrctl attach ", ["alive"]),
-        ("dkrctl rm ", ["bad-1", "bad-2"]),  # only what can be removed
+        ("dkrctl start ", ["bad-1", "bad-2", "made"]),  # only what can be started
+        ("dkrctl start -ai m", ["made"]),
+        ("dkrctl rm ", ["bad-1", "bad-2", "made"]),  # only what can be removed
         ("dkrctl rm b", ["bad-1", "bad-2"]),
-        ("dkrctl rm bad-1 ", ["bad-2"]),  # none twice
+        ("dkrctl rm bad-1 ", ["bad-2", "made"]),  # none twice
         ("dkrctl inspect --format json a", ["alive"]),
     ],
 )
@@ -137,6 +147,7 @@ def test_what_it_answers(daemon: Daemon, tenant: User, stranger: User) -> None:
         "alive\thost, running",
         "bad-1\thost, stopped",
         "bad-2\tbusybox, stopped",
+        "made\thost, created",
     ]
     assert asked(daemon, "running").stdout == "alive\thost, running\n"
     assert asked(daemon, "containers", user=tenant).stdout == ""

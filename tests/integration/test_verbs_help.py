@@ -10,7 +10,7 @@ import pytest
 from common.options import GLOBAL, Command, Option
 from common.verbs import COMMANDS
 from dkrd.api.routes import ROUTES
-from tests.integration.verbs import make, tidy
+from tests.integration.verbs import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ if "/v1/info" not in {route.path for route in ROUTES}:
 @pytest.fixture(autouse=True)
 def nothing_stays(daemon: Daemon) -> Iterator[None]:
     yield
-    tidy(daemon)
+    sweep(daemon)
 
 
 def names(option: Option) -> list[str]:
@@ -79,7 +79,8 @@ def test_help_that_cannot_be_written_is_an_error(daemon: Daemon, words: str) -> 
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_an_example_does_what_it_shows(root: Caller, line: str) -> None:
     """In a shell, as root, beside a container called `web` that has ended."""
-    make(root.daemon, None, "web", "--label", "team=blue", "/bin/true")
+    root.daemon.dkrctl("create", "--name", "web", "--label", "team=blue", "/bin/echo", "hi", check=True)
+    root.daemon.dkrctl("start", "-a", "web", check=True)
     root.ended("web")
     done = root.shell(f"set -o pipefail; cd /usr/games || cd /; {line}", env={"LANG": "C.UTF-8"})
     if line.startswith("dkrctl doctor"):
