@@ -47,6 +47,9 @@ class Limits(LateModel):
     containers_per_user: Annotated[
         int | None, About("that live at a time; absent for root, who has no bound")
     ] = None
+    kept_per_user: Annotated[
+        int | None, About("that stand and do not run; absent for root, who has no bound")
+    ] = None
     connections_per_user: Annotated[int | None, About("at a time; absent for root, who has no bound")] = None
     body: Annotated[int, About("bytes of a request")]
     output: Annotated[int, About("bytes of each stream of a run as one request")]

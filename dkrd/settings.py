@@ -45,6 +45,7 @@ class Settings:
     ids_first, ids_last  the pool of ids, both ends included, in whole ranges of 65536
     ids_directory        where ranges are claimed; the same for all daemons of the host
     containers_per_user  live containers a user may have; uid 0 has no bound
+    kept_per_user        containers that do not run a user may have, made or ended; uid 0 has no bound
     start_seconds        deadline of a container's build
     log_max_size         bytes of one file of a container's log
     log_max_files        how many files such a log has at most
@@ -67,6 +68,7 @@ class Settings:
     ids_last: int = 2147352575
     ids_directory: str = "/var/lib/dkr/ids"
     containers_per_user: int = 256
+    kept_per_user: int = 1024
     start_seconds: int = 30
     log_max_size: int = 10 * 1024 * 1024
     log_max_files: int = 3
@@ -232,6 +234,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "ids.last": ("ids_last", _pool_last),
     "ids.directory": ("ids_directory", _path),
     "limits.containers_per_user": ("containers_per_user", _integer(1, 65536)),
+    "limits.kept_per_user": ("kept_per_user", _integer(1, 65536)),
     "limits.start_seconds": ("start_seconds", _integer(1, 3600)),
     "limits.log_max_size": ("log_max_size", _integer(4096, 2**40)),
     "limits.log_max_files": ("log_max_files", _integer(1, 100)),

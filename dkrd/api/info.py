@@ -71,6 +71,7 @@ def _roots(facts: Facts) -> tuple[RootInfo, ...]:
 def _limits(settings: Settings, owner: int) -> Limits:
     return Limits(
         containers_per_user=settings.containers_per_user if owner else None,
+        kept_per_user=settings.kept_per_user if owner else None,
         connections_per_user=MAX_CONNECTIONS if owner else None,
         body=MAX_BODY,
         output=MAX_OUTPUT,

@@ -20,6 +20,7 @@ from functools import partial
 from common import frames
 from common.errors import Conflict, DkrError, ProtocolError
 from dkrd.launcher import pidfd, wire
+from dkrd.launcher.kept import RESTING, Kept
 from dkrd.launcher.runner import open_child
 from dkrd.shim import state as shim_state
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 _BATCH = 64  # reports read in one go, so that nothing else waits long
 _REAP_SECONDS = 10.0  # how long a dead init may stay a zombie before its exit counts as lost
-_RESTING = ("created", "stopped")
 _HEX = frozenset("0123456789abcdef")
 _LOOK_AGAIN_SECONDS = 1.0  # for an init, where there was no descriptor for it
 SHIM_LOST: dict[str, object] = {"code": None, "signal": None, "cause": "shim-lost"}
@@ -85,7 +85,7 @@ class Container:
     @property
     def rests(self) -> bool:
         """Whether it was told that nothing of it runs: it was made only, has ended, or is gone."""
-        return self.gone or (self.state is not None and self.state.get("status") in _RESTING)
+        return self.gone or (self.state is not None and self.state.get("status") in RESTING)
 
 
 class Containers:
@@ -99,6 +99,7 @@ class Containers:
         self._runner = runner
         self._run_dir = run_dir
         self._table: dict[str, Container] = {}
+        self.kept = Kept()
         self._collect: Collect = lambda container_id, how: None
         self._tell: Tell = lambda message: None
         self._let_go: LetGo = lambda uid, container_id: None
@@ -234,11 +235,11 @@ class Containers:
             raise ProtocolError(f"nobody knows container {told_id}")
         if kind == "gone":
             container.gone = True
-            self._tell({"type": "gone", "id": told_id})
+            self._gone(told_id)
         elif kind == "state" and isinstance(told, dict):
             container.state = told
             self._take_init(container, descriptors)
-            self._tell({"type": "state", "state": told})
+            self._tell_state(told)
             if told.get("status") == "running":
                 self._call_waiting(container, _running(container.id))
         else:
@@ -275,12 +276,12 @@ class Containers:
         if container.gone or (container.rests and not stands):
             known = container.state or {}
             if known.get("status") == "stopped" and known.get("rm") and not container.gone:
-                self._tell({"type": "gone", "id": container.id})  # it died before it could say so
+                self._gone(container.id)  # it died before it could say so
             self._forget(container)
         elif in_order and container.state is None and not stands:
             # It refused before there was anything: the client knows, the api has to be told.
             if not container.stood:
-                self._tell({"type": "gone", "id": container.id})
+                self._gone(container.id)
             self._forget(container)
         else:
             self._log.error("a shim died before its work was done", id=container.id)
@@ -345,7 +346,7 @@ class Containers:
             with contextlib.suppress(OSError):
                 path = f"{self._run_dir}/containers/{container.id}/state.json"
                 shim_state.write_file(path, frames.dumps(ended))
-            self._tell({"type": "state", "state": ended})
+            self._tell_state(ended)
         self._log.audit("collected", id=container.id, cause=how.get("cause"), code=how.get("code"))
         work = partial(self._collect, container.id, how)
         try:
@@ -358,15 +359,23 @@ class Containers:
             self._log.error(f"cannot collect container {container.id}: {error.message}", errorCode=error.code)
         elif value is None and not container.gone:
             container.gone = True
-            self._tell({"type": "gone", "id": container.id})
+            self._gone(container.id)
         elif isinstance(value, dict) and (
             container.state is None or container.state.get("status") != value.get("status")
         ):
-            self._tell({"type": "state", "state": value})  # cut off by a power cut, and kept; or never begun
+            self._tell_state(value)  # cut off by a power cut, and kept; or never begun
         self._forget(container)
 
     def removed(self, container_id: str) -> None:
         """Tell that nothing is left of a container that a client had removed."""
+        self._gone(container_id)
+
+    def _tell_state(self, state: dict[str, object]) -> None:
+        self.kept.note(state)
+        self._tell({"type": "state", "state": state})
+
+    def _gone(self, container_id: str) -> None:
+        self.kept.forget(container_id)
         self._tell({"type": "gone", "id": container_id})
 
     def _forget(self, container: Container) -> None:

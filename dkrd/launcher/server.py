@@ -45,6 +45,9 @@ _LIVE = (
     "log_level",
     "log_format",
     "containers_per_user",
+    "kept_per_user",
+    "log_max_size",
+    "log_max_files",
     "start_seconds",
     "http_lifts",
 )  # settings that SIGHUP changes
@@ -218,6 +221,7 @@ class Launcher:
         for state in chain(
             self._containers.states(), adoption.kept_states(self._containers, self._settings.state_dir)
         ):
+            self._containers.kept.note(state)
             size += len(frames.dumps(state)) + 1
             (first if size <= _HELLO_MAX else late).append(state)
         self._api.send({"type": "hello", "version": 2, **self._facts(), "containers": first})

@@ -139,6 +139,7 @@ class Starts:
         start = self._begin(host, seq, message, answer)
         try:
             _, owner = start.prove(message.descriptors[0])
+            self._check_kept(host, owner)
             self._fork(start, owner, os.urandom(32).hex(), message.rest)
         except DkrError as err:
             start.refuse(err)
@@ -181,6 +182,15 @@ class Starts:
             raise LimitReached(
                 f"cannot start a container: uid {owner} has {bound} already",
                 hint="end some, or have containers_per_user raised in dkrd.toml",
+            )
+
+    def _check_kept(self, host: Host, owner: int) -> None:
+        """Each has a range of ids, of which the host has some thousands."""
+        bound = host.settings.kept_per_user
+        if owner != 0 and self._containers.kept.of(owner) >= bound:
+            raise LimitReached(
+                f"cannot make a container: uid {owner} has {bound} that do not run",
+                hint="remove some: dkrctl rm $(dkrctl ps -aq --filter status=stopped)",
             )
 
     def _fork(self, start: _Start, owner: int, container: str, bundle: bytes | None) -> None:

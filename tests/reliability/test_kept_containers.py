@@ -217,6 +217,33 @@ def test_started_and_removed_at_once(daemon: Daemon) -> None:
     assert_same(daemon, before)
 
 
+def test_how_many_a_user_may_keep(
+    make_daemon: MakeDaemon, tenant: host.User, other_tenant: host.User
+) -> None:
+    """Made ones count and ended ones, also after a restart; others have their own."""
+    daemon = make_daemon(limits={"kept_per_user": 2})
+
+    def made(user: host.User | None, name: str) -> str:
+        done = daemon.dkrctl("create", "--name", name, "/bin/true", user=user, check=False)
+        return done.stderr if done.returncode else ""
+
+    assert made(tenant, "one") == ""
+    daemon.dkrctl("run", "--name", "two", "/bin/true", user=tenant)
+    eventually(lambda: status_of(daemon, "two") == "stopped", "it has ended")
+    daemon.restart()
+    refused = made(tenant, "three")
+    assert f"uid {tenant.uid} has 2 that do not run" in refused
+    assert "hint: remove some" in refused
+    assert made(other_tenant, "three") == made(None, "root-1") == made(None, "root-2") == ""
+    assert made(None, "root-3") == ""
+    daemon.dkrctl("start", "one", user=tenant)  # what stands may be started
+    eventually(lambda: status_of(daemon, "one") == "stopped", "it has ended")
+    daemon.dkrctl("rm", "one", user=tenant)
+    assert made(tenant, "three-again") == ""
+    for container in listed(daemon, every=True):
+        remove(daemon, str(container["id"]))
+
+
 def test_a_power_cut(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(limits=BUILD)
     create(daemon, "/bin/true", name="made")
