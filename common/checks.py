@@ -260,7 +260,7 @@ def signal(value: object) -> int:
 
 def seconds(value: float) -> float:
     """A finite number of seconds below MAX_SECONDS."""
-    if not math.isfinite(value) or value > MAX_SECONDS:
+    if not math.isfinite(value) or value >= MAX_SECONDS:
         fault("", "is not a finite number of seconds")
     return float(value)
 

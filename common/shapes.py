@@ -122,12 +122,12 @@ Hostname = Annotated[str | None, _given(checks.hostname), WithJsonSchema(_text(6
 StopSeconds = Annotated[
     float,
     AfterValidator(lambda value: checks.not_below_zero(checks.seconds(value))),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": checks.MAX_SECONDS}),
+    WithJsonSchema({"type": "number", "minimum": 0, "exclusiveMaximum": checks.MAX_SECONDS}),
 ]
 TimeLimit = Annotated[
     float | None,
     _given(lambda value: checks.above_zero(checks.seconds(value))),
-    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": checks.MAX_SECONDS}),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": checks.MAX_SECONDS}),
 ]
 WHOLE = BeforeValidator(checks.whole)  # of an integer; behind its bounds, or they are not told
 Text = Annotated[str | None, AfterValidator(checks.given), WithJsonSchema({"type": "string"})]
@@ -184,7 +184,7 @@ Seconds = Annotated[
     float | None,
     BeforeValidator(checks.number),
     _given(lambda value: checks.above_zero(checks.seconds(value))),
-    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": checks.MAX_SECONDS}),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": checks.MAX_SECONDS}),
 ]
 Flag = Annotated[bool, BeforeValidator(checks.flag), WithJsonSchema({"type": "boolean"})]
 _NUMBER = BeforeValidator(lambda value: checks.whole(checks.number(value)))

@@ -8,8 +8,9 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.integration.conftest import SHELL_SECONDS
+from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.reliability.support import ask, ask_bytes, eventually
+from tests.security.callers import as_user
 from tests.sessions import acting_as
 
 if TYPE_CHECKING:
@@ -68,6 +69,18 @@ def lines(daemon: Daemon, name: str, query: str = "") -> list[dict[str, Any]]:
     status, data = ask_bytes(daemon, "GET", f"/v1/containers/{name}/logs{query}")
     assert status == 200, data
     return [json.loads(line) for line in data.splitlines()]
+
+
+def asked(caller: Caller, method: str, target: str, body: Any = None) -> tuple[int, Any]:
+    """One request as the caller: status and JSON."""
+
+    def work() -> tuple[int, Any]:
+        return ask(caller.daemon, method, target, body)
+
+    if caller.user is None:
+        return work()
+    status, value = as_user(caller.user, work)
+    return status, value
 
 
 @contextlib.contextmanager
@@ -155,8 +168,10 @@ class Stream:
         while text not in self.output[kind]:
             got = self.frame()
             assert got is not None, self.output
-            assert got[0] in self.output, got
-            self.output[got[0]] += got[1]
+            if got[0] in self.output:
+                self.output[got[0]] += got[1]
+            else:
+                assert json.loads(got[1])["type"] in ("attached", "started"), got
 
     def ended(self) -> bool:
         """Whether nothing more comes."""

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.conftest import SHELL_SECONDS, Caller
-from tests.integration.kept import create, lines, logged, made, remove, sh, shown, start, wait
+from tests.integration.kept import asked, create, lines, logged, made, remove, sh, shown, start, wait
 from tests.reliability.support import Counts, ask, assert_same, count, listed
-from tests.security.callers import as_user
 from tests.sessions import Client
 
 if TYPE_CHECKING:
@@ -34,18 +33,6 @@ def nothing_is_left(daemon: Daemon) -> Iterator[Counts]:
     assert listed(daemon, every=True) == there
     assert_same(daemon, before)
     assert "Traceback" not in daemon.log
-
-
-def asked(caller: Caller, method: str, target: str, body: Any = None) -> tuple[int, Any]:
-    """One request as the caller: status and JSON."""
-
-    def work() -> tuple[int, Any]:
-        return ask(caller.daemon, method, target, body)
-
-    if caller.user is None:
-        return work()
-    status, value = as_user(caller.user, work)
-    return status, value
 
 
 def test_from_its_making_to_its_removal(caller: Caller) -> None:
