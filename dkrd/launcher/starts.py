@@ -13,7 +13,7 @@ from common import frames
 from common.errors import BadRequest, Conflict, DkrError, LimitReached, NotFound, NotPermitted
 from dkrd import evidence, ids
 from dkrd.launcher import shims
-from dkrd.launcher.adoption import read_grant
+from dkrd.launcher.adoption import live_state, read_grant
 from dkrd.launcher.containers import is_id
 from dkrd.shim.task import ShimTask
 
@@ -48,7 +48,10 @@ def prove(host: Host, connection: socket.socket) -> tuple[Credentials, int]:
 def owner_of(host: Host, container: str, credentials: Credentials, asker: int) -> int:
     """The uid whose `container` is, if `asker` may touch it. Raises NotFound."""
     try:
-        uid = read_grant(host.settings.state_dir, container).get("uid")
+        # Of one that runs with `rm` there is no grant: its state tells (shim/cleanup.py does the same).
+        state_dir, run_dir = host.settings.state_dir, host.settings.run_dir
+        known = read_grant(state_dir, container) or live_state(run_dir, container) or {}
+        uid = known.get("uid")
     except OSError as err:
         raise LimitReached(
             f"cannot find out whose {container[:12]} is: {err.strerror}", hint="try again", errno=err.errno

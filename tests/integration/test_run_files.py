@@ -59,5 +59,8 @@ def test_of_one_that_is_not_kept_its_state_tells_whose_it_is(
         for user in (caller.user, root.user):
             done = caller.daemon.dkrctl("rm", identity, user=user)
             assert (done.returncode, "it is running" in done.stderr) == (1, True)
+        # It runs already, which is what was asked for; to others it is not there.
+        assert caller.daemon.dkrctl("start", identity, user=caller.user).returncode == 0
+        assert "cannot find" in caller.daemon.dkrctl("start", identity, user=other_tenant).stderr
         assert caller.daemon.dkrctl("explain", identity, user=other_tenant).returncode != 0
         assert caller.daemon.dkrctl("explain", identity, user=caller.user).returncode == 0
