@@ -20,7 +20,7 @@ SESSION = (
     'sendmsg(connection, {"type": "session", …}, SCM_RIGHTS [theirs])'
 )
 # For a client that speaks plain HTTP the api has made one, and keeps the other end.
-PLAIN = "the api's end of a session is passed on by the launcher"
+PLAIN = "socketpair(AF_UNIX, SOCK_SEQPACKET, 0, [theirs, ours]) by the api, passed on by the launcher"
 ETC = ("hostname", "hosts", "resolv.conf")  # files of /etc that every container gets
 
 
