@@ -209,7 +209,9 @@ def drive(
             if real and "{container}" in line.route.path:
                 case.path_parameters["container"] = there
                 if line.route.path.endswith("/wait"):
-                    case.query = {"condition": "stopped"}  # it is never removed, and others are not in a hurry
+                    case.query = {
+                        "condition": "stopped"
+                    }  # it is never removed, and others are not in a hurry
         response = case.call_and_validate(
             base_url="http://dkr", session=session, checks=MEANT, timeout=SECONDS
         )
