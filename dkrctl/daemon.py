@@ -28,7 +28,7 @@ MAX_ANSWER = (
 _MAX_LINE = 1024  # bytes of a chunk's size and extensions
 # Answers that another release of dkrd may give to what this one knows, and the same as errors.
 _SKEWED = frozenset((400, 404, 405, 415, 426))
-_SKEWED_CODES = frozenset(("bad-request", "not-found", "protocol"))
+_SKEWED_CODES = frozenset(("bad-request", "not-found"))
 
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _TIMEVAL = struct.Struct("@ll")
@@ -196,8 +196,11 @@ class Daemon:
 
     def session(self, target: str, body: object) -> tuple[str, int]:
         """POST the JSON `body` for a session: the container's id and the descriptor, as `ask_session`."""
+        seconds = self._limit()
         try:
-            return ask_session(self.path, target, dumps(body))
+            return ask_session(self.path, target, dumps(body), limit=_timeval(seconds))
+        except BlockingIOError as err:
+            raise diagnosis.hangs(self.path, seconds) from err
         except DkrError as error:
             raise self.aged(error) from error
 

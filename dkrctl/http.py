@@ -274,14 +274,20 @@ def ask_run(
 
 
 def ask_session(
-    path: str, target: str, body: bytes = b"", meanwhile: "Callable[[], None] | None" = None
+    path: str,
+    target: str,
+    body: bytes = b"",
+    meanwhile: "Callable[[], None] | None" = None,
+    limit: bytes = b"",
 ) -> tuple[str, int]:
-    """Ask the daemon at `path` for a session; the container's id and the descriptor of the session. `meanwhile` is called
-    while the daemon works.
+    """Ask the daemon at `path` for a session; the container's id and the descriptor of the session.
+
+    meanwhile  is called while the daemon works
+    limit      as of Connection; then BlockingIOError tells that it is over
 
     Raises DkrError: what the daemon said, or why it could not be asked.
     """
-    connection = Connection(path)
+    connection = Connection(path, limit)
     connection.meanwhile = meanwhile
     try:
         answer = connection.ask("POST", target, body, upgrade=True)

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from tests.integration.conftest import Caller
 
 pytestmark = pytest.mark.root
-VERBS = (("ps",), ("inspect", "x"), ("rm", "x"), ("info",), ("version",))
+VERBS = (
+    *(("ps",), ("inspect", "x"), ("rm", "x"), ("info",), ("version",)),
+    *(("create", "/bin/true"), ("start", "x"), ("logs", "x")),
+)
 
 
 def told(daemon: Daemon, *words: str, user: User | None = None, status: int = 1, **env: str) -> str:

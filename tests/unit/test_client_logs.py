@@ -169,11 +169,14 @@ def following(path: Path) -> Iterator[subprocess.Popen[bytes]]:
         canned(path, default=chunked([line("one\n")], ends=False), hold=True),
         subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as client,
     ):
-        assert client.stdout is not None
-        assert client.stdout.readline() == b"one\n"
-        yield client
-        assert client.stderr is not None
-        assert client.stderr.read() == b""
+        try:
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"one\n"
+            yield client
+            assert client.stderr is not None
+            assert client.stderr.read() == b""
+        finally:
+            client.kill()
 
 
 def test_what_comes_is_shown_at_once_and_ctrl_c_ends_it(tmp_path: Path) -> None:
