@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from dkrd.shim.state import State
     from dkrd.shim.task import ShimTask
 
+# How soon it is seen whether a signal that was blocked was dropped, and then after twice the time: 1.3 s in all.
+_LOOK_SECONDS = 0.005
+_LOOK_LONGEST = 1.0
+
 # What a signal does by default; signal(7). The rest ends the process.
 _IGNORED = frozenset((signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH))
 _STOPPING = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
@@ -188,14 +192,31 @@ class Guard:
             or number in (signal.SIGKILL, signal.SIGSTOP)
             or number in _IGNORED
             or self._config.init  # which forwards all
-            or masks.answers(self._built.pid, number)
         ):
             self._send(number)
+        elif masks.answers(self._built.pid, number):
+            self._send(number)
+            self._look_after(number, _LOOK_SECONDS)
         elif number in _STOPPING:
             self._send(signal.SIGSTOP)
         else:
             self._as_if = self._as_if or number
             self._send(signal.SIGKILL)
+
+    def _look_after(self, number: int, seconds: float) -> None:
+        """See what becomes of a signal that is blocked. A shell blocks all while it starts a command (vfork(2)): what comes then
+        waits, and is dropped as soon as it is unblocked, if nobody has asked for it. Outside it would have ended the shell.
+        """
+        if masks.holds(self._built.pid, number) and seconds < _LOOK_LONGEST:
+            self._loop.later(seconds, lambda: self._look_again(number, seconds))
+
+    def _look_again(self, number: int, seconds: float) -> None:
+        if self._ended:
+            return
+        if masks.holds(self._built.pid, number):
+            self._look_after(number, 2 * seconds)
+        elif not masks.answers(self._built.pid, number):
+            self._deliver(number)
 
     def _reap(self) -> Exit:
         _, status = os.waitpid(self._built.pid, 0)

@@ -9,6 +9,7 @@ _TRIES = 16
 # The number of rt_sigtimedwait(2), of which sigwait(3) and sigwaitinfo(2) are made
 _SIGTIMEDWAIT = {"x86_64": 128, "aarch64": 137}.get(os.uname().machine, -2)
 _MASKS = (b"SigBlk:", b"SigIgn:", b"SigCgt:")
+_PENDING = (b"SigPnd:", b"ShdPnd:")
 _SWITCHES = b"voluntary_ctxt_switches:"
 
 
@@ -33,6 +34,20 @@ def answers(pid: int, number: int) -> bool:
     except (OSError, ValueError):
         return True
     return bool(masks & bit)
+
+
+def holds(pid: int, number: int) -> bool:
+    """Whether the signal `number` was sent to process `pid` and still waits, because it is blocked there."""
+    waiting = 0
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                name, _, value = line.partition(b"\t")
+                if name in _PENDING:
+                    waiting |= int(value, 16)
+    except (OSError, ValueError):
+        return False
+    return bool(waiting & 1 << (number - 1))
 
 
 def _status(pid: int) -> tuple[int, int]:

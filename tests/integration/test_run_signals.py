@@ -81,6 +81,41 @@ def test_a_signal_ends_a_command_that_has_no_answer(
         assert client.wait(GUARD) == 128 + number
 
 
+BLOCKS = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("ready", flush=True)
+while signal.SIGTERM not in signal.sigpending():
+    pass
+{}
+signal.pause()
+"""
+
+
+def test_a_signal_that_was_blocked_for_a_moment_is_not_lost(root: Caller) -> None:
+    """As a shell blocks all while it starts a command: what waited is dropped by the kernel when it is unblocked."""
+    code = BLOCKS.format("signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])")
+    with root.popen("/usr/bin/python3", "-IS", "-c", code) as client:
+        ready(client)
+        client.send_signal(signal.SIGTERM)
+        assert client.wait(GUARD) == 128 + signal.SIGTERM
+
+
+def test_a_signal_that_is_held_back_on_purpose_ends_nothing(root: Caller) -> None:
+    code = BLOCKS.format(
+        "print('held', flush=True); sys.stdin.read(); print(signal.sigwait([15]), flush=True); sys.exit(3)"
+    )
+    with root.popen("/usr/bin/python3", "-IS", "-c", code) as client:
+        ready(client)
+        client.send_signal(signal.SIGTERM)
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"held\n"
+        assert client.stdin is not None
+        client.stdin.close()
+        assert client.stdout.read() in (b"15\n", b"Signals.SIGTERM\n")
+        assert client.wait(GUARD) == 3
+
+
 def test_an_ignored_signal_is_ignored(root: Caller) -> None:
     with root.popen("/bin/sh", "-c", "trap '' TERM; " + WAIT.format("USR1")) as client:
         assert client.stdout
