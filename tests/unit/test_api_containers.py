@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,14 @@ def test_a_container_that_was_not_made(api: Api, what: str) -> None:
     assert problem(client.answer()) == wanted
     # and its name is free
     client, _ = created(api, {"args": ["a"], "name": "again"})
+    api.catch_up()
+    assert client.answer().status == 201
+
+
+def test_an_image_that_is_not_known(api: Api) -> None:
+    answer = post(api, "/v1/containers", {"args": ["a"], "image": "nosuch", "name": "free"}).answer()
+    assert problem(answer) == (404, "not-found")
+    client, _ = created(api, {"args": ["a"], "name": "free"})
     api.catch_up()
     assert client.answer().status == 201
 
@@ -359,7 +368,8 @@ def test_force_waits_for_one_that_removes_itself(api: Api) -> None:
     error = {"code": "conflict", "message": "it has ended", "rule": "ended"}
     api.say({"type": "refused", "seq": message["seq"], "error": error})  # by itself, just now
     api.catch_up()
-    api.say({"type": "state", "state": state(ONE, status="stopped", name="one", rm=True)})
+    stands(api, "stopped", rm=True)
+    assert not select.select([client.sock], [], [], 0.1)[0]
     api.say({"type": "gone", "id": ONE})
     assert client.answer().status == 204
 

@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import subprocess
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -156,6 +157,19 @@ def test_input_output_and_the_end(api: Api) -> None:
     assert at.ended()
 
 
+def test_what_was_written_comes_before_the_end(api: Api) -> None:
+    at = Attached(api)
+    written = full(at.streams[0], b"x" * 20_000_000)
+    at.end()
+    data = b""
+    while len(data) < written:
+        kind, more = at.hears()
+        assert kind == 1
+        data += more
+    assert at.hears() == (3, {"type": "exited", "exit": EXIT})
+    assert at.ended()
+
+
 def test_without_a_query(api: Api) -> None:
     at = Attached(api, outputs=1)
     assert at.first is not None
@@ -237,9 +251,17 @@ def test_signal_resize_and_detach(api: Api) -> None:
 
 def test_what_was_typed_comes_before_the_detach(api: Api) -> None:
     at = Attached(api)
-    data = os.urandom(65536)
-    at.sock.sendall(frame(0, data) + spoken({"type": "detach"}))
+    held = full(at.sock, frame(0, b"x" * 16376) * 100)  # a whole number of frames, or some of one
+    left = -held % 16384
+    data = b"x" * ((held + left) // 16384 * 16376)
+    typing = threading.Thread(
+        target=at.sock.sendall,
+        args=(frame(0, b"x" * 16376)[held % 16384 :][:left] + spoken({"type": "detach"}),),
+    )
+    typing.start()
+    assert not select.select([at.guardian.session], [], [], 0.2)[0]
     assert exactly(at.streams[0], len(data)) == data
+    typing.join()
     assert at.guardian.hears() == {"type": "detach"}
     at.end()
 
@@ -269,7 +291,7 @@ BAD: list[tuple[str, bytes]] = [
 @pytest.mark.parametrize(("name", "data"), BAD, ids=[name for name, _ in BAD])
 def test_a_frame_that_is_none_is_the_end(api: Api, name: str, data: bytes) -> None:
     at = Attached(api)
-    at.sock.sendall(data)
+    at.sock.sendall(data + b"what nobody reads any more")
     kind, told = at.hears()
     assert (kind, told["type"], told["error"]["code"]) == (3, "error", "protocol")
     assert at.ended()
@@ -309,6 +331,7 @@ def test_a_client_that_vanishes_while_it_is_attached(api: Api) -> None:
     assert guardian.hears() is not None
     client.close()
     guardian.connection.close()
+    guardian.session.settimeout(5)  # and not when an answer would have been due
     assert guardian.hears() is None
     api.say({"type": "done", "seq": guardian.seq, "value": {}})
 
