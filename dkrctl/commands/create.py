@@ -1,38 +1,57 @@
 """`dkrctl create`: make a container that is started later."""
 
-from common.errors import ProtocolError, from_wire
+import time
+
+from common.errors import NotFound, ProtocolError, from_wire
+from common.options import Command
 from dkrctl import output
+from dkrctl.daemon import Daemon, target
+from dkrctl.parse import Parsed
 from dkrctl.request import asks, build
 from dkrctl.run import Cidfile
 from dkrctl.session import Session
 from dkrctl.signals import Signals
 from dkrctl.verbs import Call
 
+NEWS_SECONDS = 5.0  # how long what the guardian has said may take to reach the api
+_PAUSE = 0.005  # seconds
+
 
 def run(call: Call) -> int:
     """`dkrctl create`; the exit status. Raises DkrError."""
-    request = build(call.parsed, call.command)
-    for option, key in (("interactive", "openStdin"), ("tty", "terminal")):
-        if call.parsed.flag(option):
-            request[key] = True
-    path = call.parsed.last("cidfile")
-    # From here on a signal takes the way out that removes the file.
+    request = request_of(call.parsed, call.command)
+    # From here on a signal takes the way out that removes the file of --cidfile.
     Signals()
-    cidfile = None if path is None else Cidfile(path)
-    try:
-        container = _create(call, request)
-        if cidfile is not None:
-            cidfile.fill(container)
-    finally:
-        if cidfile is not None:
-            cidfile.withdraw()
+    container = create(call.daemon(), request, call.parsed.last("cidfile"))
     output.emit(f"{container}\n")
     return 0
 
 
-def _create(call: Call, request: dict[str, object]) -> str:
-    """The id of the new container."""
-    _, descriptor = call.daemon().session("/v1/containers", request)
+def request_of(parsed: Parsed, command: Command) -> dict[str, object]:
+    """The request by the options of `command`. Raises BadRequest."""
+    request = build(parsed, command)
+    for option, key in (("interactive", "openStdin"), ("tty", "terminal")):
+        if parsed.flag(option):
+            request[key] = True
+    return request
+
+
+def create(daemon: Daemon, request: dict[str, object], cidfile: str | None) -> str:
+    """Have a container made; its id, also in the file `cidfile`. The next request finds it. Raises DkrError."""
+    file = None if cidfile is None else Cidfile(cidfile)
+    try:
+        container = _made(daemon, request)
+        if file is not None:
+            file.fill(container)
+    finally:
+        if file is not None:
+            file.withdraw()
+    _await_news(daemon, container)
+    return container
+
+
+def _made(daemon: Daemon, request: dict[str, object]) -> str:
+    _, descriptor = daemon.session("/v1/containers", request)
     session = Session(descriptor)
     session.first({"type": "create", "request": request, "asks": asks(request)}, [])
     got = session.receive()
@@ -48,3 +67,16 @@ def _create(call: Call, request: dict[str, object]) -> str:
     if frame.get("type") != "created" or not isinstance(container, str):
         raise ProtocolError(f"cannot understand the container's guardian: a frame {frame.get('type')!a}")
     return container
+
+
+def _await_news(daemon: Daemon, container: str) -> None:
+    """Wait until the api has heard of it too: `dkrctl start $(dkrctl create …)` must find it. Nothing tells of that."""
+    until = time.monotonic() + NEWS_SECONDS
+    while time.monotonic() < until:
+        try:
+            said = daemon.get(target(container))
+        except NotFound:
+            said = None
+        if isinstance(said, dict) and said.get("status") != "creating":
+            return
+        time.sleep(_PAUSE)
