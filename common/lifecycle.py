@@ -40,6 +40,11 @@ _REFUSED = (
         _WHO_ATTACHES,
         "dkrctl start --attach --on-disconnect WHAT, or the same with attach",
     ),
+    (
+        _RUN["detach"],
+        "it starts nothing, so nobody is there to leave",
+        "leave it out; or dkrctl run --detach",
+    ),
     (_RUN["quiet"], "it makes no remarks", "leave it out"),
     (_RUN["explain"], _NOT_STARTED, "dkrctl explain CONTAINER, once it was started"),
     (_RUN["dry-run"], _NOT_STARTED, "dkrctl run --dry-run tells what a start would do"),

@@ -192,6 +192,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         "name", "", VALUE, "NAME", "name", "name of the container", group=_CONTAINER, default="a made one"
     ),
     Option("rm", "", FLAG, "", "rm", "remove the container when it ends", group=_CONTAINER),
+    Option("detach", "d", FLAG, "", "", "start it without a client, and print its id", group=_CONTAINER),
     Option("label", "l", REPEAT, "KEY[=VALUE]", "labels", "a label of the container", group=_CONTAINER),
     Option(
         "cidfile",
@@ -412,6 +413,7 @@ RUN = Command(
         ("dkrctl run --rm --rootfs ./alpine sh", "in a directory's own tree, which stays as it is"),
         ("dkrctl run --read-only --tmpfs /tmp:size=16m /bin/sh", "only /tmp can be written"),
         ("dkrctl run --rm --explain /bin/true", "how a container starts, step by step"),
+        ("dkrctl run -d --rm busybox sleep 5", "without a client; see `dkrctl logs` and `attach`"),
     ),
     status="the command's; 128+N where signal N ended it; 125 where dkr could not run it, 126 where it cannot be "
     "executed, 127 where there is no such command",

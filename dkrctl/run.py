@@ -327,4 +327,9 @@ def run(words: list[str], socket: str | None) -> int:
         from dkrctl.help import print_command
 
         return print_command(RUN)
+    if parsed.flag("detach"):
+        # Late: no client stands for that command, and none of what is below is needed.
+        from dkrctl.detached import run_detached
+
+        return run_detached(parsed, socket_path(parsed.last("socket"), socket))
     return _Run(parsed, socket_path(parsed.last("socket"), socket), found).go()

@@ -131,6 +131,24 @@ def test_it_outlives_a_daemon_that_is_exchanged(make_daemon: MakeDaemon) -> None
     daemon.dkrctl("rm", "kept", check=True)
 
 
+def test_a_run_without_a_client(caller: Caller, open_tmp: Path) -> None:
+    open_tmp.chmod(0o777)
+    file = str(open_tmp / "cid")
+    done = dkrctl(caller, "run", "-d", "-i", "--name", "job", "--cidfile", file, "/bin/sh", "-c", TALKS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{(open_tmp / 'cid').read_text()}\n"
+    assert dkrctl(caller, "attach", "job", input="one\n").returncode == 7
+    assert dkrctl(caller, "logs", "job").stdout == "up\ngot one\n"
+
+
+def test_a_run_without_a_client_that_cannot_be_started(caller: Caller) -> None:
+    """As of any run nothing is left."""
+    done = dkrctl(caller, "run", "-d", "/bin/nosuch")
+    assert (done.returncode, done.stdout) == (127, "")
+    assert "/bin/nosuch" in done.stderr
+    assert statuses(caller, "-a") == {}
+
+
 # who may
 
 

@@ -107,6 +107,7 @@ def test_the_file_of_a_cidfile_is_filled(peer: HeldPeer, tmp_path: Path) -> None
         (("--format", "json"), "nothing is started", "dkrctl explain --format"),
         (("-T",), "no terminal anyway", "leave out -T"),
         (("-q",), "no remarks", "leave it out"),
+        (("-d",), "starts nothing", "dkrctl run --detach"),
     ],
 )
 def test_what_create_cannot_take(peer: HeldPeer, words: tuple[str, ...], reason: str, way_out: str) -> None:
@@ -123,6 +124,25 @@ def test_create_without_a_command(peer: HeldPeer) -> None:
     assert done.returncode == 1
     assert b"cannot create image busybox: there is no command" in done.stderr
     assert b"dkrctl create [OPTIONS] [IMAGE] COMMAND" in done.stderr
+
+
+# run --detach
+
+
+def test_a_run_without_a_client(peer: HeldPeer) -> None:
+    done = run(peer, "run", "-d", "-e", "A=b", "--rm", "/bin/true")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{ID}\n".encode(), b"")
+    request = {"args": ["/bin/true"], "env": {"A": "b"}, "rm": True}
+    assert peer.told("create")["request"] == request
+    heads = [peer.told("head").split("\r\n")[0] for _ in range(4)]
+    assert heads[-1] == f"POST /v1/containers/{ID}/start HTTP/1.1"
+
+
+@pytest.mark.parametrize("words", [("--rootfs", "/"), ("-T",), ("--explain",), ("--on-disconnect", "keep")])
+def test_what_a_run_without_a_client_cannot_take(peer: HeldPeer, words: tuple[str, ...]) -> None:
+    done = run(peer, "run", "-d", *words, "/bin/true")
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert b"cannot run with --detach and --" in done.stderr
 
 
 # start
