@@ -47,6 +47,11 @@ def test_create_takes_every_option_of_run_or_says_why_not() -> None:
     taken = [option.long for option in lifecycle.CREATE.options]
     refused = [option.long for option, reason, way_out in lifecycle.CREATE.refused if reason and way_out]
     assert sorted(taken + refused) == sorted(option.long for option in options.RUN_OPTIONS)
+    descriptors, client = (
+        ["rootfs", "preserve-fds", "no-tty"],
+        ["detach-keys", "on-disconnect", "quiet", "detach"],
+    )
+    assert sorted(refused) == sorted([*descriptors, *client, "explain", "dry-run", "format"])
 
 
 def test_options_stop_at_the_first_positional() -> None:
