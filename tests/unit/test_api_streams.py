@@ -9,7 +9,6 @@ import os
 import select
 import socket
 import subprocess
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -249,19 +248,24 @@ def test_signal_resize_and_detach(api: Api) -> None:
     assert at.ended()  # as it wished: no error
 
 
+def room() -> int:
+    """Bytes that a stream takes in pieces before anybody reads."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, contextlib.suppress(BlockingIOError):
+        ours.setblocking(False)
+        taken = 0
+        while True:
+            taken += ours.send(b"x" * 16384)
+    return taken
+
+
 def test_what_was_typed_comes_before_the_detach(api: Api) -> None:
     at = Attached(api)
-    held = full(at.sock, frame(0, b"x" * 16376) * 100)  # a whole number of frames, or some of one
-    left = -held % 16384
-    data = b"x" * ((held + left) // 16384 * 16376)
-    typing = threading.Thread(
-        target=at.sock.sendall,
-        args=(frame(0, b"x" * 16376)[held % 16384 :][:left] + spoken({"type": "detach"}),),
-    )
-    typing.start()
-    assert not select.select([at.guardian.session], [], [], 0.2)[0]
+    data = os.urandom((room() // 16384 + 2) * 16384)  # two pieces more than are taken: they wait in the api
+    typed = b"".join(frame(0, data[place : place + 16384]) for place in range(0, len(data), 16384))
+    at.sock.sendall(typed + spoken({"type": "detach"}))
+    assert not select.select([at.guardian.session], [], [], 0.3)[0]
     assert exactly(at.streams[0], len(data)) == data
-    typing.join()
     assert at.guardian.hears() == {"type": "detach"}
     at.end()
 
