@@ -36,7 +36,7 @@ def nothing_is_left(daemon: Daemon) -> Iterator[Counts]:
     """What launcher, api and machine hold, and which containers there are, is the same behind each test."""
     before, there = count(daemon), listed(daemon, every=True)
     yield before
-    assert listed(daemon, every=True) == there
+    eventually(lambda: listed(daemon, every=True) == there, "what removes itself is removed")
     assert_same(daemon, before)
     assert "Traceback" not in daemon.log
 

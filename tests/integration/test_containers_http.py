@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import asked, create, lines, logged, made, remove, sh, shown, start, wait
-from tests.reliability.support import Counts, ask, assert_same, count, listed
+from tests.reliability.support import Counts, ask, assert_same, count, eventually, listed
 from tests.sessions import Client
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def nothing_is_left(daemon: Daemon) -> Iterator[Counts]:
     """What launcher, api and machine hold, and which containers there are, is the same behind each test."""
     before, there = count(daemon), listed(daemon, every=True)
     yield before
-    assert listed(daemon, every=True) == there
+    eventually(lambda: listed(daemon, every=True) == there, "what removes itself is removed")
     assert_same(daemon, before)
     assert "Traceback" not in daemon.log
 
@@ -116,8 +116,7 @@ def test_whoever_waits_for_one_that_was_only_made_learns_its_end(make_daemon: Ma
     daemon = make_daemon(log_level="debug")
     with made(daemon, *sh("exit 4"), begin=False) as name, ThreadPoolExecutor() as pool:
         waiting = pool.submit(wait, daemon, name)
-        while f"wait for {name[:12]}" not in daemon.log:
-            pass
+        eventually(lambda: f"wait for {name[:12]}" in daemon.log, "somebody waits for it")
         start(daemon, name)
         assert waiting.result()["code"] == 4
 
