@@ -69,6 +69,8 @@ async def hung_up(sock: socket.socket) -> None:
     """Return when the other end of a Unix socket is closed, also while nobody reads what it has sent before."""
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()
+    if sock.fileno() < 0:
+        return  # its transport has closed it before we came to look
     with select.epoll(1) as watch:
         watch.register(sock.fileno(), 0)  # EPOLLHUP and EPOLLERR are always told: epoll_ctl(2)
         loop.add_reader(watch.fileno(), gone.set)

@@ -119,7 +119,7 @@ class Attaching:
 
 def admit(clients: Clients, session: Session, frame: dict[str, object]) -> None:
     """The client that starts a container and attaches to it in one; its frame has passed `check`."""
-    clients.attach(session, str(frame["onDisconnect"]), frame["stdin"] is True, check(frame))
+    clients.attach(session, str(frame["onDisconnect"]), frame["stdin"] is True, check(frame), first=True)
 
 
 def other_container(container: str) -> NotPermitted:

@@ -127,13 +127,15 @@ class Clients:
                 f"cannot attach to {self._name}: {MAX_CLIENTS} clients have", hint="detach some"
             )
 
-    def attach(self, session: Session, wish: str, types: bool, size: tuple[int, int]) -> None:
-        """A client that may attach. Raises as `check_attach`."""
+    def attach(
+        self, session: Session, wish: str, types: bool, size: tuple[int, int], *, first: bool = False
+    ) -> None:
+        """A client that may attach; `first`: nothing was shown before, to anybody. Raises as `check_attach`."""
         self.check_attach()
         client = Client(session, wish, Role.WAITING, self._new_streams(types=types), size)
         self._enter(client)
         if self._relaying:
-            self._admit()
+            self._admit(redraw=not first)
             return
         client.timer = self._loop.later(YIELD_SECONDS, partial(self._refuse_busy, client))
         for holder in [c for c in self._clients if c.role is Role.HOLDING]:
@@ -224,7 +226,7 @@ class Clients:
         for relay, stream in zip(self._outlets.relays, client.streams, strict=True):
             relay.add(stream)
 
-    def _admit(self) -> None:
+    def _admit(self, *, redraw: bool = True) -> None:
         """Those who wait see the terminal from now on, and have it drawn anew."""
         resized, admitted = False, False
         for client in [c for c in self._clients if c.role is Role.WAITING]:
@@ -237,7 +239,7 @@ class Clients:
             if self._window is not None:
                 resized = self._window.know(client, *client.size) or resized
             admitted = True
-        if admitted and not resized and self._window is not None:
+        if redraw and admitted and not resized and self._window is not None:
             self._window.redraw()
 
     def _attached(self) -> dict[str, object]:

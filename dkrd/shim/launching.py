@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ def launch(task: ShimTask, asking: policy.Credentials, session: Session, recorde
         frame, credentials = _first(session, task)
         recorder.begin("judge", told.granted)
         who = callers.weigh(task, asking, credentials if task.session < 0 else asking)
-        found = kept.take(task, who)
+        found = _sized(kept.take(task, who), frame)
         recorder.note(told.rights(who))
         root = kept.root_of(task, found.config, recorder)
         try:
@@ -120,6 +120,17 @@ def _watch(
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{made.container.directory}/state.json")
     ending.ended(guard.watch(), guard)
+
+
+def _sized(found: kept.Kept, frame: dict[str, object]) -> kept.Kept:
+    """With the window of the client that attaches, so that its size is right before the command looks."""
+    if frame["type"] != "attach":
+        return found
+    rows, columns = attach.check(frame)
+    if not rows or not columns:
+        return found
+    process = replace(found.config.spec.process, rows=rows, columns=columns)
+    return replace(found, config=replace(found.config, spec=replace(found.config.spec, process=process)))
 
 
 def _first(session: Session, task: ShimTask) -> tuple[dict[str, object], policy.Credentials]:

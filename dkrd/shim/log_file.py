@@ -72,11 +72,8 @@ class LogFile:
         if not entries:
             return
         time = now()
-        data = b"".join(frames.dumps(_entry(part, stream, time)) + b"\n" for part in entries)
         try:
-            if self._size and self._size + len(data) > self._max_size:
-                self._rotate()
-            self._append(b"\n" + data if self._torn else data)
+            self._put_all([frames.dumps(_entry(part, stream, time)) + b"\n" for part in entries])
         except OSError as err:
             if not self._failing:
                 self._failing = True
@@ -85,8 +82,19 @@ class LogFile:
         self._failing = False
         self.on_written()
 
+    def _put_all(self, lines: list[bytes]) -> None:
+        """Write lines, many at a time, into as many files as they take."""
+        begin, size = 0, self._size
+        for number, line in enumerate(lines):
+            if size and size + len(line) > self._max_size:
+                self._append(b"".join(lines[begin:number]))
+                self._rotate()
+                begin, size = number, 0
+            size += len(line)
+        self._append(b"".join(lines[begin:]))
+
     def _append(self, data: bytes) -> None:
-        view = memoryview(data)
+        view = memoryview(b"\n" + data if data and self._torn else data)
         while view:
             written = os.write(self._fd, view)
             self._size += written

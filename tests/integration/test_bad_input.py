@@ -230,10 +230,20 @@ def test_another_method(daemon: Daemon, method: str, path: str, allowed: str) ->
     ],
     ids=str,
 )
-@pytest.mark.parametrize("path", ["/v1/run", "/v1/containers/x/attach"])
-def test_an_upgrade_to_something_else(daemon: Daemon, path: str, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("path", "possible"),
+    [
+        ("/v1/run", "dkr-session/1"),
+        ("/v1/containers", "dkr-session/1"),
+        ("/v1/containers/x/attach", "dkr-session/1, dkr-stream/1"),
+        ("/v1/containers/x/start", "dkr-session/1, dkr-stream/1"),
+    ],
+)
+def test_an_upgrade_to_something_else(
+    daemon: Daemon, path: str, possible: str, headers: dict[str, str]
+) -> None:
     status, told, problem = refused(daemon, request("POST", path, headers))
-    assert (status, problem["code"], told["upgrade"]) == (426, "bad-request", "dkr-session/1")
+    assert (status, problem["code"], told["upgrade"]) == (426, "bad-request", possible)
 
 
 def test_a_body_where_none_is_wanted(daemon: Daemon) -> None:

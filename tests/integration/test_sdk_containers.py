@@ -26,9 +26,6 @@ pytestmark = pytest.mark.root
 
 TALKS = 'echo up; echo err >&2; while read word; do echo "got $word"; done; exit 7'
 WAITS = "trap 'exit 4' TERM; echo up; while :; do sleep 600 & wait; done"
-SIZED = (
-    'until [ "$(stty size)" = "20 70" ]; do :; done'  # it is told to the terminal when the client is there
-)
 MUCH = 20 << 20  # bytes
 
 
@@ -118,7 +115,7 @@ def test_who_writes_to_what_reads_nothing_loses_no_output(caller: Caller) -> Non
 
 def test_a_terminal(caller: Caller) -> None:
     async def scenario(dkr: Client) -> None:
-        line = f'{SIZED}; stty size; read word; echo "got $word"; exit 5'
+        line = 'stty size; read word; echo "got $word"; exit 5'
         await dkr.create(*sh(line), name="shell", terminal=True, open_stdin=True)
         async with dkr.start_attached("shell", size=(20, 70)) as process:
             assert process.terminal is not None

@@ -52,10 +52,10 @@ def dkrctl(terminal: Terminal, *words: str) -> None:
 
 def test_start_at_a_terminal_of_its_own(caller: Caller) -> None:
     """Nothing of what it shows first is missed; it gets this one's size; keys are the command's."""
-    sized = 'echo first; until [ "$(stty size)" = "33 101" ]; do :; done'
+    sized = "echo first; stty size"
     with made(caller, "shell", f"{sized}; {ECHO}", "-it") as terminal:
         dkrctl(terminal, "start", "-ai", "shell")
-        terminal.until("first\r\n")
+        terminal.until("first\r\n33 101\r\n")
         terminal.until("up\r\n")
         assert terminal.is_raw()
         terminal.type("one\r")

@@ -318,6 +318,16 @@ def count(daemon: Daemon) -> Counts:
     """Counts when all is at rest: connections of clients that are gone are closed, jobs have ended."""
     settle(daemon)
     eventually(lambda: len(host.children(daemon.pid)) == 1, "the launcher has one child, the api")
+    seen = _look(daemon)
+    same = 0
+    while same < 5:  # the last client's connection may be closing
+        time.sleep(LOOK_SECONDS)
+        before, seen = seen, _look(daemon)
+        same = same + 1 if seen == before else 0
+    return seen
+
+
+def _look(daemon: Daemon) -> Counts:
     kinds = [name.partition(":[")[0] for name in host.descriptors(daemon.pid)]
     api = len(host.descriptors(daemon.child("dkr-api").pid))
     return Counts(kinds, api, len(host.mounts()))

@@ -104,6 +104,15 @@ def test_files_are_bounded_and_the_oldest_go(tmp_path: Path) -> None:
     assert found == [f"line {number}\n" for number in range(400 - len(found), 400)]
 
 
+def test_one_read_of_many_lines_is_bounded_too(tmp_path: Path) -> None:
+    log = LogFile(str(tmp_path), 4096, 3, lambda cause: None)
+    log.put("stdout", b"".join(b"%d\n" % number for number in range(1000)))
+    log.close()
+    assert all(os.path.getsize(tmp_path / name) <= 4096 for name in os.listdir(tmp_path))
+    found = [int(entry["log"]) for entry in entries(tmp_path)]
+    assert found == list(range(1000 - len(found), 1000))
+
+
 def test_one_file_alone(tmp_path: Path) -> None:
     log = LogFile(str(tmp_path), 4096, 1, lambda cause: None)
     for number in range(100):
