@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 
 from common.errors import BadRequest
-from common.oci import DEFAULT_ENV, DEFAULT_HOSTNAME, NAMESPACES, default_spec
+from common.oci import CPU_PERIOD, DEFAULT_ENV, DEFAULT_HOSTNAME, MAX_CPUS, NAMESPACES, default_spec
 
 Json = dict[str, object]
 
@@ -24,7 +24,7 @@ MAX_SECONDS = 1e9  # of any time limit
 REQUEST_KEYS = frozenset(
     "image rootfs args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces preserveFds "
     "init rm stopSignal stopTimeout timeout onDisconnect "
-    "openStdin".split()
+    "openStdin memory swap cpus pidsLimit".split()
 )
 
 
@@ -57,6 +57,11 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
     mounts = spec["mounts"]
     assert isinstance(mounts, list)
     mounts += [_tmpfs(path, options) for path, options in _strings(request.get("tmpfs", {})).items()]
+    resources = _resources(request)
+    if resources:
+        linux = spec["linux"]
+        assert isinstance(linux, dict)
+        linux["resources"] = resources
     user = str(request.get("user") or "0:0")
     process = spec["process"]
     assert isinstance(process, dict)
@@ -122,6 +127,37 @@ def _life(request: Json) -> Json:
         "onDisconnect": str(request.get("onDisconnect") or ("stop" if remove else "keep")),
         "openStdin": bool(request.get("openStdin", False)),
     }
+
+
+def _resources(request: Json) -> Json:
+    """linux.resources: what the request bounds, and nothing else."""
+    found: Json = {}
+    memory, swap, cpus, pids = (request.get(key) for key in ("memory", "swap", "cpus", "pidsLimit"))
+    if memory is not None:
+        # memory.swap of the spec is of both together.
+        both = {} if swap is None else {"swap": -1 if swap == -1 else _integer(memory) + _integer(swap)}
+        found["memory"] = {"limit": _integer(memory), **both}
+    elif swap is not None:
+        raise BadRequest(
+            "cannot read the request: swap has no meaning without memory",
+            fields=({"path": "swap", "message": "has no meaning without memory"},),
+        )
+    if cpus is not None:
+        if not isinstance(cpus, (int, float)) or not 0 < cpus <= MAX_CPUS:
+            raise TypeError("cpus: a number is wanted")
+        found["cpu"] = {"quota": round(cpus * CPU_PERIOD), "period": CPU_PERIOD}
+    if pids is not None:
+        found["pids"] = {"limit": _integer(pids)}
+    return found
+
+
+def _integer(value: object) -> int:
+    """A whole number, also as 1.0: JSON knows numbers only."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("a whole number is wanted")
+    return value
 
 
 def _without_mknod(process: Json) -> None:

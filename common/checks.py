@@ -279,6 +279,17 @@ def above_zero(value: float) -> float:
     return value
 
 
+def whole_or_unlimited(low: int, high: int) -> Callable[[int], int]:
+    """A check that takes `low` to `high`, and -1: no bound."""
+
+    def check(value: int) -> int:
+        if value != -1 and not low <= value <= high:
+            fault("", f"is not within {low} and {high}; -1 is no bound")
+        return value
+
+    return check
+
+
 def base64(value: str) -> str:
     """Text that base64 can be read from: RFC 4648, section 4, with its padding, and nothing in between."""
     try:

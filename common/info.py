@@ -29,6 +29,9 @@ class HostInfo(LateModel):
     cpus: Annotated[int, About("processors that are online")]
     memory: Annotated[int, About("bytes")]
     cgroups: Annotated[Literal["v1", "v2", "hybrid", "none"], About("layout of the cgroup hierarchies")]
+    controllers: Annotated[
+        tuple[str, ...], About("of cpu, memory and pids those by which containers can be bounded here")
+    ]
 
 
 class RootInfo(LateModel):
@@ -54,6 +57,9 @@ class Limits(LateModel):
     body: Annotated[int, About("bytes of a request")]
     output: Annotated[int, About("bytes of each stream of a run as one request")]
     start_seconds: Annotated[int, About("that a container may take to be built")]
+    pids_per_container: Annotated[
+        int | None, About("processes and threads; absent for an admin, who has no bound but over plain HTTP")
+    ] = None
 
 
 class You(LateModel):
@@ -95,6 +101,7 @@ class Info(LateModel):
                         "cpus": 2,
                         "memory": 8589934592,
                         "cgroups": "v2",
+                        "controllers": ["cpu", "memory", "pids"],
                     },
                     "roots": [{"name": "host", "about": "the host's /usr, read-only", "available": True}],
                     "defaultRoot": "host",
@@ -104,6 +111,7 @@ class Info(LateModel):
                         "body": 4194304,
                         "output": 16777216,
                         "startSeconds": 30,
+                        "pidsPerContainer": 4096,
                     },
                     "features": {"userNamespaces": True, "seccomp": True},
                     "you": {"uid": 1000, "owner": 1000, "role": "tenant"},

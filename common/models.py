@@ -90,6 +90,7 @@ RUN_SCHEMA: dict[str, Any] = {
     "dependentSchemas": {
         "consoleSize": {"required": ["terminal"], "properties": {"terminal": {"const": True}}},
         "hostname": {"properties": {"namespaces": {"properties": {"uts": {"const": "private"}}}}},
+        "swap": {"required": ["memory"]},
         "rootfs": {
             "not": {"required": ["image"]},
             "properties": {"preserveFds": {"maximum": MAX_PRESERVED_BESIDE_ROOT}},
@@ -135,6 +136,16 @@ class RunRequest(Model):
         shapes.WHOLE,
         About("how many of the caller's descriptors from 3 on come along"),
     ] = 0
+    memory: Annotated[shapes.Memory, About("bytes that it may use; without bound if absent")] = None
+    swap: Annotated[
+        shapes.Swap,
+        About("bytes of swap that it may use beside memory; -1: without bound; as much as memory if absent"),
+    ] = None
+    cpus: Annotated[shapes.Cpus, About("processors' worth of time that it may use, as in 1.5")] = None
+    pids_limit: Annotated[
+        shapes.Pids,
+        About("processes and threads; -1: without bound, as for admins if absent, else the daemon's bound"),
+    ] = None
     init: Annotated[bool, About("process 1 is dkr's own: it reaps, and forwards signals")] = False
     rm: Annotated[bool, About("it is removed when it ends")] = False
     stop_signal: Annotated[
@@ -191,6 +202,8 @@ class RunRequest(Model):
             checks.fault("hostname", "cannot be set: the container has the UTS namespace of the host")
         if self.console_size is not None and not self.terminal:
             checks.fault("consoleSize", "has no meaning without terminal")
+        if self.swap is not None and self.memory is None:
+            checks.fault("swap", "has no meaning without memory")
         return self
 
     def _check_rootfs(self) -> None:

@@ -55,6 +55,13 @@ DEFAULT_ENV = {
 }
 DEFAULT_HOSTNAME = "container"
 
+# Bounds of linux.resources
+MIN_MEMORY = 6 * 1024 * 1024  # bytes, as Docker: with less the start itself would not fit
+MAX_MEMORY = 2**50  # bytes
+MIN_CPUS, MAX_CPUS = 0.01, 8192  # 1 ms of each 100 ms, the kernel's least; the highest CONFIG_NR_CPUS
+CPU_PERIOD = 100000  # microseconds, the kernel's own
+MAX_PIDS = 4194304  # PID_MAX_LIMIT, proc_sys_kernel(5)
+
 DEFAULT_MOUNTS: tuple[dict[str, object], ...] = (
     {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
     {

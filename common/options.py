@@ -1,10 +1,12 @@
 """The one table of options: it feeds the client's parser, `--help`, the man page and completion.
 
-Imports nothing, because `dkrctl run` loads this file on every start (about 0.2 ms from its .pyc). So here stands
+Imports next to nothing, because `dkrctl run` loads this file on every start (about 0.2 ms from its .pyc). So here stands
 what `run` needs; the verbs that do not start a command are in common/verbs.py, and all of them in its COMMANDS.
 
 Letters and meanings are Docker's wherever Docker has the option; `docker` says where they differ.
 """
+
+from common.limit_options import LIMITS
 
 FLAG = "flag"  # --rm, --rm=false
 VALUE = "value"  # one string; given twice, the last wins
@@ -116,6 +118,7 @@ class Command:
 _CONTAINER = "Container"
 _PROCESS = "Process"
 _ISOLATION = "Isolation"
+_LIMITS = "Limits"
 _STDIO = "Terminal and descriptors"
 _ENDING = "Ending"
 _CLIENT = "Client"
@@ -160,15 +163,7 @@ HELP = Option("help", "", FLAG, "", "", "print this help and exit", group=_CLIEN
 # Of all but `run`, whose -h is --hostname, as with Docker.
 VERB_HELP = Option("help", "h", FLAG, "", "", "print this help and exit", group=_CLIENT)
 
-_QUIET = Option(
-    "quiet",
-    "q",
-    FLAG,
-    "",
-    "",
-    "no remarks by the client; errors are still told",
-    group=_CLIENT,
-)
+_QUIET = Option("quiet", "q", FLAG, "", "", "no remarks by the client; errors are still told", group=_CLIENT)
 
 DETACH_KEYS = Option(
     "detach-keys",
@@ -185,6 +180,10 @@ GLOBAL: tuple[Option, ...] = (
     SOCKET,
     VERB_HELP,
     Option("version", "", FLAG, "", "", "print the client's version and exit", group=_CLIENT),
+)
+
+_LIMIT_OPTIONS = tuple(
+    Option(*words, group=_LIMITS, default=default, docker=docker) for *words, default, docker in LIMITS
 )
 
 RUN_OPTIONS: tuple[Option, ...] = (
@@ -292,6 +291,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
     _namespace("cgroupns", "cgroup", "view of the cgroups"),
     _namespace("userns", "user", "user ids", docker="private is the default here, host is Docker's"),
     _namespace("timens", "time", "boot and monotonic clocks", default="host", docker="Docker has none"),
+    *_LIMIT_OPTIONS,
     Option(
         "interactive",
         "i",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from common import checks
+from common import checks, oci
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +130,37 @@ TimeLimit = Annotated[
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": checks.MAX_SECONDS}),
 ]
 WHOLE = BeforeValidator(checks.whole)  # of an integer; behind its bounds, or they are not told
+
+
+def _or_unlimited(low: int, high: int) -> Schema:
+    return {"type": "integer", "anyOf": [{"const": -1}, {"minimum": low, "maximum": high}]}
+
+
+Memory = Annotated[
+    int | None,
+    _given(lambda value: value),
+    Field(ge=oci.MIN_MEMORY, le=oci.MAX_MEMORY),
+    WHOLE,
+    WithJsonSchema({"type": "integer", "minimum": oci.MIN_MEMORY, "maximum": oci.MAX_MEMORY}),
+]
+Swap = Annotated[
+    int | None,
+    _given(checks.whole_or_unlimited(0, oci.MAX_MEMORY)),
+    WHOLE,
+    WithJsonSchema(_or_unlimited(0, oci.MAX_MEMORY)),
+]
+Cpus = Annotated[
+    float | None,
+    _given(lambda value: value),
+    Field(ge=oci.MIN_CPUS, le=oci.MAX_CPUS),
+    WithJsonSchema({"type": "number", "minimum": oci.MIN_CPUS, "maximum": oci.MAX_CPUS}),
+]
+Pids = Annotated[
+    int | None,
+    _given(checks.whole_or_unlimited(1, oci.MAX_PIDS)),
+    WHOLE,
+    WithJsonSchema(_or_unlimited(1, oci.MAX_PIDS)),
+]
 Text = Annotated[str | None, AfterValidator(checks.given), WithJsonSchema({"type": "string"})]
 Base64 = Annotated[
     str | None,

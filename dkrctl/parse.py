@@ -192,6 +192,33 @@ def seconds(text: str, name: str) -> float:
             return total
 
 
+_SIZES = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
+
+
+def size(text: str, name: str) -> int:
+    """Bytes for `1048576`, `64m`, `1.5g`, `64MiB`; letters are powers of 1024, as Docker's. Raises BadRequest."""
+    number = text
+    while number and number[-1] not in _DIGITS:
+        number = number[:-1]
+    unit = text[len(number) :].lower()
+    if unit[1:] in ("b", "ib"):
+        unit = unit[:1] if unit[:1] != "b" else "?"
+    if unit not in _SIZES or not _is_number(number):
+        raise BadRequest(f"cannot take --{name} {text}: it is no size", hint="as in 1048576, 64m, 1.5g")
+    return int(float(number) * (1 << _SIZES[unit]))
+
+
+def decimal(text: str, name: str) -> float:
+    """A number such as `2` or `1.5`. Raises BadRequest."""
+    if not _is_number(text):
+        raise BadRequest(f"cannot take --{name} {text}: it is no number", hint="as in 2, 1.5")
+    return float(text)
+
+
+def _is_number(text: str) -> bool:
+    return len(text) < 20 and text.strip(_DIGITS) == "" and text.count(".") < 2 and text.strip(".") != ""
+
+
 def count(text: str, name: str, limit: int) -> int:
     """A whole number from 0 to `limit`. Raises BadRequest."""
     if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) > limit:

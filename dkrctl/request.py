@@ -8,9 +8,10 @@ import posix
 
 from common import options
 from common.errors import BadRequest
-from dkrctl.parse import Parsed, count, seconds, utf8
+from dkrctl.parse import Parsed, count, decimal, seconds, size, utf8
 
 MAX_PRESERVED = 250  # docs/protocol.md; with 0-2 the 253 of SCM_MAX_FD, unix(7)
+MAX_PIDS = 4194304  # PID_MAX_LIMIT, proc_sys_kernel(5)
 MAX_BESIDE_ROOTFS = 248  # two more go along with --rootfs
 MAX_ENV_FILE = 16 * 1024 * 1024  # bytes; guards against a device or a log named by mistake
 
@@ -51,6 +52,7 @@ def build(parsed: Parsed, command: options.Command = options.RUN) -> dict[str, o
         if value:
             request[key] = value
     _times(parsed, request)
+    _limits(parsed, request)
     return request
 
 
@@ -108,6 +110,35 @@ def _times(parsed: Parsed, request: dict[str, object]) -> None:
                 "cannot take --timeout 0: it would end before it begins", hint="leave it out for none"
             )
         request["timeout"] = limit
+
+
+def _limits(parsed: Parsed, request: dict[str, object]) -> None:
+    memory, both = parsed.last("memory"), parsed.last("memory-swap")
+    if memory is not None:
+        request["memory"] = size(memory, "memory")
+    if both is not None:
+        request["swap"] = _swap(both, memory)
+    text = parsed.last("cpus")
+    if text is not None:
+        request["cpus"] = decimal(text, "cpus")
+    text = parsed.last("pids-limit")
+    if text is not None:
+        request["pidsLimit"] = -1 if text == "-1" else count(text, "pids-limit", MAX_PIDS)
+
+
+def _swap(both: str, memory: str | None) -> int:
+    """The request's swap: Docker's is of memory and swap together, the request's of swap alone."""
+    if memory is None:
+        raise BadRequest(f"cannot take --memory-swap {both}: it needs --memory")
+    if both == "-1":
+        return -1
+    swap = size(both, "memory-swap") - size(memory, "memory")
+    if swap < 0:
+        raise BadRequest(
+            f"cannot take --memory-swap {both}: it is less than --memory",
+            hint="it is memory and swap together; as much as --memory is no swap",
+        )
+    return swap
 
 
 def _labels(parsed: Parsed) -> dict[str, str]:

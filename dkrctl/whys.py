@@ -116,6 +116,12 @@ WHYS: dict[str, Why] = {
         "dkrd/runtime/cgroups.py",
         _pages("cgroups(7)"),
     ),
+    "limits": Why(
+        "What the container may take of the machine, before there is anybody to take it. The bounds of the cgroups above hold as well: "
+        "one of its own can only be tighter.",
+        "dkrd/runtime/limits.py",
+        _pages("cgroups(7)"),
+    ),
     "state": Why(
         "Written by rename, before anything runs: after a crash it says what is to be finished or undone.",
         "dkrd/shim/state.py",

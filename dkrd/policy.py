@@ -172,6 +172,35 @@ def judge_http(who: Caller, spec: Spec, *, http_lifts: bool) -> None:
         )
 
 
+def bound_pids(who: Caller, wanted: int | None, bound: int, *, proven: bool) -> int | None:
+    """How many processes `who` may have in a container; None or below 0: as many as the machine has.
+
+    wanted  what was asked for, None where nothing was
+    bound   the setting limits.pids_per_container, which only admins may lift
+    proven  that it was asked for by nobody but `who`, or may be by the settings; over plain HTTP it is not
+
+    Raises NotPermitted.
+    """
+    if who.admin and proven:
+        return wanted
+    if wanted is None:
+        return bound
+    if 0 <= wanted <= bound:
+        return wanted
+    most = "no bound" if wanted < 0 else f"{wanted} processes"
+    if who.admin:
+        raise NotPermitted(
+            f"cannot give {most} over plain HTTP: nothing there proves that its caller asked for it",
+            rule="http",
+            hint="use dkrctl, or a client with a session; or the setting http_lifts, for admins",
+        )
+    raise NotPermitted(
+        f"cannot give {most} to a container of uid {who.uid}: at most {bound} are possible",
+        rule="pids-limit",
+        hint="ask for fewer, or have limits.pids_per_container raised in dkrd.toml",
+    )
+
+
 _HINTS = {"host": "leave the option away: containers of ordinary users have namespaces of their own"}
 
 

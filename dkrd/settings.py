@@ -47,6 +47,7 @@ class Settings:
     containers_per_user  live containers a user may have; uid 0 has no bound
     kept_per_user        containers that do not run a user may have, made or ended; uid 0 has no bound
     start_seconds        deadline of a container's build
+    pids_per_container   processes and threads a container may have, unless it is an admin's
     log_max_size         bytes of one file of a container's log
     log_max_files        how many files such a log has at most
     cgroup_parent        cgroup above all containers: the name of one of our own, or the path of one that somebody else
@@ -70,6 +71,7 @@ class Settings:
     containers_per_user: int = 256
     kept_per_user: int = 1024
     start_seconds: int = 30
+    pids_per_container: int = 4096
     log_max_size: int = 10 * 1024 * 1024
     log_max_files: int = 3
     cgroup_parent: str = "dkr"
@@ -236,6 +238,7 @@ _KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "limits.containers_per_user": ("containers_per_user", _integer(1, 65536)),
     "limits.kept_per_user": ("kept_per_user", _integer(1, 65536)),
     "limits.start_seconds": ("start_seconds", _integer(1, 3600)),
+    "limits.pids_per_container": ("pids_per_container", _integer(1, 4194304)),
     "limits.log_max_size": ("log_max_size", _integer(4096, 2**40)),
     "limits.log_max_files": ("log_max_files", _integer(1, 100)),
     "cgroup.parent": ("cgroup_parent", _cgroup),

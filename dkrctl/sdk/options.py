@@ -29,6 +29,10 @@ class Options(TypedDict, total=False):
     readonly       the root cannot be written to
     tmpfs          destination -> options of mount(8), as in {"/scratch": "size=64m"}
     namespaces     type -> `private` or `host`; `host` is for admins
+    memory         bytes that it may use
+    swap           bytes of swap beside them, -1: without bound; as much as `memory`
+    cpus           processors' worth of time, as in 1.5
+    pids_limit     processes and threads; -1, without bound, is for admins
     init           process 1 is dkr's own, reaps and forwards
     rm             remove the container when it ends
     stop_signal    name or number; SIGTERM
@@ -49,6 +53,10 @@ class Options(TypedDict, total=False):
     readonly: bool | None
     tmpfs: Mapping[str, str] | None
     namespaces: Mapping[str, Literal["private", "host"]] | None
+    memory: int | None
+    swap: int | None
+    cpus: float | None
+    pids_limit: int | None
     init: bool | None
     rm: bool | None
     stop_signal: str | int | None

@@ -33,7 +33,7 @@ async def info(context: Context, peer: Peer, request: web.Request) -> Info:
         host=_host(context.facts),
         roots=_roots(context.facts),
         default_root=context.settings.default_root,
-        limits=_limits(context.settings, owner),
+        limits=_limits(context.settings, owner, admin=peer.admin),
         features=context.facts.features,
         you=You(uid=peer.uid, owner=owner, role="admin" if peer.admin else "tenant"),
         containers=Counts(**counts),
@@ -49,6 +49,7 @@ def _host(facts: Facts) -> HostInfo:
         cpus=os.cpu_count() or 1,
         memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         cgroups=facts.cgroups,
+        controllers=facts.controllers,
     )
 
 
@@ -68,7 +69,7 @@ def _roots(facts: Facts) -> tuple[RootInfo, ...]:
     return tuple(found)
 
 
-def _limits(settings: Settings, owner: int) -> Limits:
+def _limits(settings: Settings, owner: int, *, admin: bool) -> Limits:
     return Limits(
         containers_per_user=settings.containers_per_user if owner else None,
         kept_per_user=settings.kept_per_user if owner else None,
@@ -76,4 +77,5 @@ def _limits(settings: Settings, owner: int) -> Limits:
         body=MAX_BODY,
         output=MAX_OUTPUT,
         start_seconds=settings.start_seconds,
+        pids_per_container=None if admin else settings.pids_per_container,
     )

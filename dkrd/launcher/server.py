@@ -49,6 +49,7 @@ _LIVE = (
     "log_max_size",
     "log_max_files",
     "start_seconds",
+    "pids_per_container",
     "http_lifts",
 )  # settings that SIGHUP changes
 _HOST = "host"  # the built-in root without which nothing is served
@@ -235,8 +236,10 @@ class Launcher:
             for root, layer in self._requests.host.layers.items()
             if isinstance(layer, DkrError)
         }
+        layout = cgroups.read_layout()
         host = {
-            "cgroups": cgroups.read_layout().kind,
+            "cgroups": layout.kind,
+            "controllers": sorted(cgroups.controllers(layout, self._settings.cgroup_parent)),
             "features": features.found(self._settings),
             "missingRoots": missing,
         }

@@ -123,7 +123,7 @@ def _move(pids: list[str], leaf: str) -> None:
         os.mkdir(leaf, 0o755)
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-            _write(f"{leaf}/cgroup.procs", pid)
+            write(f"{leaf}/cgroup.procs", pid)
 
 
 def prune(leaf: str) -> None:
@@ -159,6 +159,15 @@ def find(parent: str, name: str) -> list[str]:
     return found
 
 
+def offered(parent: str) -> frozenset[str]:
+    """The controllers that containers below PARENT have, or would have where it is not made yet."""
+    path = parent
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return _passed_on(path) if path == parent else _available(path)
+        path = os.path.dirname(path)
+
+
 def _available(path: str) -> frozenset[str]:
     return CONTROLLERS & set(_read(f"{path}/cgroup.controllers"))
 
@@ -169,7 +178,7 @@ def _passed_on(path: str) -> frozenset[str]:
 
 def _pass_on(path: str, controllers: frozenset[str]) -> None:
     if controllers:
-        _write(f"{path}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(controllers)))
+        write(f"{path}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(controllers)))
 
 
 def _read(path: str) -> list[str]:
@@ -183,7 +192,8 @@ def _read(path: str) -> list[str]:
     return data.decode().split()
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
+    """Write `text` to a file of the cgroup filesystem, which is there or not. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())

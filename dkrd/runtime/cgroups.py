@@ -33,12 +33,14 @@ FREEZER = "freezer"
 class Layout:
     """Where the hierarchies are mounted on this host.
 
-    unified  mount point of the v2 tree, or None
-    legacy   mount points of the v1 hierarchies that matter
+    unified      mount point of the v2 tree, or None
+    legacy       mount points of the v1 hierarchies that matter
+    controllers  those of CONTROLLERS that v1 has, each with its hierarchy's mount point
     """
 
     unified: str | None
     legacy: tuple[str, ...]
+    controllers: tuple[tuple[str, str], ...] = ()
 
     @property
     def kind(self) -> str:
@@ -65,7 +67,8 @@ def read_layout(mountinfo: str = "/proc/self/mountinfo") -> Layout:
                 for controller in options.strip().split(","):
                     legacy.setdefault(controller, mount_point)
     wanted = CONTROLLERS if unified is not None else CONTROLLERS | {FREEZER}
-    return Layout(unified, tuple(dict.fromkeys(path for name, path in legacy.items() if name in wanted)))
+    hierarchies = tuple(dict.fromkeys(path for name, path in legacy.items() if name in wanted))
+    return Layout(unified, hierarchies, tuple((n, path) for n, path in legacy.items() if n in CONTROLLERS))
 
 
 @dataclass(slots=True)
@@ -137,6 +140,13 @@ def places(layout: Layout, parent: str, name: str, group: str = "") -> tuple[str
     return (*unified, *(f"{mount_point}/{parent}/{name}" for mount_point in layout.legacy))
 
 
+def controllers(layout: Layout, parent: str) -> frozenset[str]:
+    """Those of CONTROLLERS by which containers below PARENT can be bounded."""
+    if layout.kind == "v2":
+        return cgroup_tree.offered(f"{layout.unified}/{parent.strip('/')}")
+    return frozenset(name for name, _ in layout.controllers)
+
+
 def _make(cgroup: Cgroup, path: str) -> str:
     """mkdir, and note it for the undo; the parent only where it is missing, which is once in a machine's
     life.
@@ -149,12 +159,16 @@ def _make(cgroup: Cgroup, path: str) -> str:
     return path
 
 
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
+def oom_kills(paths: tuple[str, ...]) -> int:
+    """How many processes of the cgroup the kernel has killed for want of memory; 0 where nothing counts them."""
+    for path in paths:
+        for name in ("memory.events", "memory.oom_control"):  # v2, v1
+            with contextlib.suppress(OSError), open(f"{path}/{name}", encoding="ascii") as file:
+                for line in file:
+                    word, _, count = line.partition(" ")
+                    if word == "oom_kill":
+                        return int(count)
+    return 0
 
 
 def kill(paths: tuple[str, ...]) -> None:
@@ -163,21 +177,21 @@ def kill(paths: tuple[str, ...]) -> None:
     """
     for path in paths:
         try:
-            _write(f"{path}/cgroup.kill", "1")
+            cgroup_tree.write(f"{path}/cgroup.kill", "1")
         except FileNotFoundError:
             continue
         return
     freezer = next((p for p in paths if os.path.exists(f"{p}/freezer.state")), None)
     if freezer is None:
         return
-    _write(f"{freezer}/freezer.state", "FROZEN")
+    cgroup_tree.write(f"{freezer}/freezer.state", "FROZEN")
     try:
         with open(f"{freezer}/cgroup.procs", encoding="ascii") as file:
             for line in file:
                 # The frozen cannot end, so the number cannot have been taken by another meanwhile.
                 os.kill(int(line), 9)
     finally:
-        _write(f"{freezer}/freezer.state", "THAWED")
+        cgroup_tree.write(f"{freezer}/freezer.state", "THAWED")
 
 
 def remove(paths: tuple[str, ...], deadline: float = 2.0) -> tuple[str, ...]:

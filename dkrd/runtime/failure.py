@@ -19,6 +19,7 @@ HINTS = {
     ("mount", 28): "ENOSPC from a mount means the limit in /proc/sys/fs/mount-max",
     ("clone", 28): "a limit in /proc/sys/user/max_*_namespaces is reached",
     ("clone", 11): "a limit on processes is reached: pids.max of the daemon's cgroup, or kernel.pid_max",
+    ("init", 11): "a limit on processes is reached: --pids-limit, with --init at least 2",
     (
         "clone",
         1,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.oci import DEFAULT_CAPABILITIES, DEFAULT_MOUNTS, NAMESPACES
+from dkrd.runtime import limits
 from dkrd.runtime.capabilities import NUMBERS
 from dkrd.runtime.document import Reader, as_integer, refuse
 
@@ -66,6 +67,7 @@ class Spec:
     namespaces: frozenset[str]
     masked_paths: tuple[str, ...]
     readonly_paths: tuple[str, ...]
+    resources: limits.Resources
 
 
 def parse(value: object, path: str = "spec") -> Spec:
@@ -83,13 +85,14 @@ def parse(value: object, path: str = "spec") -> Spec:
     linux = reader.child("linux")
     namespaces = _namespaces(linux)
     masked, read_only = _paths(linux, "maskedPaths"), _paths(linux, "readonlyPaths")
+    resources = limits.read(linux.child("resources")) if linux.has("resources") else limits.Resources()
     linux.done()
     reader.done()
     if hostname is not None and "uts" not in namespaces:
         refuse(f"{path}.hostname", "needs a UTS namespace of its own")
     if hostname is not None and not 0 < len(hostname.encode()) <= 64:
         refuse(f"{path}.hostname", "is not between 1 and 64 bytes")
-    return Spec(process, readonly, hostname, mounts, namespaces, masked, read_only)
+    return Spec(process, readonly, hostname, mounts, namespaces, masked, read_only, resources)
 
 
 def _mounts(entries: list[object], path: str) -> tuple[Mount, ...]:

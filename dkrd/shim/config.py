@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from common import frames, oci
 from common.errors import BadRequest
-from dkrd.runtime import spec
+from dkrd.runtime import limits, spec
 from dkrd.runtime.document import Reader, refuse
 
 MAX_PRESERVED = 250  # with stdio's three the most that one message carries (SCM_MAX_FD, unix(7))
@@ -26,6 +26,7 @@ class Config:
     timeout        seconds the run may last, or None
     on_disconnect  what happens when the client vanishes
     open_stdin     whether attached clients send its standard input, where the guardian holds it
+    limits         what bounds it: what the spec says, and the defaults (bounds.py)
     document       the bundle as it came, for config.json and for policy
     """
 
@@ -42,6 +43,7 @@ class Config:
     timeout: float | None
     on_disconnect: str
     open_stdin: bool
+    limits: limits.Resources
     document: dict[str, object]
 
     @property
@@ -83,6 +85,7 @@ def parse(data: bytes) -> Config:
         timeout=dkr.optional_seconds("timeout"),
         on_disconnect=dkr.one_of("onDisconnect", DISCONNECT),
         open_stdin=dkr.flag("openStdin", False),
+        limits=parsed.resources,
         document=document,
     )
     dkr.done()

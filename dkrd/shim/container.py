@@ -13,19 +13,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common import frames, oci
+from common.errors import DkrError
 from dkrd import ids, removal
 from dkrd.runtime import (
     build,
     capabilities,
     cgroup_tree,
     cgroups,
+    limits,
     mounting,
     mounts,
     operations,
     seccomp_bpf,
     spec,
 )
-from dkrd.shim import host_binds, roots, told
+from dkrd.shim import bounds, host_binds, roots, told
 from dkrd.shim.state import write_file
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def make(task: ShimTask, config: Config, owner: int, asks: frozenset[str], recor
         if not config.rm:
             # For when it has stopped. Of one that is never kept state.json tells whose it is and which ids are its own.
             keep(task, config, owner, asks, claim)
-        container = enter(task, owner, claim, recorder)
+        container = enter(task, config, owner, claim, recorder)
         undo.pop_all()
     return container
 
@@ -141,14 +143,28 @@ def keep(task: ShimTask, config: Config, owner: int, asks: frozenset[str], claim
     """Write down what the container is; then whose, and what it was allowed, without which it is none."""
     write_file(f"{directory_of(task)}/config.json", frames.dumps(config.document))
     document = {"version": 1, "uid": owner, "asks": sorted(asks), "slot": claim.slot if claim else None}
+    document["pids"] = config.limits.pids
     write_file(f"{directory_of(task)}/grant.json", frames.dumps(document))
 
 
-def enter(task: ShimTask, owner: int, claim: ids.Claim | None, recorder: Recorder) -> Container:
-    """Make the cgroup in which a container of these files runs. Raises OSError."""
+def enter(
+    task: ShimTask, config: Config, owner: int, claim: ids.Claim | None, recorder: Recorder
+) -> Container:
+    """Make the cgroup in which a container of these files runs, and bound it. Raises DkrError, OSError."""
     place = task.settings.cgroup_parent, task.id, cgroup_tree.group_of(owner)
-    recorder.begin("cgroup", partial(told.cgroup, layout().kind, cgroups.places(layout(), *place)))
-    return Container(task.id, directory_of(task), claim, cgroups.create(layout(), *place))
+    paths = cgroups.places(layout(), *place)
+    recorder.begin("cgroup", partial(told.cgroup, layout().kind, paths))
+    writes = limits.plan(layout(), paths, config.limits)
+    cgroup = cgroups.create(layout(), *place)
+    if writes:
+        recorder.begin("limits", partial(told.limits, writes))
+        try:
+            recorder.note(" ".join(limits.apply(writes, v2=layout().kind == "v2")))
+        except BaseException:
+            cgroup.close()
+            cgroups.remove(cgroup.paths, deadline=0)
+            raise
+    return Container(task.id, directory_of(task), claim, cgroup)
 
 
 def _remove_tree(path: str) -> None:
@@ -205,22 +221,23 @@ def start(
     recorder.begin("plan", partial(told.plan, task.seccomp))
     plan = mounts.plan(config.spec, root, container.base)
     recorder.note(str(len(plan)))
-    return build.build(
-        build.Task(
-            spec=config.spec,
-            plan=plan,
-            directory=container.directory,
-            base=container.base,
-            cgroup=container.cgroup,
-            deadline=time.monotonic() + task.settings.start_seconds,
-            user=config.user,
-            reaper=config.init,
-            stdio=passed.stdio,
-            tty=passed.tty,
-            preserved=passed.preserved,
-            program=seccomp_bpf.read_program(task.seccomp),
-            last_cap=capabilities.last_cap(),
-            tree=root.tree,
-        ),
-        recorder,
+    what = build.Task(
+        spec=config.spec,
+        plan=plan,
+        directory=container.directory,
+        base=container.base,
+        cgroup=container.cgroup,
+        deadline=time.monotonic() + task.settings.start_seconds,
+        user=config.user,
+        reaper=config.init,
+        stdio=passed.stdio,
+        tty=passed.tty,
+        preserved=passed.preserved,
+        program=seccomp_bpf.read_program(task.seccomp),
+        last_cap=capabilities.last_cap(),
+        tree=root.tree,
     )
+    try:
+        return build.build(what, recorder)
+    except DkrError as err:
+        raise bounds.cause_of(err, config, container) from err

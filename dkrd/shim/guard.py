@@ -101,6 +101,7 @@ class Guard:
         self._asks = Asks(loop, listener, task, state, built.pidfd, handlers)
         self._ended = False
         self._cause: str | None = None
+        self._killed = False
         self._as_if: int | None = None
 
     def watch(self) -> Exit:
@@ -174,6 +175,7 @@ class Guard:
             cgroups.kill(self._container.cgroup.paths)
 
     def _send(self, number: int) -> None:
+        self._killed = self._killed or number == signal.SIGKILL
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._built.pidfd, number)
 
@@ -221,7 +223,16 @@ class Guard:
     def _reap(self) -> Exit:
         _, status = os.waitpid(self._built.pid, 0)
         code = os.waitstatus_to_exitcode(status)
+        cause = self._cause or ("oom" if self._starved(code) else None)
         if code >= 0:
-            return Exit(code, None, self._cause or "exited")
+            return Exit(code, None, cause or "exited")
         number = self._as_if if self._as_if is not None and code == -signal.SIGKILL else -code
-        return Exit(None, number, self._cause or "signalled")
+        return Exit(None, number, cause or "signalled")
+
+    def _starved(self, code: int) -> bool:
+        """Whether the kernel killed init for want of memory; with --init the command, and init's code says it.
+
+        The kernel counts what it kills, not whom: a SIGKILL of ours says who it was.
+        """
+        killed = code == -signal.SIGKILL or (self._config.init and code == 128 + signal.SIGKILL)
+        return killed and not self._killed and cgroups.oom_kills(self._container.cgroup.paths) > 0

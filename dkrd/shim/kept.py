@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import Conflict, DkrError, Internal, NotFound, NotPermitted
 from dkrd import ids, policy
-from dkrd.shim import callers, cleanup, roots
+from dkrd.shim import bounds, callers, cleanup, roots
 from dkrd.shim import config as configs
 from dkrd.shim.state import now
 
@@ -74,7 +74,7 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
         raise Conflict(
             f"cannot start {config.name}: its id range cannot be had: {err.message}", hint="try again"
         ) from err
-    return Kept(config, owner, state, claim)
+    return Kept(bounds.granted(task, config, grant), owner, state, claim)
 
 
 def _after_a_power_cut(task: ShimTask) -> dict[str, object]:

@@ -176,7 +176,7 @@ def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder) -> _Made:
     config, claim = found.config, found.claim
     with contextlib.ExitStack() as undo:
         listener = begun.run_directory(task, recorder, undo)
-        container = containers.enter(task, found.owner, claim, recorder)
+        container = containers.enter(task, config, found.owner, claim, recorder)
         undo.callback(cleanup.remove_cgroups, container.cgroup.paths)
         undo.callback(container.cgroup.close)
         recorder.begin("log", partial(told.log, container.directory))

@@ -19,7 +19,7 @@ from dkrd import policy
 from dkrd.loop import Loop
 from dkrd.runtime import failure
 from dkrd.runtime.steps import Recorder, Step
-from dkrd.shim import begun, callers, cleanup, creating, launching, logs, outlets, roots, told, trace
+from dkrd.shim import begun, bounds, callers, cleanup, creating, launching, logs, outlets, roots, told, trace
 from dkrd.shim import config as configs
 from dkrd.shim import container as containers
 from dkrd.shim import first as firsts
@@ -90,6 +90,7 @@ def _start(
         recorder.note(told.came(first))
         recorder.begin("judge", partial(told.judge, config.spec, first.asks))
         who = _judge(task, config, asking, first)
+        config = bounds.judged(task, config, who)
         recorder.note(told.rights(who))
         root = roots.root_of(task, config, who, asking, first, recorder)
         if "plan" in first.want:

@@ -10,6 +10,7 @@ from dkrd.runtime import (
     cgroup_tree,
     cgroups,
     init_steps,
+    limits,
     mounting,
     mounts,
     seccomp_bpf,
@@ -58,7 +59,7 @@ def plan_of(task: ShimTask, config: Config, who: Caller, first: First, root: mou
         "namespaces": {name: "own" if name in spec.namespaces else "host" for name in NAMESPACES},
         "idMaps": [{"containerID": 0, "hostID": base, "size": ids.SLOT_IDS}] if own_ids else [],
         "files": told.files(directory, base, config, "").split("; "),
-        "cgroup": _cgroup(task, who.uid),
+        "cgroup": _cgroup(task, config, who.uid),
         "mounts": shown,
         **({"omitted": omitted} if omitted else {}),
         "process": _process(config, first),
@@ -78,10 +79,13 @@ def _names_pidns(config: Config) -> bool:
     return "pid" in config.spec.namespaces and mounting.proc_names_namespace()
 
 
-def _cgroup(task: ShimTask, owner: int) -> list[str]:
-    """The calls that would make the cgroup and put the container into it."""
-    paths = cgroups.places(layout(), task.settings.cgroup_parent, _ID, cgroup_tree.group_of(owner))
+def _cgroup(task: ShimTask, config: Config, owner: int) -> list[str]:
+    """The calls that would make the cgroup, bound it and put the container into it. Raises HostUnfit where it cannot be."""
+    parent = task.settings.cgroup_parent
+    paths = cgroups.places(layout(), parent, _ID, cgroup_tree.group_of(owner))
     made = told.cgroup(layout().kind, paths, "").split("; ")
+    writes = limits.plan(layout(), paths, config.limits, cgroups.controllers(layout(), parent))
+    made += [told.limits((write,), "") for write in writes]
     entered = [
         "clone3({flags=CLONE_INTO_CGROUP, …})"
         if path.endswith(f"/{cgroup_tree.LEAF}")

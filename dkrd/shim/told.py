@@ -11,6 +11,7 @@ from dkrd import policy
 from dkrd.runtime import cgroup_tree, strace
 
 if TYPE_CHECKING:
+    from dkrd.runtime.limits import Write
     from dkrd.runtime.spec import Spec
     from dkrd.shim.config import Config
     from dkrd.shim.first import First
@@ -135,6 +136,18 @@ def cgroup(kind: str, paths: tuple[str, ...], note: str) -> str:
         above = (path.removesuffix(f"/{cgroup_tree.LEAF}"),) if leaf and kind != "v2" else ()
         made += [f"mkdir({strace.text(name)}, 0755)" for name in (*above, path)]
     return strace.calls(*made)
+
+
+def limits(writes: tuple[Write, ...], note: str) -> str:
+    """What bounds it. The note: the files that are not there, of limits that nobody asked for."""
+    lacking = note.split()
+    return strace.calls(
+        *(
+            f"write({strace.text(write.path)}, {strace.text(write.text)})"
+            + (" = -1 ENOENT" if write.path in lacking else "")
+            for write in writes
+        )
+    )
 
 
 def state(directory: str, note: str) -> str:

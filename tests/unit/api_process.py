@@ -198,7 +198,12 @@ class Api:
         missing = {
             "busybox": {"code": "host-unfit", "message": "cannot use it: none is here", "hint": "bring one"}
         }
-        host = {"cgroups": "hybrid", "features": {"seccomp": True, "flying": False}, "missingRoots": missing}
+        host = {
+            "cgroups": "hybrid",
+            "controllers": ["cpu", "pids"],
+            "features": {"seccomp": True, "flying": False},
+            "missingRoots": missing,
+        }
         return {"settings": self.settings.to_wire(), "host": host}
 
     def say(self, message: dict[str, Any]) -> None:

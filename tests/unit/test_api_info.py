@@ -35,6 +35,7 @@ def test_what_it_tells(api: Api) -> None:
     assert told["version"] == VERSION
     assert told["host"]["kernel"] == os.uname().release
     assert told["host"]["cgroups"] == "hybrid"
+    assert told["host"]["controllers"] == ["cpu", "pids"]
     assert told["host"]["cpus"] >= 1
     assert told["features"] == {"seccomp": True, "flying": False}
     assert [(root["name"], root["available"]) for root in told["roots"]] == [
@@ -62,7 +63,8 @@ def test_numbers_are_ones_own(api: Api) -> None:
 
 def test_root_has_no_bound(api: Api) -> None:
     told = api.ask("GET", "/v1/info").json()
-    assert ("containersPerUser" in told["limits"]) == (os.geteuid() != 0)
+    for bound in ("containersPerUser", "pidsPerContainer"):
+        assert (bound in told["limits"]) == (os.geteuid() != 0)
     assert told["you"]["role"] == ("admin" if os.geteuid() == 0 else "tenant")
 
 
@@ -77,11 +79,11 @@ def test_no_secret_is_in_it(api: Api) -> None:
 def test_what_the_launcher_says_anew(api: Api) -> None:
     facts = api.facts()
     facts["settings"] = {**facts["settings"], "startSeconds": 7, "logLevel": "warning"}
-    facts["host"] = {"cgroups": "v2", "features": {"flying": True}, "missingRoots": {}}
+    facts["host"] = {"cgroups": "v2", "controllers": [], "features": {"flying": True}, "missingRoots": {}}
     api.say({"type": "changed", **facts})
     api.settle()
     told = api.ask("GET", "/v1/info").json()
-    assert told["host"]["cgroups"] == "v2"
+    assert (told["host"]["cgroups"], told["host"]["controllers"]) == ("v2", [])
     assert told["features"] == {"flying": True}
     assert all(root["available"] for root in told["roots"])
     assert told["limits"]["startSeconds"] == 7
@@ -95,9 +97,11 @@ def test_what_the_launcher_says_anew(api: Api) -> None:
     [
         None,
         {},
-        {"cgroups": "v3", "features": {}, "missingRoots": {}},
-        {"cgroups": "v2", "features": [], "missingRoots": {}},
-        {"cgroups": "v2", "features": {}, "missingRoots": {}, "more": 1},
+        {"cgroups": "v3", "controllers": [], "features": {}, "missingRoots": {}},
+        {"cgroups": "v2", "controllers": [], "features": [], "missingRoots": {}},
+        {"cgroups": "v2", "controllers": "pids", "features": {}, "missingRoots": {}},
+        {"cgroups": "v2", "features": {}, "missingRoots": {}},
+        {"cgroups": "v2", "controllers": [], "features": {}, "missingRoots": {}, "more": 1},
     ],
 )
 def test_facts_that_are_none_end_the_api(api: Api, host: object) -> None:

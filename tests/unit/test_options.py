@@ -4,7 +4,7 @@ import pytest
 
 from common import lifecycle, options, verbs
 from common.errors import BadRequest
-from dkrctl.parse import Parsed, count, parse, seconds, utf8
+from dkrctl.parse import Parsed, count, parse, seconds, size, utf8
 from dkrctl.request import asks, build
 from dkrctl.verbs import command_named
 
@@ -32,7 +32,7 @@ def test_table_is_consistent() -> None:
 def test_every_request_key_is_one_of_the_protocol() -> None:
     known = set(
         "image rootfs args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces "
-        "preserveFds init rm stopSignal stopTimeout timeout onDisconnect".split()
+        "preserveFds init rm stopSignal stopTimeout timeout onDisconnect memory swap cpus pidsLimit".split()
     )
     for option in options.RUN_OPTIONS:
         assert option.key.partition(".")[0] in known | {""}
@@ -171,6 +171,82 @@ def test_no_length_of_time(text: str) -> None:
 def test_no_count(text: str) -> None:
     with pytest.raises(BadRequest):
         count(text, "preserve-fds", 250)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1048576", 2**20),
+        ("64m", 64 * 2**20),
+        ("64M", 64 * 2**20),
+        ("64mb", 64 * 2**20),
+        ("64MiB", 64 * 2**20),
+        ("1.5g", 3 * 2**29),
+        (".5k", 512),
+        ("7b", 7),
+        ("2t", 2**41),
+        ("0", 0),
+    ],
+)
+def test_size(text: str, expected: int) -> None:
+    assert size(text, "memory") == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "m",
+        "-1",
+        "1x",
+        "1bb",
+        "1bib",
+        "1ib",
+        "1mm",
+        "1 m",
+        "1.2.3m",
+        ".",
+        "1e9",
+        "\u0661",
+        "nan",
+        "9" * 30,
+    ],
+)
+def test_no_size(text: str) -> None:
+    with pytest.raises(BadRequest, match="--memory"):
+        size(text, "memory")
+
+
+def test_limits() -> None:
+    assert request("-m", "64m", "--cpus", "1.5", "--pids-limit", "20", "/x") == {
+        "args": ["/x"],
+        "memory": 64 * 2**20,
+        "cpus": 1.5,
+        "pidsLimit": 20,
+    }
+    assert request("--pids-limit=-1", "/x")["pidsLimit"] == -1
+
+
+@pytest.mark.parametrize(("both", "swap"), [("64m", 0), ("96m", 32 * 2**20), ("-1", -1)])
+def test_swap_is_told_as_dockers_and_sent_as_itself(both: str, swap: int) -> None:
+    assert request("--memory", "64m", "--memory-swap", both, "/x")["swap"] == swap
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--memory-swap 64m", "it needs --memory"),
+        ("--memory 64m --memory-swap 63m", "it is less than --memory"),
+        ("--memory 64m --memory-swap -2", "it is no size"),
+        ("--cpus half", "it is no number"),
+        ("--cpus -1", "it is no number"),
+        ("--pids-limit -2", "it takes a whole number"),
+        ("--pids-limit 4194305", "it takes a whole number"),
+    ],
+)
+def test_limits_that_cannot_be(words: str, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        request(*words.split(), "/x")
 
 
 def test_commands() -> None:

@@ -90,6 +90,47 @@ def test_what_was_asked_for() -> None:
     assert (made["dkr"]["onDisconnect"], made["dkr"]["stopSignal"]) == ("stop", 10)
 
 
+def test_limits_are_the_specs_resources() -> None:
+    assert "resources" not in bundle()["spec"]["linux"]
+    made = bundle(memory=2**26, swap=2**20, cpus=1.5, pidsLimit=-1)["spec"]["linux"]["resources"]
+    assert made == {
+        "memory": {"limit": 2**26, "swap": 2**26 + 2**20},  # there it is both together
+        "cpu": {"quota": 150000, "period": 100000},
+        "pids": {"limit": -1},
+    }
+    assert bundle(memory=2**26)["spec"]["linux"]["resources"] == {"memory": {"limit": 2**26}}
+    assert bundle(memory=2**26, swap=-1)["spec"]["linux"]["resources"]["memory"]["swap"] == -1
+
+
+@pytest.mark.parametrize(
+    ("path", "resources"),
+    [
+        ("spec.linux.resources.devices", {"devices": []}),
+        ("spec.linux.resources.memory.limit", {"memory": {}}),
+        ("spec.linux.resources.memory.limit", {"memory": {"limit": 6291455}}),
+        ("spec.linux.resources.memory.swap", {"memory": {"limit": 2**26, "swap": 2**26 - 1}}),
+        ("spec.linux.resources.memory.swap", {"memory": {"limit": 2**26, "swap": -2}}),
+        ("spec.linux.resources.memory.kernel", {"memory": {"limit": 2**26, "kernel": 1}}),
+        ("spec.linux.resources.cpu.period", {"cpu": {"quota": 1000}}),
+        ("spec.linux.resources.cpu.quota", {"cpu": {"quota": -1, "period": 100000}}),
+        ("spec.linux.resources.cpu.quota", {"cpu": {"quota": 999, "period": 100000}}),
+        ("spec.linux.resources.cpu.period", {"cpu": {"quota": 1000, "period": 999}}),
+        ("spec.linux.resources.cpu.shares", {"cpu": {"quota": 1000, "period": 1000, "shares": 1}}),
+        ("spec.linux.resources.pids.limit", {"pids": {"limit": 0}}),
+        ("spec.linux.resources.pids.limit", {"pids": {"limit": "max"}}),
+        ("spec.linux.resources.pids.limit", {"pids": {"limit": True}}),
+        ("spec.linux.resources", {"unified": {"memory.max": "max"}}),
+    ],
+    ids=str,
+)
+def test_resources_that_the_runtime_does_not_take(path: str, resources: dict[str, Any]) -> None:
+    document = bundle()["spec"]
+    document["linux"]["resources"] = resources
+    with pytest.raises(BadRequest) as caught:
+        runtime_spec.parse(document)
+    assert caught.value.fields[0]["path"].startswith(path)
+
+
 def test_a_user_by_name_is_left_to_be_resolved_inside() -> None:
     made = bundle(user="nobody:users")
     assert made["dkr"]["user"] == "nobody:users"
@@ -178,6 +219,9 @@ REQUESTS = st.fixed_dictionaries(
             st.sampled_from(["private", "host"]),
         ),
         "preserveFds": st.integers(0, 248),
+        "memory": st.integers(6 * 2**20, 2**50) | st.just(64e6),
+        "cpus": st.floats(0.01, 8192) | st.integers(1, 8192),
+        "pidsLimit": st.integers(1, 4194304) | st.just(-1),
         "rm": st.booleans(),
         "stopSignal": st.sampled_from(["9", "TERM", "sigusr1"]),
         "stopTimeout": st.floats(0, 100) | st.integers(0, 9),

@@ -1,0 +1,51 @@
+"""What bounds a container beyond what was asked for: how many processes a tenant's may have, and swap as Docker gives it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from common.errors import DkrError, StartFailed
+from dkrd import policy
+from dkrd.runtime import cgroups
+
+if TYPE_CHECKING:
+    from dkrd.shim.config import Config
+    from dkrd.shim.container import Container
+    from dkrd.shim.task import ShimTask
+
+
+def judged(task: ShimTask, config: Config, who: policy.Caller) -> Config:
+    """`config` with all that bounds a container that `who` asks for. Raises NotPermitted."""
+    proven = task.session < 0 or task.settings.http_lifts
+    asked = config.spec.resources.pids
+    return _with(config, policy.bound_pids(who, asked, task.settings.pids_per_container, proven=proven))
+
+
+def granted(task: ShimTask, config: Config, grant: dict[str, object]) -> Config:
+    """The same for one that stands: who starts it has no say in it."""
+    # A grant of an older release says nothing.
+    pids = grant.get("pids", task.settings.pids_per_container)
+    return _with(config, pids if isinstance(pids, int) else None)
+
+
+def _with(config: Config, pids: int | None) -> Config:
+    asked = config.spec.resources
+    unasked = frozenset() if pids == asked.pids else frozenset(("pidsLimit",))
+    swap = asked.swap
+    if asked.memory is not None and swap is None:
+        swap, unasked = 2 * asked.memory, unasked | {"swap"}
+    return (
+        replace(config, limits=replace(asked, pids=pids, swap=swap, unasked=unasked)) if unasked else config
+    )
+
+
+def cause_of(err: DkrError, config: Config, container: Container) -> DkrError:
+    """Why a build failed: what `err` says, unless init was killed for want of memory and could not say it."""
+    if config.limits.memory is None or not cgroups.oom_kills(container.cgroup.paths):
+        return err
+    return StartFailed(
+        f"cannot start the container: its {config.limits.memory} bytes of memory do not do for the start",
+        step=err.step,
+        hint="give it more: --memory",
+    )
