@@ -172,7 +172,8 @@ def _cgroups() -> Iterator[Check]:
         yield warning(
             "cgroup controllers",
             f"missing: {', '.join(missing)}",
-            "containers run, but nothing bounds that; enable them on the kernel's command line (cgroup_enable=memory)",
+            "containers run, but limits of these are refused, and without pids a tenant's processes have no bound; "
+            "enable them on the kernel's command line (cgroup_enable=memory)",
         )
     else:
         yield ok("cgroup controllers", ", ".join(_CONTROLLERS))

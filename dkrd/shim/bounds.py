@@ -40,12 +40,12 @@ def _with(config: Config, pids: int | None) -> Config:
     )
 
 
-def cause_of(err: DkrError, config: Config, container: Container) -> DkrError:
+def cause_of(err: DkrError, container: Container) -> DkrError:
     """Why a build failed: what `err` says, unless init was killed for want of memory and could not say it."""
-    if config.limits.memory is None or not cgroups.oom_kills(container.cgroup.paths):
+    if not cgroups.oom_kills(container.cgroup.paths):
         return err
     return StartFailed(
-        f"cannot start the container: its {config.limits.memory} bytes of memory do not do for the start",
+        "cannot start the container: its first process was killed for want of memory before it was the command",
         step=err.step,
-        hint="give it more: --memory",
+        hint="give it more (--memory); or a cgroup above it, or the machine, has no more",
     )

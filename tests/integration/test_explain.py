@@ -36,6 +36,7 @@ EVERYBODY = {
     "a user by name": ("-u", "nobody", "/bin/true"),
     "looked for in PATH": ("--entrypoint", "true", "/x"),
     "a directory": ("--rootfs", "/usr", "/bin/true"),
+    "bounded": ("-m", "64m", "--cpus", "1.5", "--pids-limit", "50", "/bin/true"),
     "read-only": ("--read-only", "--tmpfs", "/scratch:size=1m", "/bin/true"),
 }
 ADMINS = {

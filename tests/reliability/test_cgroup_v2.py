@@ -117,6 +117,34 @@ def test_what_the_container_sees_is_its_own_top(tree: Tree) -> None:
     assert "0::/\n" in tree.daemon.run("/bin/cat", "/proc/self/cgroup").stdout
 
 
+LIMITS = {"memory": ("-m", "64m"), "cpu": ("--cpus", "0.5"), "pids": ("--pids-limit", "20")}
+
+
+@pytest.mark.parametrize("controller", LIMITS)
+def test_a_limit_is_held_or_refused_by_name(tree: Tree, tenant: host.User, controller: str) -> None:
+    """By what this machine's v2 tree has: on a hybrid one none of them."""
+    daemon = tree.daemon
+    there = controller in (v2_root() / "cgroup.controllers").read_text().split()
+    for options in ((), ("--dry-run",)):
+        done = daemon.dkrctl("run", "--rm", *options, *LIMITS[controller], "/bin/true", user=tenant)
+        assert done.returncode == (0 if there else 125)
+        assert (f"containers have no cgroup controller {controller} on this host" in done.stderr) != there
+        assert ("Delegate=yes" in done.stderr) != there
+    assert ask(daemon, "GET", "/v1/info")[1]["host"]["controllers"].count(controller) == there
+    settle(daemon)
+    eventually(lambda: not tree.directories(), "nothing is left")
+
+
+def test_the_default_bound_is_no_condition(tree: Tree, tenant: host.User) -> None:
+    there = "pids" in (v2_root() / "cgroup.controllers").read_text().split()
+    done = tree.daemon.run("--explain", "--format", "json", "/bin/true", user=tenant)
+    [call] = [step["call"] for step in json.loads(done.stderr)["steps"] if step["name"] == "limits"]
+    assert call.startswith('write("/sys/fs/cgroup/')
+    assert call.endswith('/c/pids.max", "4096")' if there else '/c/pids.max", "4096") = -1 ENOENT')
+    plan = json.loads(tree.daemon.run("--dry-run", "--format", "json", "/bin/true", user=tenant).stdout)
+    assert any("pids.max" in call for call in plan["cgroup"]) == there
+
+
 def test_a_users_directory_stays_until_the_last_container_has_gone(tree: Tree, tenant: host.User) -> None:
     daemon = tree.daemon
     group = f"u{tenant.uid}"

@@ -426,6 +426,14 @@ def _descriptors(bundle: Json) -> None:
     bundle["dkr"]["preserveFds"] = 1
 
 
+def _bounded(bundle: Json) -> None:
+    bundle["spec"]["linux"]["resources"] = {"memory": {"limit": 2**26}}
+
+
+def _unbounded(bundle: Json) -> None:
+    bundle["spec"]["linux"]["resources"] = {"pids": {"limit": -1}}
+
+
 def _unconfined(bundle: Json) -> None:
     bundle["dkr"]["seccomp"] = "unconfined"
 
@@ -467,6 +475,8 @@ SWAPS: dict[str, Callable[[Json], None]] = {
     "root is a directory of the client's": _elsewhere("rootfs"),
     "root is a directory of the host's": _elsewhere("directory"),
     "descriptors": _descriptors,
+    "a limit": _bounded,
+    "no bound": _unbounded,
     "seccomp": _unconfined,
     "hooks": _unknown_key,
     "id map": _ids,

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.errors import HostUnfit, NotPermitted, StartFailed
+from common.errors import HostUnfit, Internal, NotPermitted, StartFailed
 from dkrd import policy
 from dkrd.runtime import cgroups, limits
+from dkrd.shim import bounds
+from dkrd.shim.container import Container
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +133,17 @@ def test_kills_are_counted_on_either_version(tmp_path: Path) -> None:
     assert cgroups.oom_kills((str(v2),)) == 3
     assert cgroups.oom_kills((str(none), str(v1))) == 4
     assert cgroups.oom_kills((str(none), str(tmp_path / "nosuch"))) == 0
+
+
+def test_a_build_that_died_of_it_says_so(tmp_path: Path) -> None:
+    container = Container("id", "", None, cgroups.Cgroup((str(tmp_path),)))
+    defect = Internal("cannot start the container: init ended while it was built", step="await init")
+    assert bounds.cause_of(defect, container) is defect
+    (tmp_path / "memory.events").write_text("oom_kill 1\n")
+    told = bounds.cause_of(defect, container)
+    assert (told.code, told.step) == ("start-failed", "await init")
+    assert "for want of memory" in told.message
+    assert "--memory" in str(told.hint)
 
 
 TENANT, ADMIN = policy.Caller(1000, 1000, admin=False), policy.Caller(0, 0, admin=True)

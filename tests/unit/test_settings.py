@@ -46,6 +46,7 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
     [limits]
     containers_per_user = 3
     start_seconds = 5
+    pids_per_container = 50
     [cgroup]
     parent = "two"
     """
@@ -65,6 +66,7 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         ids_directory="/srv/ids",
         containers_per_user=3,
         start_seconds=5,
+        pids_per_container=50,
         cgroup_parent="two",
     )
 

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]
 
 DEFAULT = (
     "tests/unit/test_cgroup_tree.py",
+    "tests/integration/test_limits.py",
     "tests/reliability/test_cgroup_v2.py",
     "tests/security/test_isolation_mounts.py",
     "tests/security/test_isolation_namespaces.py",
