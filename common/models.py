@@ -87,10 +87,10 @@ RUN_SCHEMA: dict[str, Any] = {
     "if": {"required": ["entrypoint"], "properties": {"entrypoint": {"minItems": 1}}},
     "then": {"properties": {"entrypoint": shapes.NOT_EMPTY}},
     "else": {"properties": {"args": shapes.NOT_EMPTY}},
+    "dependentRequired": {"swap": ["memory"]},
     "dependentSchemas": {
         "consoleSize": {"required": ["terminal"], "properties": {"terminal": {"const": True}}},
         "hostname": {"properties": {"namespaces": {"properties": {"uts": {"const": "private"}}}}},
-        "swap": {"required": ["memory"]},
         "rootfs": {
             "not": {"required": ["image"]},
             "properties": {"preserveFds": {"maximum": MAX_PRESERVED_BESIDE_ROOT}},

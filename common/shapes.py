@@ -132,10 +132,6 @@ TimeLimit = Annotated[
 WHOLE = BeforeValidator(checks.whole)  # of an integer; behind its bounds, or they are not told
 
 
-def _or_unlimited(low: int, high: int) -> Schema:
-    return {"type": "integer", "anyOf": [{"const": -1}, {"minimum": low, "maximum": high}]}
-
-
 Memory = Annotated[
     int | None,
     _given(lambda value: value),
@@ -147,7 +143,7 @@ Swap = Annotated[
     int | None,
     _given(checks.whole_or_unlimited(0, oci.MAX_MEMORY)),
     WHOLE,
-    WithJsonSchema(_or_unlimited(0, oci.MAX_MEMORY)),
+    WithJsonSchema({"type": "integer", "minimum": -1, "maximum": oci.MAX_MEMORY}),
 ]
 Cpus = Annotated[
     float | None,
@@ -159,7 +155,7 @@ Pids = Annotated[
     int | None,
     _given(checks.whole_or_unlimited(1, oci.MAX_PIDS)),
     WHOLE,
-    WithJsonSchema(_or_unlimited(1, oci.MAX_PIDS)),
+    WithJsonSchema({"type": "integer", "minimum": -1, "maximum": oci.MAX_PIDS, "not": {"const": 0}}),
 ]
 Text = Annotated[str | None, AfterValidator(checks.given), WithJsonSchema({"type": "string"})]
 Base64 = Annotated[

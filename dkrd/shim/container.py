@@ -240,4 +240,4 @@ def start(
     try:
         return build.build(what, recorder)
     except DkrError as err:
-        raise bounds.cause_of(err, container) from err
+        raise bounds.cause_of(err, container) from None

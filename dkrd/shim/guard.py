@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from dkrd.shim.state import State
     from dkrd.shim.task import ShimTask
 
-# How soon it is seen whether a signal that was blocked was dropped, and then after twice the time: 1.3 s in all.
-_LOOK_SECONDS = 0.005
-_LOOK_LONGEST = 1.0
+# When a signal that was blocked counts as dropped: after so many looks, 20 ms apart, that find it neither waiting nor wanted.
+_LOOK_SECONDS = 0.02
+_MISSES = 3
+_MISSES_OF_BUSY = 25
+_LOOKS = 100  # what waits for longer is held back on purpose
 
 # What a signal does by default; signal(7). The rest ends the process.
 _IGNORED = frozenset((signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH))
@@ -197,28 +199,34 @@ class Guard:
         ):
             self._send(number)
         elif masks.answers(self._built.pid, number):
+            blocked = masks.blocks(self._built.pid, number)
             self._send(number)
-            self._look_after(number, _LOOK_SECONDS)
+            if blocked:
+                self._look_after(number)
         elif number in _STOPPING:
             self._send(signal.SIGSTOP)
         else:
             self._as_if = self._as_if or number
             self._send(signal.SIGKILL)
 
-    def _look_after(self, number: int, seconds: float) -> None:
-        """See what becomes of a signal that is blocked. A shell blocks all while it starts a command (vfork(2)): what comes then
-        waits, and is dropped as soon as it is unblocked, if nobody has asked for it. Outside it would have ended the shell.
-        """
-        if masks.holds(self._built.pid, number) and seconds < _LOOK_LONGEST:
-            self._loop.later(seconds, lambda: self._look_again(number, seconds))
+    def _look_after(self, number: int, looks: int = 0, misses: int = 0) -> None:
+        """See what becomes of a signal that was blocked. A shell blocks all while it starts a command (vfork(2)): what comes then
+        waits, and is dropped when it is unblocked, if nobody has asked for it. Outside it would have ended the shell.
 
-    def _look_again(self, number: int, seconds: float) -> None:
-        if self._ended:
+        Who takes it by sigwait(3) shows no mask for a moment: so only what is seen several times counts.
+        """
+        if looks < _LOOKS:
+            self._loop.later(_LOOK_SECONDS, lambda: self._look_again(number, looks + 1, misses))
+
+    def _look_again(self, number: int, looks: int, misses: int) -> None:
+        pid = self._built.pid
+        if self._ended or (not masks.holds(pid, number) and masks.answers(pid, number)):
             return
-        if masks.holds(self._built.pid, number):
-            self._look_after(number, 2 * seconds)
-        elif not masks.answers(self._built.pid, number):
+        misses = 0 if masks.holds(pid, number) else misses + 1
+        if misses >= (_MISSES if masks.sleeps(pid) else _MISSES_OF_BUSY):
             self._deliver(number)
+        else:
+            self._look_after(number, looks, misses)
 
     def _reap(self) -> Exit:
         _, status = os.waitpid(self._built.pid, 0)

@@ -36,18 +36,40 @@ def answers(pid: int, number: int) -> bool:
     return bool(masks & bit)
 
 
+def blocks(pid: int, number: int) -> bool:
+    """Whether process `pid` blocks the signal `number`, and would neither catch nor ignore it if it came through."""
+    masks = _masks(pid)
+    others = masks.get(b"SigIgn:", 0) | masks.get(b"SigCgt:", 0)
+    return bool(masks.get(b"SigBlk:", 0) & ~others & 1 << (number - 1))
+
+
 def holds(pid: int, number: int) -> bool:
     """Whether the signal `number` was sent to process `pid` and still waits, because it is blocked there."""
-    waiting = 0
+    masks = _masks(pid)
+    return bool((masks.get(b"SigPnd:", 0) | masks.get(b"ShdPnd:", 0)) & 1 << (number - 1))
+
+
+def sleeps(pid: int) -> bool:
+    """Whether process `pid` waits for something: then its masks are what they are to be."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in b"SD"
+    except OSError:
+        return False
+
+
+def _masks(pid: int) -> dict[bytes, int]:
+    """The masks of proc(5) status by their names; none where there is no such process."""
+    found = {}
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             for line in file:
                 name, _, value = line.partition(b"\t")
-                if name in _PENDING:
-                    waiting |= int(value, 16)
+                if name in _MASKS or name in _PENDING:
+                    found[name] = int(value, 16)
     except (OSError, ValueError):
-        return False
-    return bool(waiting & 1 << (number - 1))
+        return {}
+    return found
 
 
 def _status(pid: int) -> tuple[int, int]:
