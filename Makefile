@@ -18,7 +18,7 @@ TEST_PREFIX := /opt/dkr-test
 # What `make run` runs, in the words of `dkrctl run`, as in: make run ARGS="--rm --hostname box /bin/hostname"
 ARGS ?=
 # What `make test` tests, and how: make test TESTS="tests/unit -k frames"
-TESTS ?= tests/unit tests/integration tests/security tests/reliability
+TESTS ?= tests/unit tests/integration tests/security tests/reliability tests/vm
 
 INSTALL  := PREFIX=$(PREFIX) BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) SYSUSERSDIR=$(SYSUSERSDIR) TMPFILESDIR=$(TMPFILESDIR) UNITDIR=$(UNITDIR) \
             MANDIR=$(MANDIR) BASHCOMPDIR=$(BASHCOMPDIR) ZSHCOMPDIR=$(ZSHCOMPDIR) FISHCOMPDIR=$(FISHCOMPDIR) \
@@ -27,16 +27,17 @@ INSTALL_TEST := PREFIX=$(TEST_PREFIX) BINDIR=$(TEST_PREFIX)/bin SBINDIR=$(TEST_P
             MANDIR= BASHCOMPDIR= ZSHCOMPDIR= FISHCOMPDIR= DESTDIR= scripts/install.sh
 PYTEST   := DKR_TEST_PREFIX=$(TEST_PREFIX) .venv/bin/python -m pytest
 
-.PHONY: help run install uninstall test test-vm test-install test-prefix test-current dev lint format bench soak lock clean
+.PHONY: help run install uninstall test test-vm test-install test-prefix test-current dev lint format bench soak lock dist deb clean
 
 help:
 	@echo 'make run        start the daemon if none answers, and a shell in a fresh container; ARGS="..." for another run'
-	@echo 'make test       every test but the long ones'
-	@echo 'make test-vm    in a virtual machine with systemd: activation, restarts, reboots; minutes'
+	@echo 'make test       every test but the long ones; half an hour where nothing is there yet'
+	@echo 'make test-vm    all tests in virtual machines with systemd: activation, restarts, reboots, packages, kernels'
 	@echo 'make install    PREFIX=$(PREFIX) BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) DESTDIR=$(DESTDIR)'
 	@echo 'make uninstall  what install placed'
 	@echo 'make lint       ruff and mypy; make format rewrites'
 	@echo 'make bench      measurements against other runtimes; make soak: tests that run for minutes'
+	@echo 'make dist       wheel and source distribution, in dist/; make deb: those and a Debian package'
 	@echo 'make dev        .venv, for editors and single tests; make lock renews requirements/'
 	@echo 'make clean      what make made in this directory'
 
@@ -53,17 +54,17 @@ uninstall:
 	@$(INSTALL) uninstall
 
 test: dev test-install
-	@DKR_SKIPS_FAIL=1 $(PYTEST) $(TESTS)
+	@DKR_SKIPS_FAIL=1 $(PYTEST) -m "not soak and not bench" $(TESTS)
 
-# Emulated, so no other test is as slow: the time limits of the others do not fit.
+# Emulated, so no other test is as slow. What takes longest is marked soak, too.
 test-vm: dev
 	@scripts/root.sh "make test-vm"
-	@scripts/setup-debian.sh run vm
-	@DKR_SKIPS_FAIL=1 $(PYTEST) -m vm -o faulthandler_timeout=0 tests/vm
+	@scripts/setup-debian.sh run deb vm
+	@DKR_SKIPS_FAIL=1 $(PYTEST) -m vm tests/vm
 
 test-install:
 	@scripts/root.sh "make test"
-	@scripts/setup-debian.sh run test
+	@scripts/setup-debian.sh run test deb vm
 	@$(INSTALL_TEST) install
 
 # For the tests' harness: where the test install is, and whether it is what this tree would install.
@@ -95,6 +96,14 @@ soak: dev test-install
 
 lock: dev
 	scripts/lock.sh $(LOCKFLAGS)
+
+dist:
+	@scripts/setup-debian.sh run
+	@scripts/dist.sh
+
+deb: dist
+	@scripts/setup-debian.sh deb
+	@scripts/deb.sh
 
 clean:
 	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

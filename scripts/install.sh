@@ -82,17 +82,6 @@ examine_parents() {
     done
 }
 
-# The tools that build our wheel and fill the environment: in the checkout, never installed.
-prepare_tools() {
-    want=$({ $PYTHON -VV; cat requirements/build.txt; } | sha256sum)
-    [ "$(cat build/venv/stamp 2>/dev/null)" != "$want" ] || return 0
-    rm -rf build/venv
-    mkdir -p build
-    $PYTHON -I -m venv build/venv || fail "cannot make an environment in build/venv" "apt-get install python3-venv"
-    build/venv/bin/python -I -m pip install --quiet --quiet --require-hashes --no-deps --only-binary :all: -r requirements/build.txt
-    echo "$want" >build/venv/stamp
-}
-
 pip_into() {
     target=$1
     shift
@@ -109,17 +98,22 @@ make_environment() {
         $PYTHON -I -m venv --without-pip "$stage"
         rm -f "$stage"/bin/activate* "$stage"/bin/Activate*
         sed -i '/^command = /d' "$stage/pyvenv.cfg"
-        pip_into "$stage" --require-hashes --only-binary :all: -r requirements/runtime.txt
+        pip_into "$stage" --require-hashes --no-index --find-links build/wheels -r requirements/runtime.txt
         renewed=$stage/$site
     fi
     rm -rf build/wheel
     said=$(build/venv/bin/python -I -m hatchling build --target wheel --directory build/wheel 2>&1) || fail "$said"
     pip_into "$stage" --no-index build/wheel/dkr_runtime-*.whl
-    # What others' packages would put beside our programs, and headers for building more: not wanted here.
+    # What others' packages would put beside our programs, headers for building more, and where our wheel lay: not wanted here. The lists of
+    # files name none of them: they would tell the name of the stage, another each time.
     find "$stage/bin" -type f -exec rm -f {} +
+    rm "$stage/$site"/dkr_runtime-*/direct_url.json
+    sed -i -e '\|^\.\./\.\./\.\./bin/|d' -e /direct_url.json/d "$stage/$site"/*.dist-info/RECORD
     rm -rf "$stage/include"
+    # Whoever packs the files gives them other times, by which Python would not believe what is compiled.
+    [ -z "$DESTDIR" ] && judged=timestamp || judged=unchecked-hash
     # shellcheck disable=SC2086  # paths without blanks (examine)
-    "$stage/bin/python" -I -m compileall -q -f -s "$stage" -p "$PREFIX" $renewed
+    "$stage/bin/python" -I -m compileall -q -f -s "$stage" -p "$PREFIX" --invalidation-mode "$judged" $renewed
 }
 
 # The flags keep the user's environment and the site module (6 ms) out; pip's own way of making scripts would drop them.
@@ -234,7 +228,7 @@ install_all() {
     [ ! -e "$placed" ] || [ -f "$placed/stamp" ] ||
         fail "cannot install to $placed: it is there and not an install of dkr" "remove it, or choose another PREFIX"
     rm -rf "$(dirname "$placed")"/.dkr-install.?????? # an install that was killed; nobody else is at work, we hold the lock
-    prepare_tools
+    scripts/build-tools.sh
     stage=$(mktemp -d "$(dirname "$placed")/.dkr-install.XXXXXX")
     trap 'rm -rf "$stage"' EXIT
     trap 'exit 1' INT TERM HUP
