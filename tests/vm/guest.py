@@ -15,6 +15,8 @@ CONTAINERS = "/system.slice/dkr-containers.service"
 CGROUPS = "/sys/fs/cgroup"
 # Repeats a word, then waits; ends with 7 when it is asked to.
 POLITE = "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 1000 & wait $!; done"
+# Six processes and their sleeps, none of which ends when it is asked to.
+CROWD = "trap '' TERM; for i in 1 2 3 4 5; do (while :; do sleep 1000; done) & done; echo up; while :; do sleep 1000; done"
 STUBBORN = "trap '' TERM; echo up; while :; do sleep 1000; done"
 
 
@@ -70,6 +72,11 @@ class Guest:
             f"curl --silent --show-error --unix-socket /run/dkr/dkr.sock 'http://dkr/v1/containers{query}'"
         )
         return {container["name"]: container for container in json.loads(text)}
+
+    def features(self) -> dict[str, bool]:
+        """What the daemon says of the kernel: name -> whether it is there."""
+        told = json.loads(self.run("curl --silent --unix-socket /run/dkr/dkr.sock http://dkr/v1/info"))
+        return {name: there for name, there in told["features"].items() if name != "httpLifts"}
 
     def remove_all(self) -> None:
         """Have every container removed that has ended."""

@@ -1,9 +1,9 @@
-"""What the virtual machine starts from: Debian 12 with systemd, and Debian's cloud kernel, made of Debian's packages and kept.
+"""What the virtual machine starts from: Debian 12 with systemd, and Debian's cloud kernels, made of Debian's packages and kept.
 
-    /var/cache/dkr-vm/<key>/vmlinuz
-    /var/cache/dkr-vm/<key>/root.cpio      the whole system as an initramfs
+    /var/cache/dkr-vm/<key>/<kernel>/vmlinuz
+    /var/cache/dkr-vm/<key>/<kernel>/root.cpio      the whole system as an initramfs: the same for each kernel, and the kernel's modules
 
-The key is a digest of all that goes in: this file, the agent, the packages' names, the kernel's version. dkr itself is not in it: it comes
+The key is a digest of all that goes in: this file, the agent, the packages' names, the kernels' versions. dkr itself is not in it: it comes
 on a disk of its own at each boot (machine.py), so that a change of the sources costs no new image.
 """
 
@@ -25,7 +25,9 @@ PACKAGES = (
     *("python3", "python3-venv", "libseccomp2", "busybox-static"),
     *("nftables", "iproute2", "curl", "procps", "e2fsprogs"),
 )
-KERNEL = "linux-image-cloud-amd64"
+# The oldest that dkr promises to run on, and a newer one: the release -> the package that depends on the newest build of it.
+KERNELS = {"6.1": "linux-image-cloud-amd64", "6.12": "linux-image-6.12-cloud-amd64"}
+OLDEST = "6.1"
 # What nobody reads in there makes the image smaller, and the boot quicker.
 _LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 
@@ -93,13 +95,22 @@ def _run(*command: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def _kernel_package() -> str:
+def _kernel_package(name: str) -> str:
     """The package that the newest kernel of this kind is in."""
-    for line in _run("apt-cache", "depends", KERNEL).splitlines():
-        kind, _, name = line.strip().partition(": ")
-        if kind == "Depends" and name.startswith("linux-image-"):
-            return name
-    raise RuntimeError(f"apt-cache knows no {KERNEL}: run apt-get update")
+    for line in _run("apt-cache", "depends", name).splitlines():
+        kind, _, found = line.strip().partition(": ")
+        if kind == "Depends" and found.startswith("linux-image-"):
+            return found
+    raise RuntimeError(f"apt-cache knows no {name}")
+
+
+def _kernel_packages() -> dict[str, str]:
+    """The release -> its package. A fresh machine has no lists of packages, or old ones."""
+    try:
+        return {release: _kernel_package(name) for release, name in KERNELS.items()}
+    except RuntimeError:
+        _run("apt-get", "update", "-qq")
+        return {release: _kernel_package(name) for release, name in KERNELS.items()}
 
 
 def _sources() -> Path:
@@ -108,10 +119,18 @@ def _sources() -> Path:
     return next(path for path in places if path.exists())
 
 
-def image() -> Path:
-    """The directory of the image, made where it is not there yet (a minute)."""
-    kernel = _kernel_package()
-    content = "\n".join((Path(__file__).read_text(), AGENT.read_text(), kernel))
+def can_be_made() -> bool:
+    """Whether this machine is of the kind that the image is made of: what is installed in it is taken from here."""
+    return (
+        os.uname().machine == "x86_64"
+        and f"VERSION_CODENAME={SUITE}\n" in Path("/etc/os-release").read_text()
+    )
+
+
+def image(release: str = OLDEST) -> Path:
+    """The directory of the image with this kernel, made where it is not there yet (a minute or two)."""
+    kernels = _kernel_packages()
+    content = "\n".join((Path(__file__).read_text(), AGENT.read_text(), *kernels.values()))
     place = CACHE / hashlib.sha256(content.encode()).hexdigest()[:16]
     CACHE.mkdir(exist_ok=True)
     with (CACHE / "lock").open("ab") as lock:
@@ -121,18 +140,17 @@ def image() -> Path:
                 if old.is_dir():
                     shutil.rmtree(old)
             with tempfile.TemporaryDirectory(prefix="new-", dir=CACHE) as directory:
-                _build(Path(directory), kernel)
+                _build(Path(directory), kernels)
                 made = Path(directory) / "image"
                 made.rename(place)
-    return place
+    return place / release
 
 
-def _build(work: Path, kernel: str) -> None:
+def _build(work: Path, kernels: dict[str, str]) -> None:
     root = work / "root"
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     include = f"--include={','.join(PACKAGES)}"
     _run("mmdebstrap", "--mode=root", "--variant=minbase", include, *options, SUITE, root, _sources())
-    version = _add_kernel(work, root, kernel)
     for name, (text, mode) in FILES.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,11 +163,23 @@ def _build(work: Path, kernel: str) -> None:
     (wants / "vm-agent.service").symlink_to("/etc/systemd/system/vm-agent.service")
     shutil.copy(AGENT, root / "usr/local/sbin/vm-agent")
     (root / "var/lib/dkr").mkdir()
-    image_directory = work / "image"
-    image_directory.mkdir()
-    shutil.copy(work / "kernel/boot" / f"vmlinuz-{version}", image_directory / "vmlinuz")
-    with (image_directory / "root.cpio").open("wb") as output:
-        names = subprocess.run(["find", ".", "-print0"], cwd=root, check=True, capture_output=True).stdout
+    system = work / "system.cpio"
+    _pack(root, system)
+    for release, package in kernels.items():
+        place = work / "image" / release
+        place.mkdir(parents=True)
+        modules = _add_kernel(work, root, place, package)
+        # The kernel unpacks one archive after the other (initramfs buffer format).
+        with (place / "root.cpio").open("wb") as output:
+            for part in (system, modules):
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, output, 1 << 20)
+
+
+def _pack(root: Path, archive: Path) -> None:
+    """The tree as an archive of the kind that a kernel unpacks."""
+    names = subprocess.run(["find", ".", "-print0"], cwd=root, check=True, capture_output=True).stdout
+    with archive.open("wb") as output:
         subprocess.run(
             ["cpio", "--null", "--create", "--quiet", "--format=newc"],
             cwd=root,
@@ -159,15 +189,24 @@ def _build(work: Path, kernel: str) -> None:
         )
 
 
-def _add_kernel(work: Path, root: Path, package: str) -> str:
-    """The kernel's modules into the root; its version. The package is unpacked, not installed: no boot loader is wanted."""
+def _add_kernel(work: Path, root: Path, place: Path, package: str) -> Path:
+    """The kernel to `place`; an archive of its modules. The package is unpacked, not installed: no boot loader is wanted."""
     _run("apt-get", "download", "-q", package, cwd=work)
-    [archive] = work.glob("linux-image-*.deb")
-    _run("dpkg-deb", "--extract", archive, work / "kernel")
-    version = os.listdir(work / "kernel/lib/modules")[0]
-    shutil.copytree(work / "kernel/lib/modules", root / "usr/lib/modules", dirs_exist_ok=True)
+    [archive] = work.glob(f"{package}_*.deb")
+    unpacked = work / package
+    _run("dpkg-deb", "--extract", archive, unpacked)
+    [version] = os.listdir(unpacked / "lib/modules")
+    shutil.copy(unpacked / "boot" / f"vmlinuz-{version}", place / "vmlinuz")
+    # depmod(8) is the system's, so it works there.
+    inside = root / "usr/lib/modules" / version
+    shutil.copytree(unpacked / "lib/modules" / version, inside)
     _run("chroot", root, "/sbin/depmod", version)
-    return version
+    tree = work / f"modules-{package}"
+    (tree / "usr/lib/modules").mkdir(parents=True)
+    inside.rename(tree / "usr/lib/modules" / version)
+    modules = work / f"{package}.cpio"
+    _pack(tree, modules)
+    return modules
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def payload(place: Path) -> Path:
             if not path.is_dir() or path.is_symlink() or name.startswith("opt/"):
                 tar.add(path, name, recursive=False)
     shutil.rmtree(root)
-    return _whole_sectors(archive)
+    return whole_sectors(archive)
 
 
 def suite(place: Path) -> Path:
@@ -78,7 +78,7 @@ def suite(place: Path) -> Path:
         for name in _TREE:
             tar.add(REPOSITORY / name, f"usr/local/src/dkr/{name}", filter=_wanted)
         tar.add(sysconfig.get_path("purelib"), "usr/local/lib/dkr-tests", filter=_wanted)
-    return _whole_sectors(archive)
+    return whole_sectors(archive)
 
 
 def _wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
@@ -86,7 +86,7 @@ def _wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if parts & {"__pycache__", "mypy", "mypyc", "ruff", "pip", "dkr.pth"} else entry
 
 
-def _whole_sectors(archive: Path) -> Path:
+def whole_sectors(archive: Path) -> Path:
     """Fit to be a disk."""
     os.truncate(archive, (archive.stat().st_size + 511) // 512 * 512)
     return archive

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.vm.guest import CONTAINERS, POLITE
+from tests.vm.guest import CONTAINERS, CROWD, POLITE
 
 if TYPE_CHECKING:
     from tests.vm.guest import Guest
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.soak, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module", params=["hybrid", "v1"])
@@ -42,3 +42,21 @@ def test_containers_outlive_the_daemon_and_end_with_their_unit(guest: Guest, opt
     assert guest.containers(every=True)["first"]["exit"]["cause"] == "stopped"
     guest.remove_all()
     assert guest.run(f"find /sys/fs/cgroup -name {container}") == ""
+
+
+def test_a_container_without_a_guardian_is_frozen_and_killed(guest: Guest, options: str) -> None:
+    """Where there is no cgroup.kill: none of them can fork away meanwhile."""
+    guest.run("systemctl start dkrd.socket")
+    guest.start("crowd", CROWD, "--pid", "host")
+    init, shim = guest.pids()["crowd"]
+    [group] = guest.run(f"grep -o '/.*' <(grep freezer /proc/{init}/cgroup)").split()
+    place = f"/sys/fs/cgroup/freezer{group}"
+    assert len(guest.run(f"cat {place}/cgroup.procs").split()) > 5
+    if "legacy" in options:
+        assert guest.run(f"find /sys/fs/cgroup -path '*{group}/cgroup.kill'") == ""
+    guest.run("systemctl stop dkrd.socket dkrd.service")  # which would collect it
+    guest.run(f"kill -KILL {shim}; dkrd --stop-containers")
+    assert guest.status(f"test -s {place}/cgroup.procs") == 1
+    guest.run("systemctl start dkrd.socket; dkrctl run --rm /bin/true", seconds=180)
+    guest.wait(f"test -z \"$(find /sys/fs/cgroup -path '*{group}')\"")
+    guest.remove_all()

@@ -11,7 +11,7 @@ from tests.vm.guest import POLITE, STUBBORN
 if TYPE_CHECKING:
     from tests.vm.guest import Guest
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.vm, pytest.mark.soak, pytest.mark.timeout(1200)]
 
 STOPPED = {"code": 7, "signal": None, "cause": "stopped"}
 KILLED = {"code": None, "signal": 9, "cause": "stopped"}

@@ -1,4 +1,4 @@
-"""Tests of the other directories in the machine: on cgroup v2 alone, and on the oldest kernel that is promised (6.1).
+"""Tests of the other directories in the machine: on cgroup v2 alone, on the oldest kernel that is promised and on a newer one.
 
 By default those of what the kernel has to hold. DKR_VM_TESTS="tests/integration tests/security" names others; they take some 18 times
 as long as elsewhere.
@@ -14,24 +14,30 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.vm import machine
+from tests.vm import image, machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.vm.guest import Guest
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.vm, pytest.mark.soak, pytest.mark.timeout(7200)]
 
 DEFAULT = (
     "tests/unit/test_cgroup_tree.py",
     "tests/integration/test_limits.py",
+    "tests/unit/test_kernel_features.py",
     "tests/reliability/test_cgroup_v2.py",
     "tests/security/test_isolation_mounts.py",
     "tests/security/test_isolation_namespaces.py",
     "tests/security/test_isolation_walls.py",
 )
 WORDS = os.environ.get("DKR_VM_TESTS", "").split() or DEFAULT
+
+
+@pytest.fixture(scope="module", params=image.KERNELS)
+def kernel(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")

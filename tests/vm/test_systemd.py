@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import kernel_table
+from tests.vm import image
 from tests.vm.guest import CGROUPS, CONTAINERS, POLITE
 
 if TYPE_CHECKING:
@@ -79,6 +81,12 @@ def test_containers_and_guardians_are_in_leaves_of_the_other_unit(serving: Guest
         assert guest.run(f"cat {CGROUPS}{inner}/cgroup.procs") == ""
     for file, value in (("memory.max", "64M"), ("pids.max", "9"), ("cpu.max", "5000 100000")):
         guest.run(f"echo {value} >{CGROUPS}{place}/c/{file}")
+
+
+def test_the_oldest_kernel_takes_the_side_that_the_table_says(serving: Guest) -> None:
+    assert serving.run("uname -r").startswith(f"{image.OLDEST}.")
+    assert serving.features() == kernel_table.expected(image.OLDEST)
+    assert kernel_table.sides()[image.OLDEST].items() <= serving.features().items()
 
 
 def test_a_container_has_nothing_of_the_daemons_unit(serving: Guest) -> None:
