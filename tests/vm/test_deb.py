@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.version import VERSION
-from tests import packages
+from tests import kernel_table, packages
 from tests.vm import image, machine
 from tests.vm.guest import POLITE, Guest
 
@@ -78,6 +78,7 @@ def test_an_install_serves_its_first_client(guest: Guest) -> None:
         == ""
     )
     assert guest.run("systemctl --failed --no-legend") == ""
+    assert guest.features() == kernel_table.expected(image.OLDEST)
     # Nothing that dkr does when it runs changes what dpkg has laid down.
     assert guest.run("dpkg --verify dkr") == ""
     assert guest.run("find /usr/lib/dkr -newer /var/lib/dpkg/info/dkr.list") == ""

@@ -22,7 +22,7 @@ MODULES = {
 }
 
 
-# The oldest is what all other modules boot, so `make test` asks it there (test_systemd.py).
+# The oldest is what all other modules boot, so `make test` asks it there (test_deb.py).
 @pytest.fixture(scope="module", params=[pytest.param("6.1", marks=pytest.mark.soak), "6.12"])
 def kernel(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.vm.guest import Guest
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.soak, pytest.mark.timeout(900)]
 
 UNITS = "dkrd.socket dkrd.service dkr-containers.service"
 
