@@ -85,7 +85,7 @@ def test_leaving_it_and_coming_back(caller: Caller) -> None:
 
 def test_ctrl_c_is_a_byte_there(caller: Caller) -> None:
     with made(
-        caller, "shell", "trap 'echo int; exit 9' INT; echo up; while :; do sleep 600; done", "-it"
+        caller, "shell", "trap 'echo int; exit 9' INT; echo up; while :; do read word; done", "-it"
     ) as terminal:
         dkrctl(terminal, "start", "-ai", "shell")
         terminal.until("up\r\n")

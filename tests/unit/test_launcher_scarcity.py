@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import resource
@@ -31,12 +30,14 @@ ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 def free_descriptors(count: int) -> Iterator[None]:
     """The process can open no more than `count`."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = (fd for fd in itertools.count() if not os.path.exists(f"/proc/self/fd/{fd}"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, count, None)), limits[1]))
-    try:
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    with contextlib.ExitStack() as stack:
+        while (fd := os.dup(2)) < highest:  # no number below is free, as in a launcher
+            stack.callback(os.close, fd)
+        os.close(fd)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + count, limits[1]))
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("count", [0, 1])
