@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 from functools import partial
 
 from common import frames
@@ -22,6 +23,7 @@ from common.errors import Conflict, DkrError, ProtocolError
 from dkrd.launcher import pidfd, wire
 from dkrd.launcher.kept import RESTING, Kept
 from dkrd.launcher.runner import open_child
+from dkrd.launcher.turns import Turns
 from dkrd.shim import state as shim_state
 
 TYPE_CHECKING = False
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from dkrd.launcher.loop import Loop
     from dkrd.launcher.runner import Runner
+    from dkrd.launcher.turns import Call
     from dkrd.log import Log
 
     Collect = Callable[[str, dict[str, object]], object]
@@ -68,7 +71,6 @@ class Container:
     stood    it was there before its shim was forked
     state    the last state the shim told, or None
     link     the connection to an adopted shim's socket
-    waiting  who is to be called when it is forgotten
     """
 
     id: str
@@ -80,7 +82,6 @@ class Container:
     state: dict[str, object] | None = None
     link: socket.socket | None = None
     gone: bool = False
-    waiting: list[Callable[[DkrError | None], None]] = field(default_factory=list)
 
     @property
     def rests(self) -> bool:
@@ -100,20 +101,23 @@ class Containers:
         self._run_dir = run_dir
         self._table: dict[str, Container] = {}
         self.kept = Kept()
+        self._turns = Turns(loop)
         self._collect: Collect = lambda container_id, how: None
         self._tell: Tell = lambda message: None
         self._let_go: LetGo = lambda uid, container_id: None
+        self._look: Callable[[], object] = lambda: None
         self._exits_are_told = pidfd.tells_exits()
         self._reports, self.reports_end = wire.pair()
         self._loop.watch(self._reports.fileno(), select.EPOLLIN, self._on_reports)
 
-    def connect(self, collect: Collect, tell: Tell, let_go: LetGo) -> None:
-        """Set what cleans up after a dead shim (in a job; None: nothing is left), what speaks to the api, and what
-        removes the cgroup that a shim was in, by uid and id.
+    def connect(self, collect: Collect, tell: Tell, let_go: LetGo, look: Callable[[], object]) -> None:
+        """Set what cleans up after a dead shim (in a job; None: nothing is left), what speaks to the api, what
+        removes the cgroup that a shim was in, by uid and id, and what adopts containers that are not known here.
         """
         self._collect = collect
         self._tell = tell
         self._let_go = let_go
+        self._look = look
 
     def __contains__(self, container_id: object) -> bool:
         return container_id in self._table
@@ -130,26 +134,20 @@ class Containers:
             return False
         return container.state is None or container.state.get("status") == "creating"
 
-    def when_free(self, container_id: str, seconds: float, call: Callable[[DkrError | None], None]) -> None:
+    def when_free(self, container_id: str, seconds: float, call: Call) -> None:
         """Call `call(None)` when no shim stands for the container, at once or within so many seconds; else with a Conflict,
-        as soon as it is known that it runs.
+        as soon as it is known that it runs. Of several that wait one is called; the others wait for what comes of it.
         """
+        self._when_free(container_id, time.monotonic() + seconds, call)
+
+    def _when_free(self, container_id: str, ends: float, call: Call) -> None:
         container = self._table.get(container_id)
         if container is None:
             call(None)
         elif container.rests or self.is_being_built(container_id):
-            container.waiting.append(call)
-            self._loop.later(seconds, partial(self._waited, container, call))
+            self._turns.wait(container_id, ends, call)
         else:
             call(_running(container_id))
-
-    @staticmethod
-    def _waited(container: Container, call: Callable[[DkrError | None], None]) -> None:
-        if call in container.waiting:
-            container.waiting.remove(call)
-            call(
-                Conflict(f"cannot start {container.id[:12]}: its guardian is still at work", hint="try again")
-            )
 
     def live_of(self, uid: int) -> int:
         """How many live containers count for `uid`."""
@@ -241,7 +239,7 @@ class Containers:
             self._take_init(container, descriptors)
             self._tell_state(told)
             if told.get("status") == "running":
-                self._call_waiting(container, _running(container.id))
+                self._turns.refuse(container.id, _running(container.id))
         else:
             raise ProtocolError(f"its type is neither state nor gone: {kind!r}")
 
@@ -283,6 +281,10 @@ class Containers:
             if not container.stood:
                 self._gone(container.id)
             self._forget(container)
+        elif in_order and container.stood and (container.state is None or container.rests):
+            # It did nothing, or has cleaned up: what stands may be another's, who was forked by the launcher before.
+            self._forget(container)
+            self._look()
         else:
             self._log.error("a shim died before its work was done", id=container.id)
             self._orphaned(container)
@@ -386,10 +388,4 @@ class Containers:
             os.close(container.init)
             container.init = -1
         self._close_link(container)
-        self._call_waiting(container, None)
-
-    @staticmethod
-    def _call_waiting(container: Container, error: DkrError | None) -> None:
-        waiting, container.waiting = container.waiting, []
-        for call in waiting:
-            call(error)
+        self._turns.pass_on(container.id, self._when_free)

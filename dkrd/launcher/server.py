@@ -82,6 +82,7 @@ class Launcher:
         self._argv = api_argv
         self._ending = False
         self._pong_due = False
+        self._settled = False
         self._loop = Loop()
         self._runner = runner.Runner(self._loop)
 
@@ -175,6 +176,7 @@ class Launcher:
             lambda container_id, how: collect(self._settings, pool, container_id, how),
             self._api.send,
             self._leaves.remove,
+            lambda: self._adopt(settled=self._settled),
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._end)
@@ -195,6 +197,7 @@ class Launcher:
             self._loop.later(self._notifier.watchdog_seconds / 2, self._watch)
 
     def _settle(self) -> None:
+        self._settled = True
         # Without a descriptor not even the directories can be read.
         if OpenFiles.are_low() or self._adopt(settled=True):
             self._loop.later(_AGAIN_SECONDS, self._settle)

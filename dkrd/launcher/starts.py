@@ -158,18 +158,20 @@ class Starts:
             if not isinstance(container, str) or not is_id(container):
                 raise BadRequest("cannot start a container: its id must be 64 hex digits")
             owner = owner_of(host, container, credentials, asker)
-            if container in removing:
-                raise Conflict(f"cannot start {container[:12]}: it is being removed")
             self._containers.when_free(
-                container, _PATIENCE, partial(self._launch_free, start, owner, container)
+                container, _PATIENCE, partial(self._launch_free, start, owner, container, removing)
             )
         except DkrError as err:
             start.refuse(err)
 
-    def _launch_free(self, start: _Start, owner: int, container: str, error: DkrError | None) -> None:
+    def _launch_free(
+        self, start: _Start, owner: int, container: str, removing: Collection[str], error: DkrError | None
+    ) -> None:
         try:
             if error is not None:
                 raise error
+            if container in removing:
+                raise Conflict(f"cannot start {container[:12]}: it is being removed")
             self._fork(start, owner, container, None)
         except DkrError as err:
             start.refuse(err)

@@ -118,7 +118,10 @@ def test_an_orphan_that_cannot_be_looked_at_is_looked_at_again(
     loop = Loop()
     table = Containers(loop, Log("error", "text", fd=2), Runner(loop), str(tmp_path))
     table.connect(
-        lambda container, how: collected.append(container), lambda message: None, lambda uid, name: None
+        lambda container, how: collected.append(container),
+        lambda message: None,
+        lambda uid, name: None,
+        lambda: None,
     )
     known: dict[str, object] = {"pid": os.getpid(), "pidStartTime": state.start_time(os.getpid())}
     orphan = Container(ONE, 5, state={"id": ONE, "status": "running", **known})
