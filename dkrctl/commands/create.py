@@ -1,20 +1,15 @@
 """`dkrctl create`: make a container that is started later."""
 
-import time
-
-from common.errors import NotFound, ProtocolError, from_wire
+from common.errors import ProtocolError, from_wire
 from common.options import Command
 from dkrctl import output
-from dkrctl.daemon import Daemon, target
+from dkrctl.daemon import Daemon
 from dkrctl.parse import Parsed
 from dkrctl.request import asks, build
 from dkrctl.run import Cidfile
 from dkrctl.session import Session
 from dkrctl.signals import Signals
 from dkrctl.verbs import Call
-
-NEWS_SECONDS = 5.0  # how long what the guardian has said may take to reach the api
-_PAUSE = 0.005  # seconds
 
 
 def run(call: Call) -> int:
@@ -37,7 +32,7 @@ def request_of(parsed: Parsed, command: Command) -> dict[str, object]:
 
 
 def create(daemon: Daemon, request: dict[str, object], cidfile: str | None) -> str:
-    """Have a container made; its id, also in the file `cidfile`. The next request finds it. Raises DkrError."""
+    """Have a container made; its id, also in the file `cidfile`. Raises DkrError."""
     file = None if cidfile is None else Cidfile(cidfile)
     try:
         container = _made(daemon, request)
@@ -46,7 +41,6 @@ def create(daemon: Daemon, request: dict[str, object], cidfile: str | None) -> s
     finally:
         if file is not None:
             file.withdraw()
-    _await_news(daemon, container)
     return container
 
 
@@ -67,16 +61,3 @@ def _made(daemon: Daemon, request: dict[str, object]) -> str:
     if frame.get("type") != "created" or not isinstance(container, str):
         raise ProtocolError(f"cannot understand the container's guardian: a frame {frame.get('type')!a}")
     return container
-
-
-def _await_news(daemon: Daemon, container: str) -> None:
-    """Wait until the api has heard of it too: `dkrctl start $(dkrctl create …)` must find it. Nothing tells of that."""
-    until = time.monotonic() + NEWS_SECONDS
-    while time.monotonic() < until:
-        try:
-            said = daemon.get(target(container))
-        except NotFound:
-            said = None
-        if isinstance(said, dict) and said.get("status") != "creating":
-            return
-        time.sleep(_PAUSE)

@@ -15,7 +15,7 @@ from common.options import DEFAULT_SOCKET, SOCKET_VARIABLE
 from common.trace import Trace
 from dkrctl.daemon import target
 from dkrctl.request import asks
-from dkrctl.sdk.creation import create, known
+from dkrctl.sdk.creation import create
 from dkrctl.sdk.descriptors import Passing
 from dkrctl.sdk.handover import ask_session
 from dkrctl.sdk.logs import log_lines, query_of
@@ -124,7 +124,7 @@ class Client:
         for key, wanted in (("terminal", terminal), ("openStdin", open_stdin)):
             if wanted:
                 request[key] = True
-        return await known(self.inspect, await create(self._path, request))
+        return await self.inspect(await create(self._path, request))
 
     async def start(self, container: str) -> None:
         """Start a container that was created, or has ended; returns when its command runs, at once where it ran already.

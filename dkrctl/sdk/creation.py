@@ -6,20 +6,14 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from common.errors import NotFound, ProtocolError, from_wire
+from common.errors import ProtocolError, from_wire
 from common.frames import dumps
 from dkrctl.request import asks
 from dkrctl.sdk.channel import Channel
 from dkrctl.sdk.handover import ask_session
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from common.errors import DkrError
-    from common.models import Container
-
-NEWS_SECONDS = 5.0  # how long what the guardian has said may take to reach the api
-_PAUSE = 0.005  # seconds
 
 
 async def create(path: str, request: dict[str, object]) -> str:
@@ -49,19 +43,3 @@ async def create(path: str, request: dict[str, object]) -> str:
     if answer.get("type") != "created" or not isinstance(answer.get("id"), str):
         raise ProtocolError(f"cannot understand the container's guardian: a frame {answer.get('type')!a}")
     return str(answer["id"])
-
-
-async def known(inspect: Callable[[str], Awaitable[Container]], container: str) -> Container:
-    """What the api knows of a container that its guardian has just told of; nothing tells when that has come there."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + NEWS_SECONDS
-    while True:
-        try:
-            found = await inspect(container)
-        except NotFound:
-            if loop.time() > until:
-                raise
-        else:
-            if found.status != "creating" or loop.time() > until:
-                return found
-        await asyncio.sleep(_PAUSE)

@@ -7,7 +7,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from common.errors import Conflict, DkrError, Unavailable, from_wire
+from common.errors import Conflict, DkrError, NotFound, Unavailable, from_wire
 from dkrd.api.connections import evidence
 
 if TYPE_CHECKING:
@@ -19,15 +19,27 @@ if TYPE_CHECKING:
     from dkrd.api.peers import Peer
 
 ASK_SECONDS = 15.0  # the launcher gives a guardian 10, and a job may follow
+NEWS_SECONDS = 1.0  # for which an answer waits, where the launcher is busy, for what it may have to tell
 
 
 async def find(context: Context, peer: Peer, request: web.Request) -> Container:
     """The container that the path names, by id, name or unique beginning of its id, if it is there for
     `peer`. Raises NotFound, Conflict.
+
+    What a guardian has told its client is true here too, though it may come later: that the container was made, that it runs.
     """
     reference = request.match_info["container"]
     scope = peer.scope()
-    return await context.index.ask(lambda index: index.find(reference, scope, peer.owner))
+
+    async def look() -> Container:
+        return await context.index.ask(lambda index: index.find(reference, scope, peer.owner))
+
+    with contextlib.suppress(NotFound):
+        container = await look()
+        if container.status == "running":
+            return container
+    await context.channel.catch_up(NEWS_SECONDS)
+    return await look()
 
 
 def check_runs(container: Container, verb: str) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAX_QUEUE = 1024  # messages that wait for room in the socket
 MAX_QUESTIONS = 4096  # without an answer; each holds a descriptor
 MAX_BATCH = 64  # messages read before others get their turn
-PONG_SECONDS = 5.0
+CATCH_UP_SECONDS = 10.0
 ANSWERS = {"start": "accepted", "launch": "accepted", "remove": "done", "ask": "done"}
 _BROKEN = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN)
 
@@ -117,19 +117,19 @@ class Channel:
         data = frames.dumps({**message, "seq": seq})
         self._send(seq, data + b"\n" + body if body else data, fds)
 
-    async def catch_up(self) -> None:
-        """Return when the reports that shims made before this call have been taken (or the launcher is not
-        up to it).
+    async def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> None:
+        """Return when the reports that shims made before this call have been taken, or after `seconds` where the launcher is not
+        up to it.
 
         Twice there and back: of what arrives in one round the launcher may read our first ping before a
         report.
         """
-        for _ in range(2):
-            pong = self._loop.create_future()
-            self._pongs.append(pong)
-            self.post({"type": "ping"})
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PONG_SECONDS):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for _ in range(2):
+                    pong = self._loop.create_future()
+                    self._pongs.append(pong)
+                    self.post({"type": "ping"})
                     await pong
 
     def end(self, error: DkrError | None) -> None:

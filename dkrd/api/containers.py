@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from common.errors import Conflict, NotFound, Unavailable
 from common.trace import Trace
-from dkrd.api.asks import ask_guardian, ask_root, check_begun, find
+from dkrd.api.asks import NEWS_SECONDS, ask_guardian, ask_root, check_begun, find
 from dkrd.api.connections import ended_when_lost
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ async def list_containers(
 ) -> list[Container]:
     """Those that are alive, the newest first; with `all` those that have not been started or have stopped too."""
     scope = peer.scope()
+    await context.channel.catch_up(NEWS_SECONDS)
     return await context.index.ask(lambda index: index.containers(scope, query.all))
 
 

@@ -135,11 +135,13 @@ class Start:
         self.session.close()
 
     def succeeded(self, who: policy.Caller, state: State, built: Built, *descriptors: int) -> None:
-        """The command runs. `descriptors`: what the client gets of it, the terminal's master or nothing."""
+        """The command runs: that is written down and reported before the client hears of it. `descriptors`: what the client gets
+        of it, the terminal's master or nothing.
+        """
         task = self.task
-        self.session.send({"type": "started", "id": task.id, "pid": built.pid}, *descriptors)
         begun = start_time(built.pid)
         record(task, state, built.pidfd, status="running", pid=built.pid, pidStartTime=begun, started=now())
+        self.session.send({"type": "started", "id": task.id, "pid": built.pid}, *descriptors)
         self._send_trace(None)
         task.log.audit(
             "started",

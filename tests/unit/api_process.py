@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,7 @@ class Api:
     channel: socket.socket = field(default_factory=socket.socket)
     log: str = ""
     open: list[socket.socket] = field(default_factory=list)  # closed with the api, if the test has not
+    answers_pings: bool = True  # without the test's doing
 
     def client(self) -> Client:
         client = Client(self.settings.socket)
@@ -166,11 +168,10 @@ class Api:
     def spawn(self) -> None:
         """Start the process; nothing is said to it yet."""
         self.channel.close()
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self.channel, theirs):
-            with contextlib.suppress(OSError):
-                end.setsockopt(socket.SOL_SOCKET, 32, frames.MAX_FRAME)  # SO_SNDBUFFORCE
+        outer, theirs = _pair()
+        self.channel, inner = _pair()
         self.channel.settimeout(WAIT)
+        threading.Thread(target=self._relay, args=(outer, inner), daemon=True).start()
         high = [
             fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in (self.listener.fileno(), theirs.fileno())
         ]
@@ -185,6 +186,22 @@ class Api:
         for fd in (*high, log):
             os.close(fd)
         theirs.close()
+
+    def _relay(self, outer: socket.socket, inner: socket.socket) -> None:
+        """Between the api and the test, which may be waiting for an answer when the api wants to know what has been reported."""
+        with outer, inner, contextlib.suppress(OSError):
+            while True:
+                ready, _, _ = select.select([outer, inner], [], [])
+                if inner in ready:
+                    if not _pass_on(inner, outer):
+                        return
+                    continue
+                message = outer.recv(64, socket.MSG_PEEK)
+                if self.answers_pings and message == b'{"type":"ping"}':
+                    outer.recv(64)
+                    outer.send(b'{"type":"pong"}')
+                elif not _pass_on(outer, inner):
+                    return
 
     def start(self, containers: Sequence[dict[str, Any]] = ()) -> None:
         """Start the process and wait until it serves."""
@@ -285,14 +302,23 @@ class Api:
         message, _ = self.hear()
         assert message == {"type": "pong"}
 
-    def catch_up(self) -> None:
-        """Be the launcher for an api that wants to know what has been reported: before it says that a name is
-        in use.
-        """
-        for _ in range(2):
-            message, _ = self.hear()
-            assert message == {"type": "ping"}
-            self.say({"type": "pong"})
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in pair:
+        with contextlib.suppress(OSError):
+            end.setsockopt(socket.SOL_SOCKET, 32, frames.MAX_FRAME)  # SO_SNDBUFFORCE
+    return pair
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> bool:
+    """One message with its descriptors; False at the end."""
+    data, fds, _, _ = socket.recv_fds(source, frames.MAX_FRAME + 1, 8)
+    if data:
+        socket.send_fds(sink, [data], fds)
+    for fd in fds:
+        os.close(fd)
+    return bool(data)
 
 
 # The installed one, where there is an install: the api's user may not be able to reach the checkout.

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path
 
 from tests.unit.client_peer import ID, SO_SNDBUFFORCE, Shim, answer, log, main, read_request, record
 
@@ -22,7 +21,6 @@ COMMANDS = {
     "hasty": "exec </dev/null; echo hi; echo err >&2",
     "silent": "exec >&-; exec sleep 60",
 }
-ASKED = Path(f"{sys.argv[-1]}.asked")  # how often the container was asked for
 PROBLEMS = {
     "nosuch": ("404 Not Found", "not-found", "", 'cannot find container "nosuch": there is none'),
     "running": ("409 Conflict", "conflict", "running", "cannot start running: it runs already"),
@@ -66,15 +64,8 @@ def api(client: socket.socket) -> None:
 
 
 def tell_container(client: socket.socket) -> None:
-    """Not there at first, then in the making: the news comes to the api later than to the client."""
-    asked = len(ASKED.read_text()) if ASKED.exists() else 0
-    ASKED.write_text("x" * (asked + 1))
-    if asked == 0:
-        answer(client, "404 Not Found", {"code": "not-found", "title": "x", "detail": "there is none"})
-        return
-    status = "creating" if asked == 1 else "created"
     known = {"id": ID, "name": "made", "uid": 0, "image": "host", "args": ["/x"], "labels": {}, "rm": False}
-    answer(client, "200 OK", {**known, "status": status, "created": "2026-01-31T12:00:00.000000000Z"})
+    answer(client, "200 OK", {**known, "status": "created", "created": "2026-01-31T12:00:00.000000000Z"})
 
 
 class Held(Shim):

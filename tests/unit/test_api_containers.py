@@ -90,7 +90,6 @@ def test_a_container_is_made(api: Api) -> None:
     api.say({"type": "accepted", "seq": guardian.seq, "id": ONE})
     api.say({"type": "state", "state": state(ONE, status="created", name="made", pid=0, started=None)})
     guardian.says({"type": "created", "id": ONE, "name": "made"})
-    api.catch_up()
     answer = client.answer()
     assert answer.status == 201
     assert answer.headers["location"] == f"/v1/containers/{ONE}"
@@ -174,7 +173,6 @@ def test_a_container_that_was_not_made(api: Api, what: str) -> None:
     assert problem(client.answer()) == wanted
     # and its name is free
     client, _ = created(api, {"args": ["a"], "name": "again"})
-    api.catch_up()
     assert client.answer().status == 201
 
 
@@ -182,14 +180,12 @@ def test_an_image_that_is_not_known(api: Api) -> None:
     answer = post(api, "/v1/containers", {"args": ["a"], "image": "nosuch", "name": "free"}).answer()
     assert problem(answer) == (404, "not-found")
     client, _ = created(api, {"args": ["a"], "name": "free"})
-    api.catch_up()
     assert client.answer().status == 201
 
 
 def test_a_name_in_use(api: Api) -> None:
     stands(api, "created")
     client = post(api, "/v1/containers", {"args": ["a"], "name": "one"})
-    api.catch_up()
     assert problem(client.answer()) == (409, "conflict")
 
 
@@ -217,7 +213,6 @@ def test_a_container_is_started(api: Api) -> None:
     guardian.says({"type": "started", "id": ONE, "pid": 7})
     api.say({"type": "state", "state": state(ONE, name="one")})
     guardian.close()
-    api.catch_up()
     answer = client.answer()
     assert (answer.status, answer.body) == (204, b"")
     shown = client.ask("GET", "/v1/containers/one").json()
@@ -232,7 +227,6 @@ def test_one_that_runs_already(api: Api) -> None:
     error = {"code": "conflict", "message": "it runs", "rule": "running"}
     api.say({"type": "refused", "seq": guardian.seq, "error": error})
     guardian.close()
-    api.catch_up()
     assert client.answer().status == 204
 
 
@@ -256,7 +250,6 @@ def test_one_that_could_not_be_started(api: Api, error: dict[str, Any], wanted: 
         api.say({"type": "accepted", "seq": guardian.seq, "id": ONE})
         guardian.says({"type": "error", "error": error})
     guardian.close()
-    api.catch_up()
     assert problem(client.answer()) == (wanted, error["code"])
 
 
@@ -347,7 +340,6 @@ def test_force_kills_waits_and_removes(api: Api) -> None:
     client.send("DELETE", "/v1/containers/one?force=true")
     message = kill_of(api)
     api.say({"type": "done", "seq": message["seq"], "value": {}})
-    api.catch_up()
     stands_still = state(
         ONE, status="stopped", name="one", exit={"code": None, "signal": 9, "cause": "signalled"}
     )
@@ -367,7 +359,6 @@ def test_force_waits_for_one_that_removes_itself(api: Api) -> None:
     message = kill_of(api)
     error = {"code": "conflict", "message": "it has ended", "rule": "ended"}
     api.say({"type": "refused", "seq": message["seq"], "error": error})  # by itself, just now
-    api.catch_up()
     stands(api, "stopped", rm=True)
     assert not select.select([client.sock], [], [], 0.1)[0]
     api.say({"type": "gone", "id": ONE})
@@ -391,7 +382,6 @@ def test_whoever_removes_by_force_may_go(api: Api) -> None:
     client.send("DELETE", "/v1/containers/one?force=true")
     message = kill_of(api)
     api.say({"type": "done", "seq": message["seq"], "value": {}})
-    api.catch_up()
     client.close()
 
 

@@ -28,6 +28,11 @@ def api() -> Iterator[Api]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def answers(api: Api) -> None:
+    api.answers_pings = True
+
+
 def accept(api: Api, client: Client, container: str, request: dict[str, Any]) -> None:
     """A start up to the launcher's answer; then the shim's part: the session socket."""
     client.run(request)
@@ -219,13 +224,11 @@ def test_a_name_belongs_to_one_container(api: Api) -> None:
     start = api.hear_start()
     # reserved: nobody has answered yet
     second.run({"args": ["a"], "name": "twice"})
-    api.catch_up()
     answer = second.answer()
     assert (answer.status, answer.json()["code"]) == (409, "conflict")
     api.say({"type": "accepted", "seq": start.seq, "id": ID})
     api.settle()
     second.run({"args": ["a"], "name": "twice"})
-    api.catch_up()
     answer = second.answer()
     assert answer.status == 409
     assert ID[:12] in answer.json()["detail"]
@@ -240,6 +243,7 @@ def test_a_name_belongs_to_one_container(api: Api) -> None:
 def test_a_name_is_free_when_only_the_removal_is_left(api: Api) -> None:
     """Its client has heard of the end, and asks before we have."""
     client, again = api.client(), api.client()
+    api.answers_pings = False
     accept(api, client, ID, {"args": ["a"], "name": "brief", "rm": True})
     again.run({"args": ["a"], "name": "brief"})
     message, _ = api.hear()
@@ -260,6 +264,7 @@ def test_a_name_is_free_when_only_the_removal_is_left(api: Api) -> None:
 
 def test_the_name_of_a_plain_run_is_free_when_its_client_has_gone(api: Api) -> None:
     first, again = api.client(), api.client()
+    api.answers_pings = False
     accept(api, first, ID, {"args": ["a"], "name": "twice"})
     plain = api.client()
     body = json.dumps({"args": ["a"], "name": "twice"}).encode()
