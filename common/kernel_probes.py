@@ -45,6 +45,30 @@ NAMESPACES = (
     ("cgroup", 0x02000000, "cgroup", "user.max_cgroup_namespaces"),
 )
 RANGE = 65536  # ids of one container
+_SECURITYFS = "/sys/kernel/security/lsm"
+# LSM_ID_* of <linux/lsm.h>
+_LSM_NAMES = dict(
+    enumerate(
+        (
+            "capability",
+            "selinux",
+            "smack",
+            "tomoyo",
+            "apparmor",
+            "yama",
+            "loadpin",
+            "safesetid",
+            "lockdown",
+            "bpf",
+            "landlock",
+            "ima",
+            "evm",
+            "ipe",
+        ),
+        100,
+    )
+)
+_LSM_LIST_MODULES = 461
 
 _AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
 _OPEN_TREE, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = (
@@ -203,6 +227,26 @@ def remove_tree(path: str) -> None:
         else:
             os.unlink(entry.path)
     os.rmdir(path)
+
+
+def security_modules() -> list[str]:
+    """The kernel's security modules, as `apparmor` and `landlock`; empty where it does not tell: without securityfs, before
+    Linux 6.8.
+
+    Nothing rests on them: it is what one wants to know when something is refused that dkr has not refused.
+    """
+    try:
+        with open(_SECURITYFS, encoding="ascii") as file:
+            return file.read().strip().split(",")
+    except OSError:
+        pass
+    ids = (ctypes.c_uint64 * 32)()
+    size = ctypes.c_uint32(ctypes.sizeof(ids))
+    try:
+        count = _syscall("lsm_list_modules", _LSM_LIST_MODULES, ids, ctypes.addressof(size), 0)
+    except OSError:
+        return []
+    return [_LSM_NAMES.get(number, f"#{number}") for number in ids[:count]]
 
 
 def filesystem_of(path: str) -> str:

@@ -36,6 +36,7 @@ def checks() -> Iterator[Check]:
     yield _mount_calls()
     yield _seccomp()
     yield _pidfd()
+    yield _security_modules()
     yield from _cgroups()
 
 
@@ -127,6 +128,12 @@ def _seccomp() -> Check:
     if not wanted <= set(actions.split()):
         return problem("seccomp", f"it knows {actions} only", "use Linux 6.1 or later")
     return ok("seccomp", "filters are there")
+
+
+def _security_modules() -> Check:
+    """dkr needs none of them, and each may refuse what dkr does not."""
+    found = probes.security_modules()
+    return ok("security modules", ", ".join(found) if found else "not told: securityfs is not mounted")
 
 
 def _pidfd() -> Check:

@@ -50,20 +50,8 @@ def machine(settings: Settings) -> dict[str, object]:
         "cgroups": layout.kind,
         "cgroupMounts": [path for path in (layout.unified, *layout.legacy) if path],
         "filesystem": probes.filesystem_of(settings.state_dir),
-        "securityModules": _security_modules(),
+        "securityModules": probes.security_modules(),
     }
-
-
-def _security_modules() -> list[str]:
-    """The kernel's security modules in their order, as AppArmor and Landlock; empty where securityfs is not mounted.
-
-    Nothing rests on them: it is what one wants to know when something is refused that dkr has not refused.
-    """
-    try:
-        with open("/sys/kernel/security/lsm", encoding="ascii") as file:
-            return file.read().strip().split(",")
-    except OSError:
-        return []
 
 
 def _try_namespace(name: str, flag: int, sysctl: str) -> None:

@@ -82,6 +82,7 @@ def test_on_a_host_that_works_nothing_is_a_problem(daemon: Daemon) -> None:
     assert found["this user"]["found"] == "root: may do anything"
     assert found["socket"]["found"] == f"{daemon.socket}, root:dkr, 0660"
     assert "in use" in found["open files of dkrd"]["found"]
+    assert "capability" in found["security modules"]["found"].split(", ")
     assert sorted(path.name for path in daemon.state_dir.iterdir()) == before
 
 
