@@ -14,9 +14,8 @@ from dkrd.api.connections import ended_when_lost
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from common.models import Container, ExitStatus, KillRequest, WaitQuery
+    from common.models import KillRequest, WaitQuery
     from dkrd.api.context import Context
-    from dkrd.api.endings import Ending
     from dkrd.api.peers import Peer
 
 
@@ -33,29 +32,23 @@ async def kill(context: Context, peer: Peer, request: web.Request, body: KillReq
 async def wait(context: Context, peer: Peer, request: web.Request, query: WaitQuery) -> WaitAnswer:
     """Answer when the container has ended, or is removed, with how it ended. Whoever asks may go away at any time."""
     container = await find(context, peer, request)
-    removal = query.condition == "removed"
     with context.endings.of(container.id) as ending, ended_when_lost(request):
         log.debug("uid %d: wait for %s", peer.uid, container.id[:12])
         try:
+            # Once more: it may have ended between the look and the wait. By its id: the name may be another's by now.
+            container = await context.index.ask(
+                lambda index: index.find(container.id, peer.scope(), peer.owner)
+            )
+        except NotFound:
+            return WaitAnswer(id=container.id, exit=context.endings.exit_of(container.id) or container.exit)
+        try:
             async with asyncio.timeout(query.timeout):
-                exit_status = await _end(context, peer, container, ending, removal)
+                exit_status = container.exit if container.status == "stopped" else await ending.stopped
+                if query.condition == "removed":
+                    await ending.removed
         except TimeoutError:
             raise Unavailable(
                 f"cannot tell the end of {container.name}: it is not {query.condition} after {query.timeout:g} s",
                 rule="timeout",
             ) from None
     return WaitAnswer(id=container.id, exit=exit_status)
-
-
-async def _end(
-    context: Context, peer: Peer, container: Container, ending: Ending, removal: bool
-) -> ExitStatus | None:
-    # Once more: it may have ended between the look and the wait. By its id: the name may be another's by now.
-    try:
-        container = await context.index.ask(lambda index: index.find(container.id, peer.scope(), peer.owner))
-    except NotFound:
-        return context.endings.exit_of(container.id) or container.exit
-    exit_status = container.exit if container.status == "stopped" else await ending.stopped
-    if removal:
-        await ending.removed
-    return exit_status

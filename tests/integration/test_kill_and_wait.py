@@ -164,6 +164,7 @@ def test_wait_for_the_removal_of_one_that_is_kept(root: Caller) -> None:
         waiting = pool.submit(wait, root.daemon, "kept", "condition=removed")
         assert wait(root.daemon, "kept", "condition=stopped")[1]["exit"]["code"] == 6
         assert wait(root.daemon, "kept", "condition=removed&timeout=0.05")[0] == 503
+        assert wait(root.daemon, "kept", "timeout=0.000001")[1]["exit"]["code"] == 6  # known already
         root.daemon.dkrctl("rm", "kept", check=True)
         # Whoever came too late for the removal is told that it is not there.
         assert waiting.result()[0] in (200, 404)
