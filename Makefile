@@ -18,7 +18,7 @@ TEST_PREFIX := /opt/dkr-test
 # What `make run` runs, in the words of `dkrctl run`, as in: make run ARGS="--rm --hostname box /bin/hostname"
 ARGS ?=
 # What `make test` tests, and how: make test TESTS="tests/unit -k frames"
-TESTS ?= tests/unit tests/integration tests/security tests/reliability tests/vm
+TESTS ?= tests/unit tests/integration tests/security tests/reliability tests/packaging tests/vm
 
 INSTALL  := PREFIX=$(PREFIX) BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) SYSUSERSDIR=$(SYSUSERSDIR) TMPFILESDIR=$(TMPFILESDIR) UNITDIR=$(UNITDIR) \
             MANDIR=$(MANDIR) BASHCOMPDIR=$(BASHCOMPDIR) ZSHCOMPDIR=$(ZSHCOMPDIR) FISHCOMPDIR=$(FISHCOMPDIR) \

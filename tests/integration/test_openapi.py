@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-EXAMPLES = 60  # of each operation and kind
+# How many requests of each operation and kind.
+MANY = [
+    pytest.param(25, id="some"),
+    pytest.param(200, id="many", marks=[pytest.mark.soak, pytest.mark.timeout(600)]),
+]
 SECONDS = 30
 # What a request that is well-formed may meet all the same: a command that is not there, one connection too many, …
 TAKEN = ["101", "2xx", "304", "403", "404", "409", "422", "429", "501", "503"]
@@ -185,15 +189,20 @@ def nothing_is_left(session: requests.Session) -> Iterator[None]:
 
 
 def drive(
-    line: Line, document: dict[str, Any], mode: GenerationMode, session: requests.Session, there: str = ""
+    line: Line,
+    document: dict[str, Any],
+    mode: GenerationMode,
+    session: requests.Session,
+    count: int,
+    there: str = "",
 ) -> set[int]:
-    """Ask, half of the time of the container that is `there`; the statuses that came."""
+    """Ask `count` times, half of them of the container that is `there`; the statuses that came."""
     statuses = set()
 
     cases = line.operation(document).as_strategy(generation_mode=mode, headers=line.headers)
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=count,
         deadline=None,
         derandomize=True,
         database=None,
@@ -241,16 +250,18 @@ def there(session: requests.Session, request: pytest.FixtureRequest) -> str:
     return "there"
 
 
+@pytest.mark.parametrize("count", MANY)
 @pytest.mark.parametrize("line", LINES, ids=str)
 def test_what_is_described_is_taken(
-    document: dict[str, Any], session: requests.Session, there: str, line: Line
+    document: dict[str, Any], session: requests.Session, there: str, line: Line, count: int
 ) -> None:
-    statuses = drive(line, document, GenerationMode.POSITIVE, session, there)
+    statuses = drive(line, document, GenerationMode.POSITIVE, session, count, there)
     assert line.route.status in statuses
 
 
+@pytest.mark.parametrize("count", MANY)
 @pytest.mark.parametrize("line", WITH_INPUT, ids=str)
 def test_what_is_not_described_is_refused(
-    document: dict[str, Any], session: requests.Session, line: Line
+    document: dict[str, Any], session: requests.Session, line: Line, count: int
 ) -> None:
-    drive(line, document, GenerationMode.NEGATIVE, session)
+    drive(line, document, GenerationMode.NEGATIVE, session, count)
