@@ -339,6 +339,18 @@ def adopt(pool: Pool, slot: int) -> Claim:
     return Claim(slot, slot * SLOT_IDS, fd)
 
 
+def drop_unfinished(pool: Pool, slot: int) -> None:
+    """Remove the file of a slot whose claim was cut off before it was written down, by the claimer's death. A file that is locked,
+    or names a container, stays: in the moment between its making and its lock it may be a living claimer's, who takes another then.
+    """
+    with contextlib.suppress(NotFound, Conflict):
+        claimed = adopt(pool, slot)
+        if os.fstat(claimed.fd).st_size == 0:
+            release(pool, claimed)
+        else:
+            os.close(claimed.fd)
+
+
 def release(pool: Pool, claim: Claim) -> None:
     """Give the slot back: its file goes while the lock is held, then the descriptor is closed."""
     try:

@@ -140,10 +140,15 @@ def _adopt_soon(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim
 
 
 def _slot_of(pool: ids.Pool, container: str) -> int | None:
-    """The slot that was claimed for a container whose guardian died before it wrote down which."""
-    for name in os.listdir(pool.directory):
-        if name.isdecimal() and document(f"{pool.directory}/{name}").get("id") == container:
+    """The slot that was claimed for a container whose guardian died before it wrote down which. What it may have left if it died
+    while it claimed one is removed.
+    """
+    for name in filter(str.isdecimal, os.listdir(pool.directory)):
+        record = document(f"{pool.directory}/{name}")
+        if record.get("id") == container:
             return int(name)
+        if not record:
+            ids.drop_unfinished(pool, int(name))
     return None
 
 

@@ -13,6 +13,8 @@ import pytest
 from common.errors import Conflict, HostUnfit, LimitReached, NotFound
 from dkrd import ids
 from dkrd.ids import Pool, SubordinateRange
+from dkrd.settings import Settings
+from dkrd.shim import cleanup
 
 FIRST = 1000 * 65536
 
@@ -282,3 +284,37 @@ def test_processes_racing_for_slots_never_share_one(tmp_path: Path, state_dir: P
     assert os.read(result_read, 3) == bytes(3)
     for fd in (go_read, go_write, result_read, result_write):
         os.close(fd)
+
+
+# --- what a claimer that was killed has left
+
+
+def unfinished(pool: Pool, slot: int) -> Path:
+    file = Path(pool.directory) / str(slot)
+    file.touch(0o600)
+    return file
+
+
+def test_a_claim_that_was_cut_off_is_dropped(pool: Pool, state_dir: Path) -> None:
+    held = claim(pool, state_dir, "a" * 64, pool.slots[0])
+    left = claim(pool, state_dir, "b" * 64, pool.slots[1])
+    os.close(left.fd)  # its claimer died later, and its container stands
+    files = [unfinished(pool, slot) for slot in pool.slots[2:]]
+    with files[1].open() as claiming:
+        fcntl.flock(claiming, fcntl.LOCK_EX)
+        for slot in pool.slots:
+            ids.drop_unfinished(pool, slot)
+        ids.drop_unfinished(pool, pool.slots[2])  # which is not there any more
+    names = {str(slot) for slot in (held.slot, left.slot, pool.slots[3])}
+    assert set(os.listdir(pool.directory)) == names
+
+
+def test_the_end_of_a_container_whose_guardian_died_while_it_claimed(pool: Pool, state_dir: Path) -> None:
+    for slot in pool.slots[:2]:
+        unfinished(pool, slot)
+    other = claim(pool, state_dir, "b" * 64, pool.slots[2])
+    settings = Settings(
+        state_dir=str(state_dir), run_dir=str(state_dir / "run"), cgroup_parent="dkr-test-none"
+    )
+    assert cleanup.collect(settings, pool, "a" * 64, {"cause": "shim-lost"}) is None
+    assert os.listdir(pool.directory) == [str(other.slot)]
