@@ -152,7 +152,10 @@ class Requests:
             work = self._for_container(self._work.remove, request, credentials)
             if self._containers.is_being_built(request.id):
                 starts.owner_of(self.host, request.id, credentials, owner)
-                raise Conflict(f"cannot remove {request.id[:12]}: it is being started", hint="stop it first")
+                raise Conflict(
+                    f"cannot remove {request.id[:12]}: it is being started",
+                    hint="try again when it runs, by force: dkrctl rm -f",
+                )
             self._runner.submit("remove", work, partial(self._removed, request))
             self._removing.add(request.id)
         except DkrError as err:

@@ -260,7 +260,10 @@ def _take_over(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim 
         state = read_state(settings, container)
         # A full disk may have kept the last status from being written.
         if lives(state):
-            raise Conflict(f"cannot remove {container[:12]}: it is running", hint="stop it first")
+            raise Conflict(
+                f"cannot remove {container[:12]}: it is running",
+                hint="stop it first, or use force: dkrctl rm -f",
+            )
         if time.monotonic() >= ends:
             if not _lives(state, "shimPid", "shimStartTime"):
                 break  # dead, and the launcher could not finish its work: a full disk
