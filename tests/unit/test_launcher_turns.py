@@ -77,6 +77,7 @@ def test_what_another_shim_has_is_left_to_it(daemon: Daemon) -> None:
         other.listen()
         other.settimeout(DEADLINE)
         with launches(daemon, 1), other.accept()[0]:
+            accepted(daemon)  # a round later
             assert "adopted containers=1" in daemon.log()
             assert run.exists()
             assert not (daemon.state / "collected").exists()
