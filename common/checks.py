@@ -272,6 +272,13 @@ def not_below_zero(value: float) -> float:
     return value
 
 
+def patience(value: float) -> float:
+    """Seconds, 0 or more, or -1: for ever."""
+    if value != -1 and value < 0:
+        fault("", "is less than 0 seconds; -1 is for ever")
+    return seconds(value)
+
+
 def above_zero(value: float) -> float:
     """More than 0."""
     if value <= 0:

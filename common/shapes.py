@@ -116,6 +116,7 @@ Cwd = Annotated[str, AfterValidator(checks.absolute), WithJsonSchema(_text(check
 Rootfs = Annotated[str | None, _given(checks.absolute), WithJsonSchema(_text(checks.MAX_PATH, r"/[^\x00]*"))]
 User = Annotated[str, AfterValidator(checks.user), WithJsonSchema(_text(131, _USER))]
 Signal = Annotated[int, PlainValidator(checks.signal), WithJsonSchema(_text(16, _SIGNAL))]
+StopSignal = Annotated[int | None, PlainValidator(checks.signal), WithJsonSchema(_text(16, _SIGNAL))]
 Image = Annotated[str | None, _given(checks.image), WithJsonSchema(_text(255, "[ -~]+"))]
 Name = Annotated[str | None, _given(checks.name), WithJsonSchema(_text(128, checks.NAME.pattern))]
 Hostname = Annotated[str | None, _given(checks.hostname), WithJsonSchema(_text(64, _HOSTNAME))]
@@ -123,6 +124,16 @@ StopSeconds = Annotated[
     float,
     AfterValidator(lambda value: checks.not_below_zero(checks.seconds(value))),
     WithJsonSchema({"type": "number", "minimum": 0, "exclusiveMaximum": checks.MAX_SECONDS}),
+]
+Patience = Annotated[
+    float | None,
+    _given(checks.patience),
+    WithJsonSchema(
+        {
+            "type": "number",
+            "anyOf": [{"const": -1}, {"minimum": 0, "exclusiveMaximum": checks.MAX_SECONDS}],
+        }
+    ),
 ]
 TimeLimit = Annotated[
     float | None,

@@ -9,7 +9,7 @@ import os
 import select
 import struct
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 from common.errors import BadRequest, DkrError, NotFound, ProtocolError
 from common.frames import dumps, loads
@@ -21,6 +21,8 @@ from dkrctl.signals import SIGPIPE, Terminated
 SECONDS = 10.0
 START_SECONDS = 70.0  # a build has its own deadline (the setting start_seconds), which is told better than that none answers
 REMOVE_SECONDS = 70.0  # the api itself gives up after 60
+FOREVER = 86400.0 * 365  # seconds: the daemon keeps the time
+MAX_AT_ONCE = 64  # requests under way
 VARIABLE = "DKR_TIMEOUT"
 MAX_ANSWER = (
     256 * 1024 * 1024
@@ -79,11 +81,11 @@ class _Exchange(Connection):
         self._ends = None if seconds is None else time.monotonic() + seconds
         super().__init__(path, b"" if seconds is None else _timeval(seconds))
 
-    def ask(
+    def send(
         self, method: str, target: str, body: bytes = b"", *, upgrade: bool = False, accept: str = ""
-    ) -> Answer:
+    ) -> None:
         try:
-            return super().ask(method, target, body, upgrade=upgrade, accept=accept)
+            super().send(method, target, body, upgrade=upgrade, accept=accept)
         except BlockingIOError as err:  # SO_SNDTIMEO, socket(7)
             raise self._late() from err
 
@@ -227,13 +229,42 @@ class Daemon:
         finally:
             exchange.close()
 
+    def post_all(
+        self, targets: Sequence[str], body: object, seconds: float
+    ) -> Generator[tuple[object, DkrError | None]]:
+        """As `post` to each of `targets`, at the same time: the answer or the error of each, in their order."""
+        data = b"" if body is None else dumps(body)
+        for at in range(0, len(targets), MAX_AT_ONCE):
+            yield from self._all(targets[at : at + MAX_AT_ONCE], data, self._limit(seconds))
+
+    def _all(
+        self, targets: Sequence[str], data: bytes, seconds: float
+    ) -> Generator[tuple[object, DkrError | None]]:
+        exchanges: list[_Exchange] = []
+        try:
+            for target in targets:
+                exchanges.append(_Exchange(self.path, seconds))
+                exchanges[-1].send("POST", target, data)
+            for exchange in exchanges:
+                try:
+                    yield self._answer(exchange), None
+                except DkrError as error:
+                    yield None, error
+        finally:
+            for exchange in exchanges:
+                exchange.close()
+
     def _ask(self, method: str, target: str, data: bytes, seconds: float) -> object:
         exchange = _Exchange(self.path, seconds)
         try:
-            answer = exchange.ask(method, target, data)
-            body = _whole(exchange.content(answer))
+            exchange.send(method, target, data)
+            return self._answer(exchange)
         finally:
             exchange.close()
+
+    def _answer(self, exchange: _Exchange) -> object:
+        answer = exchange.head()
+        body = _whole(exchange.content(answer))
         if not 200 <= answer.status < 300 and answer.status != 304:
             raise self._error(answer, body)
         if not body:

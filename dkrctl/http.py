@@ -101,6 +101,13 @@ class Connection:
         self, method: str, target: str, body: bytes = b"", *, upgrade: bool = False, accept: str = ""
     ) -> Answer:
         """Send one request and read the head of its answer."""
+        self.send(method, target, body, upgrade=upgrade, accept=accept)
+        return self.head()
+
+    def send(
+        self, method: str, target: str, body: bytes = b"", *, upgrade: bool = False, accept: str = ""
+    ) -> None:
+        """Send one request, whose answer is read by `head`."""
         head = f"{method} {target} HTTP/1.1\r\nHost: dkr\r\n"
         if upgrade:
             head += f"Connection: Upgrade\r\nUpgrade: {UPGRADE}\r\n"
@@ -118,6 +125,9 @@ class Connection:
             self._room = look_for_word(self._socket)
             if self.meanwhile is not None:
                 self.meanwhile()
+
+    def head(self) -> Answer:
+        """Read the head of the answer."""
         while (end := self._data.find(b"\r\n\r\n")) < 0:
             # Looked at as it comes: who speaks something else may well wait for us to go on.
             if len(self._data) > MAX_HEAD or self._data[: len(_BEGIN)] != _BEGIN[: len(self._data)]:

@@ -3,12 +3,10 @@
 from common.bundle import MAX_SECONDS
 from common.errors import BadRequest, DkrError
 from dkrctl import output
-from dkrctl.daemon import SECONDS, Daemon, target
+from dkrctl.daemon import FOREVER, SECONDS, Daemon, target
 from dkrctl.parse import seconds
 from dkrctl.report import report
 from dkrctl.verbs import FAILED, Call
-
-_FOREVER = 86400.0 * 365  # seconds
 
 
 def run(call: Call) -> int:
@@ -21,7 +19,7 @@ def run(call: Call) -> int:
     patience = None if limit is None else _patience(limit)
     # The daemon keeps the time: a wait that runs out is no daemon that hangs.
     tail = "/wait" if patience is None else f"/wait?timeout={patience:.3f}"
-    daemon = Daemon(call.socket, _FOREVER if patience is None else patience + SECONDS)
+    daemon = Daemon(call.socket, FOREVER if patience is None else patience + SECONDS)
     status = 0
     for name in names:
         try:

@@ -15,6 +15,7 @@ from common.options import DEFAULT_SOCKET, SOCKET_VARIABLE
 from common.trace import Trace
 from dkrctl.daemon import target
 from dkrctl.request import asks
+from dkrctl.sdk.acts import Acts
 from dkrctl.sdk.creation import create
 from dkrctl.sdk.descriptors import Passing
 from dkrctl.sdk.handover import ask_session
@@ -45,7 +46,7 @@ _WAIT = TypeAdapter(WaitAnswer)
 LIMIT = 65536  # bytes
 
 
-class Client:
+class Client(Acts):
     """A client of the daemon: `async with Client() as dkr:`.
 
     Every method raises the classes of common/errors.py: what the daemon said, or Unavailable and NotPermitted where it cannot be

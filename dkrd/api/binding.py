@@ -85,6 +85,10 @@ def _of_line(route: Route) -> str | None:
         return "its query is no model"
     if route.body is not None and (not _is_model(route.body) or route.method not in ("POST", "PUT")):
         return "its body is no model, or its method takes none"
+    if route.optional and (
+        route.body is None or any(field.is_required() for field in route.body.model_fields.values())
+    ):
+        return "its body cannot be left out"
     several = _outer(route.answer) in (list, Lines)
     answer = next(iter(get_args(route.answer)), None) if several else route.answer
     if several and not _is_model(answer):
@@ -168,7 +172,7 @@ def _handle(lines: tuple[Route, ...], context: Context) -> Bound:
         elif request.query:
             raise bodies.no_query(request)
         if route.body is not None:
-            given.append(bodies.parse(await bodies.read_json(request), route.body))
+            given.append(await bodies.body(request, route.body, optional=route.optional))
         elif request.can_read_body and await bodies.read(request):
             raise BadRequest("cannot read the request: it has a body, and none is wanted")
         return answer(route, await route.handler(context, peer, request, *given))

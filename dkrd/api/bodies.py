@@ -47,6 +47,13 @@ async def read(request: web.Request) -> bytes:
         ) from None
 
 
+async def body(request: web.Request, model: type[M], *, optional: bool) -> M:
+    """The model of a request's body; its defaults where it is `optional` and there is none. Raises as `read_json` and `parse`."""
+    if optional and not request.can_read_body:
+        return model()
+    return parse(await read_json(request), model)
+
+
 _MESSAGES = {
     "missing": "is missing",
     "extra_forbidden": "unknown key",

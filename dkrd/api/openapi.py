@@ -170,7 +170,8 @@ def _operation(lines: tuple[Route, ...]) -> Object:
     bodies = [{"$ref": _REF + route.body.__name__} for route in lines if route.body is not None]
     if bodies:
         schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        required = not any(route.optional for route in lines)
+        operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
     return operation
 
 

@@ -50,6 +50,7 @@ class Route:
     summary  one line for people
     upgrade  the protocol that the client must ask for (`Upgrade:`); None: it must not ask for any. Lines may
              differ in this alone, and have each their own query and body
+    optional the body may be left out: its keys have defaults
     made     what is answered was made by this: 201, and its place below `path` in the header Location
     errors   what it may answer besides what every route may (openapi.py), by class
     about    more for people
@@ -65,6 +66,7 @@ class Route:
     handler: Handler
     summary: str
     upgrade: str | None = None
+    optional: bool = False
     made: bool = False
     errors: tuple[type[DkrError], ...] = ()
     about: str = ""

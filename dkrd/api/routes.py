@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from common.act_models import StopRequest
 from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
 from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
 from common.info import Info, VersionInfo
@@ -28,6 +29,7 @@ from dkrd.api.openapi import openapi
 from dkrd.api.plain import plain_run
 from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.run import run
+from dkrd.api.stop import stop
 from dkrd.api.upgrade import PROTOCOL, STREAM
 
 _BEHIND = "Behind the 101 comes one record, with the client's end of a session socket as descriptor: docs/protocol.md."
@@ -163,6 +165,19 @@ ROUTES = (
         upgrade=STREAM,
         errors=_STARTING,
         about=f"The client is attached before the command runs, so nothing is missed. {_FRAMES}",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/stop",
+        Who.OWNER,
+        None,
+        StopRequest,
+        None,
+        stop,
+        "Stop a container",
+        optional=True,
+        about="Its command gets the stop signal, and SIGKILL when the time is over. Answers when it has ended, at once where it does not "
+        "run. Of several stops of one container each may shorten the time.",
     ),
     Route(
         "POST",

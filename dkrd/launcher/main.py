@@ -88,6 +88,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         asks={
             "attach": ended.attach,
             "kill": ended.kill,
+            "stop": ended.stop,
             "explain": trace.read_kept,
             "logs": logs.read_kept,
         },

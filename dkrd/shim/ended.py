@@ -29,12 +29,25 @@ def kill(
     if state.get("status") == "created":
         raise not_started(f"cannot signal {container[:12]}")
     if cleanup.lives(state):
-        raise Conflict(
-            f"cannot signal {container[:12]}: its guardian was killed, and nobody else may",
-            rule="unguarded",
-            hint="its command runs on until it ends by itself; root can signal it by its pid",
-        )
+        raise unguarded(f"cannot signal {container[:12]}")
     raise Conflict(f"cannot signal {container[:12]}: it has ended", rule="ended")
+
+
+def stop(
+    settings: Settings,
+    pool: Pool,
+    container: str,
+    credentials: Credentials,
+    admin_gid: int | None,
+    *ask: object,
+) -> dict[str, object]:
+    """`rests` where nothing of it runs, which is what was wanted. Raises NotFound for another's container, Conflict for one that
+    runs on without its guardian.
+    """
+    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    if cleanup.lives(cleanup.read_state(settings, container)):
+        raise unguarded(f"cannot stop {container[:12]}")
+    return {"rests": True}
 
 
 def attach(
@@ -62,3 +75,12 @@ def attach(
 def not_started(what: str) -> Conflict:
     """Why something cannot be had of a container that was only made."""
     return Conflict(f"{what}: it has not been started", rule="not-started", hint="start it")
+
+
+def unguarded(what: str) -> Conflict:
+    """Why something cannot be done to a container that has lost its guardian."""
+    return Conflict(
+        f"{what}: its guardian was killed, and nobody else may",
+        rule="unguarded",
+        hint="its command runs on until it ends by itself; root can signal it by its pid",
+    )

@@ -19,6 +19,7 @@ from dkrd.shim import masks
 from dkrd.shim.asks import Asks
 from dkrd.shim.attach import Attaching
 from dkrd.shim.clients import Clients, is_integer
+from dkrd.shim.stopping import Stopping
 
 if TYPE_CHECKING:
     import socket
@@ -99,10 +100,15 @@ class Guard:
         self.clients = Clients(loop, names, outlets, self._deliver, self._client_gone)
         self.on_told: tuple[Callable[[], None], ...] = ()
         self._attaching = Attaching(loop, task, config.name, owner, self.clients)
-        handlers = {**handlers, "attach": self._attaching.ask, "kill": self._asked_to_kill}
+        self._stopping = Stopping(loop, task, config, self._deliver, self._kill)
+        own: dict[str, Handler] = {
+            "attach": self._attaching.ask,
+            "kill": self._asked_to_kill,
+            "stop": self._stopping.ask,
+        }
+        handlers = {**handlers, **own}
         self._asks = Asks(loop, listener, task, state, built.pidfd, handlers)
         self._ended = False
-        self._cause: str | None = None
         self._killed = False
         self._as_if: int | None = None
 
@@ -111,7 +117,7 @@ class Guard:
         self._loop.watch(self._built.pidfd, select.EPOLLIN, self._init_ended)
         self._asks.serve()
         if self._config.timeout is not None:
-            self._loop.later(self._config.timeout, lambda: self._stop("timeout"))
+            self._loop.later(self._config.timeout, lambda: self._stopping.begin("timeout"))
         told = _told_to_end()
         self._loop.watch(told, select.EPOLLIN, lambda _events: self._told(told))
         while not self._ended:
@@ -129,11 +135,12 @@ class Guard:
     def _told(self, pipe: int) -> None:
         """SIGTERM: whoever stops the containers' unit means the container, in order. Other signals pass here too."""
         if signal.SIGTERM in os.read(pipe, 64):
-            self._stop("stopped")
+            self._stopping.begin("stopped")
 
     def end(self, ending: Exit) -> bool:
         """Tell the clients, who get the rest of the output before; False where `settle` has to follow."""
         self._attaching.end()
+        self._stopping.end()
         all_told = self.clients.end({"type": "exited", "exit": ending.to_wire()})
         for call in self.on_told:
             call()
@@ -151,10 +158,9 @@ class Guard:
         if self._is_over():
             return  # it ended in the same moment, by itself
         if wish == "stop":
-            self._stop("client-gone")
+            self._stopping.begin("client-gone")
         elif wish == "kill":
-            self._cause = self._cause or "client-gone"
-            self._kill()
+            self._stopping.begin("client-gone", seconds=0)
 
     def _is_over(self) -> bool:
         """Whether init has ended, told or not yet told by the loop."""
@@ -162,13 +168,6 @@ class Guard:
             self._ended
             or os.waitid(os.P_PIDFD, self._built.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         )
-
-    def _stop(self, cause: str) -> None:
-        """The stop signal now, SIGKILL for all after the stop timeout."""
-        if self._cause is None:
-            self._cause = cause
-            self._loop.later(self._config.stop_timeout, self._kill)
-            self._deliver(self._config.stop_signal)
 
     def _kill(self) -> None:
         self._send(signal.SIGKILL)
@@ -231,7 +230,7 @@ class Guard:
     def _reap(self) -> Exit:
         _, status = os.waitpid(self._built.pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        cause = self._cause or ("oom" if self._starved(code) else None)
+        cause = self._stopping.cause or ("oom" if self._starved(code) else None)
         if code >= 0:
             return Exit(code, None, cause or "exited")
         number = self._as_if if self._as_if is not None and code == -signal.SIGKILL else -code

@@ -73,6 +73,7 @@ STATIC = [
     ("dkrctl create --rm bus", ["busybox"]),
     ("dkrctl create --net ", ["host", "private"]),
     ("dkrctl create --deta", []),  # an option of run's that it refuses
+    ("dkrctl stop -s SIGTE", ["SIGTERM"]),
     ("dkrctl logs x --t", ["--tail", "--timestamps"]),
     ("dkrctl logs --tail ", ["all"]),
     ("dkrctl start --on-disconnect k", ["keep", "kill"]),
@@ -115,6 +116,7 @@ def test_a_value_behind_an_equals_sign(
         ("dkrctl attach ", ["alive"]),
         ("dkrctl start ", ["bad-1", "bad-2", "made"]),  # only what can be started
         ("dkrctl start -ai m", ["made"]),
+        ("dkrctl stop ", ["alive"]),
         ("dkrctl rm ", ["bad-1", "bad-2", "made"]),  # only what can be removed
         ("dkrctl rm b", ["bad-1", "bad-2"]),
         ("dkrctl rm bad-1 ", ["bad-2", "made"]),  # none twice

@@ -1,0 +1,47 @@
+"""The verbs that act on a container that runs; of those that make, start, follow and remove it see common/lifecycle.py.
+
+Beside common/options.py, and not in it, because `dkrctl run` would load all this for nothing.
+"""
+
+from common.options import RUNNING, SECONDS, SIGNALS, SOCKET, VALUE, VERB_HELP, Command, Option
+
+_GROUP = "Options"
+
+STOP_SIGNAL = Option(
+    "signal",
+    "s",
+    VALUE,
+    "SIGNAL",
+    "signal",
+    "which signal asks it to end, by name or number",
+    group=_GROUP,
+    default="the container's own (--stop-signal)",
+    complete=SIGNALS,
+)
+STOP_TIMEOUT = Option(
+    "timeout",
+    "t",
+    SECONDS,
+    "TIME",
+    "timeout",
+    "how long it may take until SIGKILL: seconds, or as in 90s, 2m; 0 is at once, -1 never",
+    group=_GROUP,
+    default="the container's own (--stop-timeout)",
+    aliases=("time",),
+)
+
+STOP = Command(
+    "stop",
+    "dkrctl stop [OPTIONS] CONTAINER...",
+    "Stop running containers, all at the same time: the command is asked to end by a signal, and killed when its time is over. "
+    "Returns when they have ended. Prints what was stopped; what has ended already is no failure.",
+    (STOP_SIGNAL, STOP_TIMEOUT, SOCKET, VERB_HELP),
+    (
+        ("dkrctl stop web", ""),
+        ("dkrctl stop -t 60 web", "it may take a minute"),
+        ("dkrctl ps -q | xargs -r dkrctl stop", "all that run"),
+    ),
+    status="0; 1 where one of them could not be stopped",
+    words=RUNNING,
+    intermixed=True,
+)

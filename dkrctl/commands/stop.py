@@ -1,0 +1,33 @@
+"""`dkrctl stop`: have containers end."""
+
+from common.bundle import MAX_SECONDS
+from common.errors import BadRequest
+from dkrctl.daemon import FOREVER, SECONDS, Daemon
+from dkrctl.parse import seconds
+from dkrctl.several import act
+from dkrctl.verbs import Call
+
+
+def run(call: Call) -> int:
+    """`dkrctl stop CONTAINER...`; the exit status. Raises DkrError."""
+    names = call.some_words()
+    body, patience = wished(call)
+    return act(Daemon(call.socket, patience), names, "/stop", body, patience)
+
+
+def wished(call: Call) -> tuple[dict[str, object] | None, float]:
+    """The body of the request, None where nothing is wished, and for how long its answer is waited for. Raises BadRequest."""
+    body: dict[str, object] = {}
+    patience = FOREVER  # the container's own time is known to the daemon
+    signal, limit = call.text("signal"), call.text("timeout")
+    if signal is not None:
+        body["signal"] = signal
+    if limit is not None:
+        body["timeout"] = given = -1.0 if limit == "-1" else seconds(limit, "timeout")
+        if given >= MAX_SECONDS:
+            raise BadRequest(
+                f"cannot {call.command.name} --timeout {limit:.20}: less than {MAX_SECONDS:g} seconds"
+            )
+        # What is killed ends, and a daemon that does not say so hangs.
+        patience = FOREVER if given < 0 else given + 6 * SECONDS
+    return body or None, patience

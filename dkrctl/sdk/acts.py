@@ -1,0 +1,43 @@
+"""The client's acts on a container that stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dkrctl.daemon import target
+
+if TYPE_CHECKING:
+    from dkrctl.sdk.transport import Transport
+
+
+class Acts:
+    """The part of `Client` that acts on containers by plain requests, none of which is ever sent twice."""
+
+    _transport: Transport
+
+    async def stop(
+        self,
+        container: str,
+        *,
+        signal: str | int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # the container's, not the call's
+    ) -> None:
+        """Stop a container; returns when it has ended, at once where it does not run.
+
+        signal   what asks it to end, by name or number; else its own
+        timeout  seconds until SIGKILL, 0: at once, -1: never; else its own. How long the call itself may take is another matter:
+                 cancelled, it has begun the stop
+
+        Raises NotFound, Conflict (rule `unguarded`: its guardian was killed).
+        """
+        await self._transport.ask("POST", target(container, "/stop"), stop_of(signal, timeout))
+
+
+def stop_of(signal: str | int | None, timeout: float | None) -> dict[str, object] | None:
+    """How something is stopped, as the API wants it."""
+    body: dict[str, object] = {}
+    if signal is not None:
+        body["signal"] = signal if isinstance(signal, str) else str(int(signal))
+    if timeout is not None:
+        body["timeout"] = timeout
+    return body or None

@@ -1,0 +1,124 @@
+"""How a running container is stopped: by the first who asks, for its cause, and by the earliest of all deadlines.
+
+    stop signal ─► the command ends by itself
+         └── the time is over ─► SIGKILL, also for what it has left in the cgroup
+
+Who waits for the end has a socket here, which closes with it. One that closes while the container runs has lost its guardian.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import TYPE_CHECKING
+
+from common.bundle import MAX_SECONDS
+from common.errors import BadRequest, LimitReached
+from dkrd.shim.clients import is_integer
+from dkrd.shim.session import forbid_descriptors
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import TypeGuard
+
+    from dkrd.loop import Loop, Timer
+    from dkrd.shim.asks import Ask
+    from dkrd.shim.config import Config
+    from dkrd.shim.task import ShimTask
+
+NEVER = -1  # of seconds: no SIGKILL
+MAX_WAITING = 64
+
+
+class Stopping:
+    """Of one container.
+
+    cause    why it is being stopped; None while nobody has asked
+    deliver  gives the command a signal
+    kill     SIGKILL for all
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        task: ShimTask,
+        config: Config,
+        deliver: Callable[[int], None],
+        kill: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._task = task
+        self._config = config
+        self._deliver = deliver
+        self._kill = kill
+        self.cause: str | None = None
+        self._timer: Timer | None = None
+        self._ends = float("inf")  # when SIGKILL comes, monotonic
+        self._waiting: dict[int, socket.socket] = {}
+
+    def ask(self, ask: Ask) -> dict[str, object]:
+        """Answer `{"type": "stop", "signal": …, "timeout": …}`: it has begun. The socket that came along, if any, is closed with
+        the end.
+        """
+        number, seconds = ask.body.get("signal"), ask.body.get("timeout")
+        known = set(ask.body) <= {"type", "signal", "timeout"}
+        if not known or not (number is None or is_integer(number, 1, 64)):
+            raise BadRequest("cannot read the ask: stop has a signal's number, seconds, and no further keys")
+        if seconds is not None and seconds != NEVER and not _is_seconds(seconds):
+            raise BadRequest("cannot read the ask: its timeout is no number of seconds")
+        waiting = ask.take_socket()
+        if waiting is not None:
+            self._wait(waiting)
+        task = self._task
+        task.log.audit("stop", id=task.id, uid=ask.who.uid, signal=number, timeout=seconds)
+        self.begin("stopped", number, seconds)
+        return {}
+
+    def begin(self, cause: str, number: int | None = None, seconds: float | None = None) -> None:
+        """Stop it. Where it is being stopped already the cause stays, and a signal comes only if it is named.
+
+        number   the signal; None: the container's own
+        seconds  until SIGKILL, 0: at once, NEVER; None: the container's own
+        """
+        seconds = self._config.stop_timeout if seconds is None else seconds
+        first, self.cause = self.cause is None, self.cause or cause
+        self._bound(seconds)
+        if seconds == 0:
+            self._kill()
+        elif first or number is not None:
+            self._deliver(self._config.stop_signal if number is None else number)
+
+    def end(self) -> None:
+        """It has ended: tell those who wait."""
+        for descriptor in list(self._waiting):
+            self._leave(descriptor)
+
+    def _bound(self, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        if seconds == NEVER or ends >= self._ends:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ends = ends
+        self._timer = self._loop.later(seconds, self._kill)
+
+    def _wait(self, sock: socket.socket) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            sock.close()
+            raise LimitReached(
+                f"cannot stop {self._config.name}: {MAX_WAITING} wait for its end already",
+                hint="it is being stopped",
+            )
+        self._waiting[sock.fileno()] = sock
+        forbid_descriptors(sock)
+        # Nothing is said over it: whatever comes is its end.
+        self._loop.watch(sock.fileno(), select.EPOLLIN, lambda _events: self._leave(sock.fileno()))
+
+    def _leave(self, descriptor: int) -> None:
+        self._loop.forget(descriptor)
+        self._waiting.pop(descriptor).close()
+
+
+def _is_seconds(value: object) -> TypeGuard[float]:
+    return type(value) in (int, float) and 0 <= value < MAX_SECONDS  # type: ignore[operator]  # a number by now
