@@ -3,7 +3,7 @@
 Beside common/options.py, and not in it, because `dkrctl run` would load all this for nothing.
 """
 
-from common.options import RUNNING, SECONDS, SIGNALS, SOCKET, VALUE, VERB_HELP, Command, Option
+from common.options import PAUSED, RUNNING, SECONDS, SIGNALS, SOCKET, VALUE, VERB_HELP, Command, Option
 
 _GROUP = "Options"
 
@@ -43,5 +43,27 @@ STOP = Command(
     ),
     status="0; 1 where one of them could not be stopped",
     words=RUNNING,
+    intermixed=True,
+)
+
+PAUSE = Command(
+    "pause",
+    "dkrctl pause [OPTIONS] CONTAINER...",
+    "Pause containers: none of their processes runs, and all they have stays as it is, until `dkrctl unpause`. Prints what was paused.",
+    (SOCKET, VERB_HELP),
+    (("dkrctl pause web", ""), ("dkrctl ps --filter status=paused", "those that are")),
+    status="0; 1 where one of them could not be paused",
+    words=RUNNING,
+    intermixed=True,
+)
+
+UNPAUSE = Command(
+    "unpause",
+    "dkrctl unpause [OPTIONS] CONTAINER...",
+    "Let containers that are paused go on. Prints what goes on.",
+    (SOCKET, VERB_HELP),
+    (("dkrctl unpause web", ""),),
+    status="0; 1 where one of them could not be",
+    words=PAUSED,
     intermixed=True,
 )

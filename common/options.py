@@ -24,6 +24,7 @@ RUN_WORDS = "run"  # a root or a command, then the command's arguments
 VERBS = "verbs"
 CONTAINERS = "containers"  # the caller's, all of them
 RUNNING = "running"
+PAUSED = "paused"
 STOPPED = "stopped"
 
 DEFAULT_SOCKET = "/run/dkr/dkr.sock"

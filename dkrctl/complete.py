@@ -13,19 +13,22 @@ import sys
 
 from common.errors import DkrError
 from common.frames import loads
-from common.options import CONTAINERS, DEFAULT_SOCKET, RUNNING, SOCKET_VARIABLE, STOPPED
+from common.options import CONTAINERS, DEFAULT_SOCKET, PAUSED, RUNNING, SOCKET_VARIABLE, STOPPED
 from dkrctl.http import Connection
 
 SECONDS = 2  # who waits has pressed a key
 _LIMIT = SECONDS.to_bytes(8, sys.byteorder) + bytes(8)  # struct timeval of a 64-bit machine
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _MAX = 4096  # lines
-_ENDED = ("stopped", "created")  # what `rm` can remove
+_STATUSES = {  # of those that a kind means; without, any
+    STOPPED: ("stopped", "created"),  # what `rm` can remove
+    PAUSED: ("paused",),
+}
 
 
 def complete(words: list[str]) -> int:
     """`words`: the kind, then the command line so far, which may name a socket. The exit status: 0, or 1."""
-    if not words or words[0] not in (CONTAINERS, RUNNING, STOPPED):
+    if not words or words[0] not in (CONTAINERS, RUNNING, PAUSED, STOPPED):
         return 1
     try:
         containers = _containers(_socket_of(words[1:]), words[0])
@@ -55,14 +58,13 @@ def _socket_of(words: list[str]) -> str:
 def _containers(path: str, kind: str) -> list[object]:
     connection = Connection(path, _LIMIT)
     try:
-        answer = connection.ask("GET", "/v1/containers" + ("" if kind == RUNNING else "?all=true"))
+        answer = connection.ask("GET", "/v1/containers" + ("" if kind in (RUNNING, PAUSED) else "?all=true"))
         said = loads(connection.body(answer)) if answer.status == 200 else []
     finally:
         connection.close()
     found = said if isinstance(said, list) else []
-    return [
-        one for one in found if isinstance(one, dict) and (kind != STOPPED or one.get("status") in _ENDED)
-    ]
+    meant = _STATUSES.get(kind)
+    return [one for one in found if isinstance(one, dict) and (meant is None or one.get("status") in meant)]
 
 
 def _line(container: object) -> str:

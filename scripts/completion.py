@@ -16,6 +16,7 @@ from common.options import (
     FILES,
     FLAG,
     GLOBAL,
+    PAUSED,
     REPEAT,
     RUN_WORDS,
     RUNNING,
@@ -31,7 +32,7 @@ from dkrctl.help import brief
 
 HEAD = "made from dkr's option table by scripts/generate.py when dkr was installed: changes here are lost"
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-LIVE = (CONTAINERS, RUNNING, STOPPED)
+LIVE = (CONTAINERS, RUNNING, PAUSED, STOPPED)
 SIGNAL_NAMES = tuple(sorted(name.name for name in signal.Signals if not name.name.startswith("SIGRT")))
 
 

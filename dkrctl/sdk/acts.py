@@ -32,6 +32,17 @@ class Acts:
         """
         await self._transport.ask("POST", target(container, "/stop"), stop_of(signal, timeout))
 
+    async def pause(self, container: str) -> None:
+        """Have none of a container's processes run, until `unpause`; returns when they stand still.
+
+        Raises NotFound, Conflict (rule `paused`, and where it does not run), Unavailable where a process cannot be had to stand still.
+        """
+        await self._transport.ask("POST", target(container, "/pause"))
+
+    async def unpause(self, container: str) -> None:
+        """Let a container that is paused go on. Raises NotFound, Conflict (rule `not-paused`, and where it does not run)."""
+        await self._transport.ask("POST", target(container, "/unpause"))
+
 
 def stop_of(signal: str | int | None, timeout: float | None) -> dict[str, object] | None:
     """How something is stopped, as the API wants it."""

@@ -26,6 +26,7 @@ from dkrd.api.create import create, create_by_session
 from dkrd.api.info import info
 from dkrd.api.logs import logs
 from dkrd.api.openapi import openapi
+from dkrd.api.pause import pause, unpause
 from dkrd.api.plain import plain_run
 from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.run import run
@@ -178,6 +179,28 @@ ROUTES = (
         optional=True,
         about="Its command gets the stop signal, and SIGKILL when the time is over. Answers when it has ended, at once where it does not "
         "run. Of several stops of one container each may shorten the time.",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/pause",
+        Who.OWNER,
+        None,
+        None,
+        None,
+        pause,
+        "Pause a container",
+        errors=(HostUnfit,),
+        about="Answers when all of its processes stand still. It may be stopped, killed and removed by force; other signals wait.",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/unpause",
+        Who.OWNER,
+        None,
+        None,
+        None,
+        unpause,
+        "Let a container that is paused go on",
     ),
     Route(
         "POST",

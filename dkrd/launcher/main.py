@@ -89,6 +89,8 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
             "attach": ended.attach,
             "kill": ended.kill,
             "stop": ended.stop,
+            "pause": ended.pause,
+            "unpause": ended.unpause,
             "explain": trace.read_kept,
             "logs": logs.read_kept,
         },

@@ -5,7 +5,7 @@
 
 Whoever connects (the socket is root's alone) gets the state at once and every report from then on; one that
 has something to ask says it on the same connection. The evidence is proven here again, and whose container
-it is: the launcher has looked at the form only. A handler answers at once; what takes longer is a session.
+it is: the launcher has looked at the form only. A handler answers at once, or by a Later; what takes longer is a session.
 """
 
 from __future__ import annotations
@@ -63,9 +63,36 @@ class Ask:
         return self.given.pop() if self.given else None
 
 
+class Later:
+    """An answer that comes when something has happened. It must come: who has asked waits."""
+
+    def __init__(self) -> None:
+        self._answer: dict[str, object] | None = None
+        self._send: Callable[[dict[str, object]], None] | None = None
+
+    def answer(self, value: dict[str, object]) -> None:
+        """What it was."""
+        self._tell({"type": "answer", "value": value})
+
+    def fail(self, error: DkrError) -> None:
+        """It came to nothing."""
+        self._tell({"type": "answer", "error": error.to_wire()})
+
+    def when_there(self, send: Callable[[dict[str, object]], None]) -> None:
+        """Have the message sent by `send` once there is one."""
+        self._send = send
+        if self._answer is not None:
+            send(self._answer)
+
+    def _tell(self, message: dict[str, object]) -> None:
+        self._answer = message
+        if self._send is not None:
+            self._send(message)
+
+
 if TYPE_CHECKING:
-    # Answers at once, by a value that JSON can carry; raises DkrError.
-    Handler = Callable[[Ask], dict[str, object]]
+    # Answers at once, by a value that JSON can carry, or by a Later; raises DkrError.
+    Handler = Callable[[Ask], dict[str, object] | Later]
 
 
 class Asks:
@@ -135,13 +162,12 @@ class Asks:
             self._drop(follower)
             return
         answer = self._answer(*received)
-        data = frames.dumps(answer)
-        if len(data) > MAX_ANSWER:
-            error = Internal(f"cannot answer: {len(data)} bytes are more than an answer may have")
-            data = frames.dumps({"type": "answer", "error": error.to_wire()})
-        send(follower, data)
+        if isinstance(answer, Later):
+            answer.when_there(partial(_tell, follower))
+        else:
+            _tell(follower, answer)
 
-    def _answer(self, message: dict[str, object], descriptors: list[int]) -> dict[str, object]:
+    def _answer(self, message: dict[str, object], descriptors: list[int]) -> dict[str, object] | Later:
         given: list[socket.socket] = []
         try:
             with evidence.open_connection(descriptors.pop(0)) as connection:
@@ -154,7 +180,8 @@ class Asks:
                         f"cannot {kind[:80]!r}: this container's guardian does not know how",
                         hint="it is of another release than the daemon; start the container anew",
                     )
-                return {"type": "answer", "value": handler(ask)}
+                value = handler(ask)
+                return value if isinstance(value, Later) else {"type": "answer", "value": value}
         except DkrError as err:
             return {"type": "answer", "error": err.to_wire()}
         except OSError as err:
@@ -181,6 +208,15 @@ class Asks:
         assert isinstance(owner, int)
         callers.check_owner(who, owner, self._task.id)
         return Ask(body, connection, asking, who, given)
+
+
+def _tell(follower: socket.socket, answer: dict[str, object]) -> None:
+    """Send it, unless whoever has asked has gone meanwhile."""
+    data = frames.dumps(answer)
+    if len(data) > MAX_ANSWER:
+        error = Internal(f"cannot answer: {len(data)} bytes are more than an answer may have")
+        data = frames.dumps({"type": "answer", "error": error.to_wire()})
+    send(follower, data)
 
 
 def _own_socket(descriptor: int) -> socket.socket:

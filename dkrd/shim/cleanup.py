@@ -197,7 +197,7 @@ def collect(
         remove_cgroups(_paths(settings, container, state))
         remove_run_directory(f"{settings.run_dir}/containers/{container}")
         return state
-    kept = not state.get("rm", True) and state.get("status") in ("running", "stopped")
+    kept = not state.get("rm", True) and state.get("status") in ("running", "paused", "stopped")
     if not kept or not os.path.isdir(f"{settings.state_dir}/containers/{container}"):
         paths = _paths(settings, container, state)
         remove_cgroups(

@@ -25,12 +25,40 @@ def kill(
 ) -> NoReturn:
     """Why there is nobody to pass a signal on. Raises NotFound for another's container, else Conflict."""
     cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    raise _unable(settings, container, "signal")
+
+
+def pause(
+    settings: Settings,
+    pool: Pool,
+    container: str,
+    credentials: Credentials,
+    admin_gid: int | None,
+    *ask: object,
+) -> NoReturn:
+    """Why there is nobody who could. Raises NotFound for another's container, else Conflict."""
+    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    raise _unable(settings, container, "pause")
+
+
+def unpause(
+    settings: Settings,
+    pool: Pool,
+    container: str,
+    credentials: Credentials,
+    admin_gid: int | None,
+    *ask: object,
+) -> NoReturn:
+    """Why there is nobody who could. Raises NotFound for another's container, else Conflict."""
+    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
     state = cleanup.read_state(settings, container)
-    if state.get("status") == "created":
-        raise not_started(f"cannot signal {container[:12]}")
-    if cleanup.lives(state):
-        raise unguarded(f"cannot signal {container[:12]}")
-    raise Conflict(f"cannot signal {container[:12]}: it has ended", rule="ended")
+    if state.get("status") == "paused" and cleanup.lives(state):
+        raise Conflict(
+            f"cannot unpause {container[:12]}: its guardian was killed, and nobody else may",
+            rule="unguarded",
+            hint="root can end it: kill it by its pid, and let its cgroup thaw",
+        )
+    raise _unable(settings, container, "unpause")
 
 
 def stop(
@@ -84,3 +112,13 @@ def unguarded(what: str) -> Conflict:
         rule="unguarded",
         hint="its command runs on until it ends by itself; root can signal it by its pid",
     )
+
+
+def _unable(settings: Settings, container: str, verb: str) -> Conflict:
+    """Why something cannot be done to a container that has no guardian."""
+    state = cleanup.read_state(settings, container)
+    if state.get("status") == "created":
+        return not_started(f"cannot {verb} {container[:12]}")
+    if cleanup.lives(state):
+        return unguarded(f"cannot {verb} {container[:12]}")
+    return Conflict(f"cannot {verb} {container[:12]}: it has ended", rule="ended")

@@ -19,6 +19,7 @@ from dkrd.shim import masks
 from dkrd.shim.asks import Asks
 from dkrd.shim.attach import Attaching
 from dkrd.shim.clients import Clients, is_integer
+from dkrd.shim.pausing import Pausing
 from dkrd.shim.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -100,10 +101,14 @@ class Guard:
         self.clients = Clients(loop, names, outlets, self._deliver, self._client_gone)
         self.on_told: tuple[Callable[[], None], ...] = ()
         self._attaching = Attaching(loop, task, config.name, owner, self.clients)
-        self._stopping = Stopping(loop, task, config, self._deliver, self._kill)
+        self._pausing = Pausing(loop, task, config, state, container.cgroup.paths, self._act)
+        # Who is to end has to run.
+        self._stopping = Stopping(loop, task, config, self._act, self._kill, self._pausing.resume)
         own: dict[str, Handler] = {
             "attach": self._attaching.ask,
             "kill": self._asked_to_kill,
+            "pause": self._pausing.pause,
+            "unpause": self._pausing.unpause,
             "stop": self._stopping.ask,
         }
         handlers = {**handlers, **own}
@@ -179,8 +184,15 @@ class Guard:
         self._killed = self._killed or number == signal.SIGKILL
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._built.pidfd, number)
+        if number == signal.SIGKILL:
+            self._pausing.killed()
 
     def _deliver(self, number: int) -> None:
+        """A signal for the command, from a client; one that is paused gets it when it goes on."""
+        if not self._pausing.holds(number):
+            self._act(number)
+
+    def _act(self, number: int) -> None:
         """Send a signal so that it does what it would do to the same command outside a container.
 
         The kernel drops a signal to PID 1 of a pid namespace whose action is the default one

@@ -37,6 +37,7 @@ class Stopping:
     cause    why it is being stopped; None while nobody has asked
     deliver  gives the command a signal
     kill     SIGKILL for all
+    resume   lets it go on, if it is paused
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Stopping:
         config: Config,
         deliver: Callable[[int], None],
         kill: Callable[[], None],
+        resume: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._task = task
         self._config = config
         self._deliver = deliver
         self._kill = kill
+        self._resume = resume
         self.cause: str | None = None
         self._timer: Timer | None = None
         self._ends = float("inf")  # when SIGKILL comes, monotonic
@@ -86,8 +89,11 @@ class Stopping:
         self._bound(seconds)
         if seconds == 0:
             self._kill()
-        elif first or number is not None:
+            return
+        if first or number is not None:
             self._deliver(self._config.stop_signal if number is None else number)
+        # Behind the signal, which is the first that it meets.
+        self._resume()
 
     def end(self) -> None:
         """It has ended: tell those who wait."""

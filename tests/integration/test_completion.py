@@ -46,7 +46,7 @@ STATIC = [
     ("dkrctl ", VERBS),
     ("dkrctl r", [name for name in VERBS if name.startswith("r")]),
     ("dkrctl --ver", ["--version"]),
-    ("dkrctl help p", ["ps"]),
+    ("dkrctl help p", ["pause", "ps"]),
     ("dkrctl ps --", longs(PS)),
     ("dkrctl rm x --", longs(RM)),  # options may follow words
     ("dkrctl ps --no", ["--no-trunc"]),
@@ -117,6 +117,8 @@ def test_a_value_behind_an_equals_sign(
         ("dkrctl start ", ["bad-1", "bad-2", "made"]),  # only what can be started
         ("dkrctl start -ai m", ["made"]),
         ("dkrctl stop ", ["alive"]),
+        ("dkrctl pause ", ["alive"]),
+        ("dkrctl unpause ", []),  # only what is paused
         ("dkrctl rm ", ["bad-1", "bad-2", "made"]),  # only what can be removed
         ("dkrctl rm b", ["bad-1", "bad-2"]),
         ("dkrctl rm bad-1 ", ["bad-2", "made"]),  # none twice

@@ -247,6 +247,8 @@ def there(session: requests.Session, request: pytest.FixtureRequest) -> str:
     assert session.post("http://dkr/v1/containers/there/start").status_code == 204
     if ends:
         assert session.post("http://dkr/v1/containers/there/wait").status_code == 200
+    if request.getfixturevalue("line").route.path.endswith("/unpause"):
+        assert session.post("http://dkr/v1/containers/there/pause").status_code == 204
     return "there"
 
 

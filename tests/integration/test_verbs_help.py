@@ -30,7 +30,10 @@ EXAMPLES = [line for command in COMMANDS for line, _ in command.examples if line
 # Examples that end with another status than 0: because that is what they show, or because this API has not what they ask for.
 STATUSES = {
     "dkrctl run --rm --timeout 1.5s busybox sleep 60": 143,
-    "dkrctl kill -s HUP web": 1,  # it has ended here, and the client says so
+    # it has ended here, and the client says so
+    "dkrctl kill -s HUP web": 1,
+    "dkrctl pause web": 1,
+    "dkrctl unpause web": 1,
 }
 if "/v1/info" not in {route.path for route in ROUTES}:
     STATUSES |= {"dkrctl info": 1, "dkrctl info --format json": 1}

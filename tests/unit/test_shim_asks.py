@@ -18,7 +18,7 @@ from dkrd.ids import Pool
 from dkrd.log import Log
 from dkrd.loop import Loop
 from dkrd.settings import Settings
-from dkrd.shim.asks import MAX_FOLLOWERS, Asks
+from dkrd.shim.asks import MAX_FOLLOWERS, Asks, Later
 from dkrd.shim.state import State
 from dkrd.shim.task import ShimTask
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dkrd.shim.asks import Ask
+    from dkrd.shim.asks import Ask, Handler
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="evidence wants CAP_NET_ADMIN")
 
@@ -68,7 +68,14 @@ class Guardian:
             log=Log("info", "text", "shim", self.log_fd),
             begun=0,
         )
-        handlers = {"look": self._look, "refuse": self._refuse, "fail": self._fail, "big": self._big}
+        self.later = Later()
+        handlers: dict[str, Handler] = {
+            "look": self._look,
+            "refuse": self._refuse,
+            "fail": self._fail,
+            "big": self._big,
+            "later": lambda _ask: self.later,
+        }
         Asks(self.loop, self.shim, task, self.state, self.pidfd, handlers).serve()
 
     def _listen(self, kind: int, name: str) -> socket.socket:
@@ -195,6 +202,53 @@ def test_who_has_hung_up_is_not_answered(guardian: Guardian) -> None:
         send(sock, message, accepted.fileno())
         guardian.loop.turn(1)
         assert json.loads(sock.recv(65536))["error"]["rule"] == "evidence-gone"
+
+
+@pytest.mark.parametrize("sooner", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_answer_may_come_later(guardian: Guardian, *, sooner: bool, fails: bool) -> None:
+    client, accepted = guardian.accepted(OWNER)
+    with guardian.follower() as sock, client, accepted:
+        message = {
+            "type": "ask",
+            "version": 1,
+            "listener": list(guardian.identity()),
+            "ask": {"type": "later"},
+        }
+        sock.setblocking(False)
+        for turn in range(2):
+            if turn == (0 if sooner else 1):
+                if fails:
+                    guardian.later.fail(Conflict("cannot: no"))
+                else:
+                    guardian.later.answer({"done": True})
+            if turn == 0:
+                send(sock, message, accepted.fileno())
+                guardian.loop.turn(1)
+                if not sooner:
+                    with pytest.raises(BlockingIOError):
+                        sock.recv(65536)
+        got = json.loads(sock.recv(65536))
+        error = {"code": "conflict", "message": "cannot: no"}
+        assert got == {"type": "answer", **({"error": error} if fails else {"value": {"done": True}})}
+
+
+def test_who_has_gone_when_the_answer_comes_does_without(guardian: Guardian) -> None:
+    client, accepted = guardian.accepted(OWNER)
+    with client, accepted:
+        with guardian.follower() as sock:
+            message = {
+                "type": "ask",
+                "version": 1,
+                "listener": list(guardian.identity()),
+                "ask": {"type": "later"},
+            }
+            send(sock, message, accepted.fileno())
+            guardian.loop.turn(1)
+        guardian.loop.turn(1)
+    assert not guardian.state.followers
+    guardian.later.answer({})
+    assert guardian.ask()["value"] == {"seen": {"type": "look"}}
 
 
 def test_no_socket_at_all_is_no_evidence(guardian: Guardian) -> None:
