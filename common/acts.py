@@ -3,7 +3,18 @@
 Beside common/options.py, and not in it, because `dkrctl run` would load all this for nothing.
 """
 
-from common.options import PAUSED, RUNNING, SECONDS, SIGNALS, SOCKET, VALUE, VERB_HELP, Command, Option
+from common.options import (
+    CONTAINERS,
+    PAUSED,
+    RUNNING,
+    SECONDS,
+    SIGNALS,
+    SOCKET,
+    VALUE,
+    VERB_HELP,
+    Command,
+    Option,
+)
 
 _GROUP = "Options"
 
@@ -43,6 +54,22 @@ STOP = Command(
     ),
     status="0; 1 where one of them could not be stopped",
     words=RUNNING,
+    intermixed=True,
+)
+
+RESTART = Command(
+    "restart",
+    "dkrctl restart [OPTIONS] CONTAINER...",
+    "Stop containers as `dkrctl stop` does, and start them again, in the root that they left behind; those that do not run are "
+    "started. All at the same time. Prints what runs anew. One that was started by `dkrctl run --rm`, or with descriptors of its "
+    "caller's, cannot be, and runs on.",
+    (STOP_SIGNAL, STOP_TIMEOUT, SOCKET, VERB_HELP),
+    (
+        ("dkrctl restart web", ""),
+        ("dkrctl restart -t 0 web", "without asking it to end"),
+    ),
+    status="0; 1 where one of them could not be started again",
+    words=CONTAINERS,
     intermixed=True,
 )
 

@@ -4,7 +4,7 @@ Beside common/options.py, and not in it, because `dkrctl run` would load all thi
 meanings are Docker's wherever Docker has the option.
 """
 
-from common.acts import PAUSE, STOP, UNPAUSE
+from common.acts import PAUSE, RESTART, STOP, UNPAUSE
 from common.lifecycle import CREATE, KILL, LOGS, RM, START, WAIT
 from common.options import (
     ATTACH,
@@ -240,6 +240,7 @@ COMMANDS: tuple[Command, ...] = (
     INSPECT,
     EXPLAIN,
     STOP,
+    RESTART,
     PAUSE,
     UNPAUSE,
     KILL,

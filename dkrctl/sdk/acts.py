@@ -32,6 +32,21 @@ class Acts:
         """
         await self._transport.ask("POST", target(container, "/stop"), stop_of(signal, timeout))
 
+    async def restart(
+        self,
+        container: str,
+        *,
+        signal: str | int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # the container's, not the call's
+    ) -> None:
+        """Stop a container as `stop` does, and start it again; one that does not run is started. Returns when its command runs.
+        Cancelled before it has ended it leaves it stopped.
+
+        Raises NotFound, Conflict (rules `unguarded`, and `descriptors` and `rm`: it cannot be started again, and runs on);
+        CommandNotFound and the like where it could not be started.
+        """
+        await self._transport.ask("POST", target(container, "/restart"), stop_of(signal, timeout))
+
     async def pause(self, container: str) -> None:
         """Have none of a container's processes run, until `unpause`; returns when they stand still.
 

@@ -10,14 +10,16 @@ import logging
 from typing import TYPE_CHECKING
 
 from common.errors import Conflict, DkrError
+from dkrd.api import sessions
 from dkrd.api.asks import find
 from dkrd.api.connections import evidence, on_lost
-from dkrd.api.sessions import Session, close_all, launch
+from dkrd.api.sessions import Session, close_all
 from dkrd.api.upgrade import tell, upgrade
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from common.models import Container
     from dkrd.api.channel import Answer
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
@@ -27,14 +29,18 @@ log = logging.getLogger("dkr.api")
 
 async def start(context: Context, peer: Peer, request: web.Request) -> None:
     """Answer when the command runs. Raises DkrError where it could not be started."""
-    container = await find(context, peer, request)
+    await launch(context, request, await find(context, peer, request))
+
+
+async def launch(context: Context, request: web.Request, container: Container) -> None:
+    """Have `container` started; returns when its command runs, also where it ran already. Raises DkrError."""
     first: dict[str, object] = {"type": "launch", "container": container.id}
     try:
         with (
             contextlib.closing(Session(f"start {container.name}", first)) as session,
             on_lost(request, session.lost),
         ):
-            launch(context, container, session, evidence(request))
+            sessions.launch(context, container, session, evidence(request))
             _, fds = await session.expect("started")
             close_all(fds)
             # The guardian lets go of the session when it has reported that the command runs.

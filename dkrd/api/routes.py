@@ -30,7 +30,7 @@ from dkrd.api.pause import pause, unpause
 from dkrd.api.plain import plain_run
 from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.run import run
-from dkrd.api.stop import stop
+from dkrd.api.stop import restart, stop
 from dkrd.api.upgrade import PROTOCOL, STREAM
 
 _BEHIND = "Behind the 101 comes one record, with the client's end of a session socket as descriptor: docs/protocol.md."
@@ -179,6 +179,20 @@ ROUTES = (
         optional=True,
         about="Its command gets the stop signal, and SIGKILL when the time is over. Answers when it has ended, at once where it does not "
         "run. Of several stops of one container each may shorten the time.",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/restart",
+        Who.OWNER,
+        None,
+        StopRequest,
+        None,
+        restart,
+        "Stop a container, and start it again",
+        optional=True,
+        errors=_STARTING,
+        about="Answers when its command runs anew, in the root that it left behind; one that does not run is started. What cannot be "
+        "started again (rules `descriptors`, `rm`) is not stopped. Who goes away before it has ended leaves it stopped.",
     ),
     Route(
         "POST",

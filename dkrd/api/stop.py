@@ -1,4 +1,4 @@
-"""POST /v1/containers/{container}/stop: the command is asked to end, and has to when its time is over."""
+"""POST /v1/containers/{container}/stop and /restart: the command is asked to end, and has to when its time is over."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from common.errors import Conflict, NotFound
 from dkrd.api.asks import ask_guardian, find
 from dkrd.api.connections import ended_when_lost
+from dkrd.api.launch import launch
 from dkrd.api.sessions import Session, close_all
 
 if TYPE_CHECKING:
@@ -21,15 +22,22 @@ if TYPE_CHECKING:
 
 async def stop(context: Context, peer: Peer, request: web.Request, body: StopRequest) -> None:
     """Answer when it has ended, at once where it does not run. Who goes away before has begun it all the same."""
-    await bring_to_rest(context, request, await find(context, peer, request), body)
+    await _bring_to_rest(context, request, await find(context, peer, request), body.to_ask())
 
 
-async def bring_to_rest(
-    context: Context, request: web.Request, container: Container, wanted: StopRequest
+async def restart(context: Context, peer: Peer, request: web.Request, body: StopRequest) -> None:
+    """Answer when it runs anew. One that does not run is started."""
+    container = await find(context, peer, request)
+    await _bring_to_rest(context, request, container, {**body.to_ask(), "again": True})
+    await launch(context, request, container)
+
+
+async def _bring_to_rest(
+    context: Context, request: web.Request, container: Container, wanted: dict[str, object]
 ) -> None:
     """Have `container` stopped, and return when nothing of it runs, and that is known here too. Raises DkrError."""
     what = f"stop {container.name}"
-    ask: dict[str, object] = {"type": "stop", **wanted.to_ask()}
+    ask: dict[str, object] = {"type": "stop", **wanted}
     with (
         contextlib.closing(Session(what, None)) as session,
         context.endings.of(container.id) as ending,

@@ -54,12 +54,7 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
     state = cleanup.document(f"{directory}/state.json") or _after_a_power_cut(task)
     if state.get("status") not in ("created", "stopped"):
         raise Conflict(f"cannot start {config.name}: its end is still being written down", hint="try again")
-    if config.root_kind == "rootfs" or config.preserve_fds:
-        raise Conflict(
-            f"cannot start {config.name} again: it had descriptors of its caller's, which nobody keeps",
-            rule="descriptors",
-            hint="run another one like it",
-        )
+    check_descriptors(config)
     unasked = sorted(policy.needs(config.spec) - set(asks))
     if unasked:
         raise NotPermitted(
@@ -82,6 +77,16 @@ def _after_a_power_cut(task: ShimTask) -> dict[str, object]:
     found = cleanup.cut_off(task.settings, task.id)
     lost = {"code": None, "signal": None, "cause": "shim-lost"}
     return {**found, "status": "stopped", "finished": now(), "exit": lost} if found else {}
+
+
+def check_descriptors(config: configs.Config) -> None:
+    """Raise Conflict where it cannot be started again, because it had descriptors."""
+    if config.root_kind == "rootfs" or config.preserve_fds:
+        raise Conflict(
+            f"cannot start {config.name} again: it had descriptors of its caller's, which nobody keeps",
+            rule="descriptors",
+            hint="run another one like it",
+        )
 
 
 def running(name: str) -> Conflict:

@@ -13,7 +13,8 @@ import time
 from typing import TYPE_CHECKING
 
 from common.bundle import MAX_SECONDS
-from common.errors import BadRequest, LimitReached
+from common.errors import BadRequest, Conflict, LimitReached
+from dkrd.shim import kept
 from dkrd.shim.clients import is_integer
 from dkrd.shim.session import forbid_descriptors
 
@@ -61,15 +62,17 @@ class Stopping:
         self._waiting: dict[int, socket.socket] = {}
 
     def ask(self, ask: Ask) -> dict[str, object]:
-        """Answer `{"type": "stop", "signal": …, "timeout": …}`: it has begun. The socket that came along, if any, is closed with
-        the end.
+        """Answer `{"type": "stop", "signal": …, "timeout": …, "again": …}`: it has begun. The socket that came along, if any, is
+        closed with the end. With `again` it is to be started anew then: refused where that cannot be.
         """
-        number, seconds = ask.body.get("signal"), ask.body.get("timeout")
-        known = set(ask.body) <= {"type", "signal", "timeout"}
+        number, seconds, again = (ask.body.get(key) for key in ("signal", "timeout", "again"))
+        known = set(ask.body) <= {"type", "signal", "timeout", "again"} and again in (None, True)
         if not known or not (number is None or is_integer(number, 1, 64)):
             raise BadRequest("cannot read the ask: stop has a signal's number, seconds, and no further keys")
         if seconds is not None and seconds != NEVER and not _is_seconds(seconds):
             raise BadRequest("cannot read the ask: its timeout is no number of seconds")
+        if again:
+            self._check_again()
         waiting = ask.take_socket()
         if waiting is not None:
             self._wait(waiting)
@@ -77,6 +80,15 @@ class Stopping:
         task.log.audit("stop", id=task.id, uid=ask.who.uid, signal=number, timeout=seconds)
         self.begin("stopped", number, seconds)
         return {}
+
+    def _check_again(self) -> None:
+        kept.check_descriptors(self._config)
+        if self._config.rm:
+            raise Conflict(
+                f"cannot restart {self._config.name}: it is removed when it ends",
+                rule="rm",
+                hint="stop it, and run another one like it",
+            )
 
     def begin(self, cause: str, number: int | None = None, seconds: float | None = None) -> None:
         """Stop it. Where it is being stopped already the cause stays, and a signal comes only if it is named.

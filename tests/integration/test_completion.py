@@ -117,6 +117,7 @@ def test_a_value_behind_an_equals_sign(
         ("dkrctl start ", ["bad-1", "bad-2", "made"]),  # only what can be started
         ("dkrctl start -ai m", ["made"]),
         ("dkrctl stop ", ["alive"]),
+        ("dkrctl restart -t 1 b", ["bad-1", "bad-2"]),
         ("dkrctl pause ", ["alive"]),
         ("dkrctl unpause ", []),  # only what is paused
         ("dkrctl rm ", ["bad-1", "bad-2", "made"]),  # only what can be removed

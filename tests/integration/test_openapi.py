@@ -235,7 +235,7 @@ def drive(
 
 
 # Of one that runs these go on for longer than a test.
-OF_ONE_THAT_HAS_ENDED = ("/wait", "/logs", "/start", "/stop")
+OF_ONE_THAT_HAS_ENDED = ("/wait", "/logs", "/start", "/stop", "/restart")
 
 
 @pytest.fixture

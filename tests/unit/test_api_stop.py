@@ -1,4 +1,4 @@
-"""POST /v1/containers/{container}/stop, with the test as launcher and guardian."""
+"""POST /v1/containers/{container}/stop and /restart, with the test as launcher and guardian."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def tell(api: Api, **changes: Any) -> None:
     api.settle()
 
 
-def begun(api: Api, body: bytes = b"") -> tuple[Client, dict[str, Any], socket.socket]:
+def begun(api: Api, body: bytes = b"", verb: str = "stop") -> tuple[Client, dict[str, Any], socket.socket]:
     """A stop up to the guardian: the client, what was asked, and what the guardian holds until the end."""
     client = api.client()
-    client.send("POST", "/v1/containers/one/stop", body, JSON if body else {})
+    client.send("POST", f"/v1/containers/one/{verb}", body, JSON if body else {})
     message, fds = api.hear()
     evidence, held = (socket.socket(fileno=fd) for fd in fds)
     evidence.close()
@@ -127,6 +127,31 @@ def test_what_the_guardian_refuses(api: Api) -> None:
     error = {"code": "limit-reached", "message": "cannot stop: too many"}
     api.say({"type": "refused", "seq": message["seq"], "error": error})
     assert client.answer().status == 429
+
+
+def test_a_restart_stops_and_starts(api: Api) -> None:
+    client, message, held = begun(api, b'{"timeout": 1}', "restart")
+    assert message["ask"] == {"type": "stop", "timeout": 1.0, "again": True}
+    answer(api, message, {})
+    tell(api, **ENDED)
+    held.close()
+    guardian = api.hear_session()
+    assert guardian.message == {"type": "launch", "seq": guardian.seq, "id": ONE}
+    assert guardian.hears() == {"type": "launch", "version": 2, "container": ONE}
+    api.say({"type": "accepted", "seq": guardian.seq, "id": ONE})
+    assert not answered(client)
+    guardian.says({"type": "started", "id": ONE, "pid": 4712})
+    guardian.close()
+    assert client.answer().status == 204
+
+
+def test_a_restart_of_what_cannot_be_started_again_ends_there(api: Api) -> None:
+    client, message, held = begun(api, verb="restart")
+    held.close()
+    error = {"code": "conflict", "message": "cannot start one again", "rule": "descriptors"}
+    api.say({"type": "refused", "seq": message["seq"], "error": error})
+    assert client.answer().json()["rule"] == "descriptors"
+    api.settle()  # nothing else was asked
 
 
 def test_a_client_that_goes_is_none_that_waits(api: Api) -> None:

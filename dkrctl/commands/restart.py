@@ -1,0 +1,14 @@
+"""`dkrctl restart`: have containers end, and start them again."""
+
+from dkrctl.commands.stop import wished
+from dkrctl.daemon import START_SECONDS, Daemon
+from dkrctl.several import act
+from dkrctl.verbs import Call
+
+
+def run(call: Call) -> int:
+    """`dkrctl restart CONTAINER...`; the exit status. Raises DkrError."""
+    names = call.some_words()
+    body, patience = wished(call)
+    patience += START_SECONDS
+    return act(Daemon(call.socket, patience), names, "/restart", body, patience)
