@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict
 
 from common import shapes  # noqa: TC001  # pydantic reads the annotations when the program runs
-from common.models import About, Model
+from common.models import About, LateModel, Model
 
 
 class StopRequest(Model):
@@ -27,3 +27,27 @@ class StopRequest(Model):
     def to_ask(self) -> dict[str, object]:
         """What root's side is told: what was given."""
         return self.model_dump(exclude_unset=True)
+
+
+class Top(LateModel):
+    """The processes of a container, as ps(1) shows them with -ef."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "titles": ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"],
+                    "processes": [["0", "4711", "4700", "0", "12:00", "?", "00:00:01", "/bin/sleep 60"]],
+                }
+            ]
+        }
+    )
+
+    titles: Annotated[tuple[str, ...], About("of the columns")]
+    processes: Annotated[
+        tuple[tuple[str, ...], ...],
+        About(
+            "a text for each title: users as the container calls them, processes as the host does; CMD is whatever the process says"
+        ),
+    ]
+    omitted: Annotated[int | None, About("how many more there are, where not all fit")] = None

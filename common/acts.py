@@ -94,3 +94,14 @@ UNPAUSE = Command(
     words=PAUSED,
     intermixed=True,
 )
+
+TOP = Command(
+    "top",
+    "dkrctl top [OPTIONS] CONTAINER",
+    "Print the processes of a container, as ps -ef would: users as the container calls them, processes as the host does.",
+    (SOCKET, VERB_HELP),
+    (("dkrctl top web", ""),),
+    status="0; 1 where it does not run",
+    words=RUNNING,
+    intermixed=True,
+)

@@ -4,7 +4,7 @@ Beside common/options.py, and not in it, because `dkrctl run` would load all thi
 meanings are Docker's wherever Docker has the option.
 """
 
-from common.acts import PAUSE, RESTART, STOP, UNPAUSE
+from common.acts import PAUSE, RESTART, STOP, TOP, UNPAUSE
 from common.lifecycle import CREATE, KILL, LOGS, RM, START, WAIT
 from common.options import (
     ATTACH,
@@ -239,6 +239,7 @@ COMMANDS: tuple[Command, ...] = (
     PS,
     INSPECT,
     EXPLAIN,
+    TOP,
     STOP,
     RESTART,
     PAUSE,

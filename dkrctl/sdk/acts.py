@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
+from common.act_models import Top
 from dkrctl.daemon import target
+from dkrctl.sdk.answers import model
 
 if TYPE_CHECKING:
     from dkrctl.sdk.transport import Transport
+
+_TOP = TypeAdapter(Top)
 
 
 class Acts:
     """The part of `Client` that acts on containers by plain requests, none of which is ever sent twice."""
 
     _transport: Transport
+
+    async def top(self, container: str) -> Top:
+        """The processes of a container that runs, as ps -ef shows them: `titles`, and a text for each in `processes`; what the
+        last says of a command is the command's own doing. Raises NotFound, Conflict.
+        """
+        return model(_TOP, await self._transport.ask("GET", target(container, "/top")))
 
     async def stop(
         self,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from common.errors import ProtocolError
 from common.frames import dumps
 from common.info import Info, VersionInfo
 from common.models import Container, ExitStatus, RunAnswer, WaitAnswer
@@ -16,6 +15,7 @@ from common.trace import Trace
 from dkrctl.daemon import target
 from dkrctl.request import asks
 from dkrctl.sdk.acts import Acts
+from dkrctl.sdk.answers import model
 from dkrctl.sdk.creation import create
 from dkrctl.sdk.descriptors import Passing
 from dkrctl.sdk.handover import ask_session
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from dkrctl.sdk.descriptors import Descriptor
     from dkrctl.sdk.logs import LogLine
 
-T = TypeVar("T")
 _CONTAINERS = TypeAdapter(list[Container])
 _CONTAINER = TypeAdapter(Container)
 _VERSION = TypeAdapter(VersionInfo)
@@ -86,24 +85,24 @@ class Client(Acts):
 
     async def version(self) -> VersionInfo:
         """The daemon's release, and what it runs on."""
-        return _model(_VERSION, await self._transport.ask("GET", "/v1/version"))
+        return model(_VERSION, await self._transport.ask("GET", "/v1/version"))
 
     async def info(self) -> Info:
         """The daemon, its host, and what it is to the caller: roots, limits, rights, how many containers."""
-        return _model(_INFO, await self._transport.ask("GET", "/v1/info"))
+        return model(_INFO, await self._transport.ask("GET", "/v1/info"))
 
     async def containers(self, *, all: bool = False) -> list[Container]:
         """The caller's containers (an admin's: everybody's), newest first; `all`: those that have stopped too."""
         query = {"all": "true"} if all else None
-        return _model(_CONTAINERS, await self._transport.ask("GET", "/v1/containers", query=query))
+        return model(_CONTAINERS, await self._transport.ask("GET", "/v1/containers", query=query))
 
     async def inspect(self, container: str) -> Container:
         """One container, by id, name or unique beginning of its id. Raises NotFound."""
-        return _model(_CONTAINER, await self._transport.ask("GET", target(container)))
+        return model(_CONTAINER, await self._transport.ask("GET", target(container)))
 
     async def explain(self, container: str) -> Trace:
         """How it was started: each step, with its call and duration (nanoseconds). Raises NotFound."""
-        return _model(_TRACE, await self._transport.ask("GET", target(container, "/explain")))
+        return model(_TRACE, await self._transport.ask("GET", target(container, "/explain")))
 
     # Acts: never sent twice.
 
@@ -158,7 +157,7 @@ class Client(Acts):
         Raises NotFound; Unavailable where the daemon is restarted meanwhile, and then it may be asked again.
         """
         query = {"condition": condition}
-        return _model(_WAIT, await self._transport.ask("POST", target(container, "/wait"), query=query)).exit
+        return model(_WAIT, await self._transport.ask("POST", target(container, "/wait"), query=query)).exit
 
     async def run_plain(
         self,
@@ -183,7 +182,7 @@ class Client(Acts):
         request.update(input_of(stdin))
         if max_output is not None:
             request["maxOutput"] = max_output
-        return result_of(_model(_ANSWER, await self._transport.ask("POST", "/v1/run", request)))
+        return result_of(model(_ANSWER, await self._transport.ask("POST", "/v1/run", request)))
 
     def run(
         self,
@@ -372,13 +371,3 @@ class Client(Acts):
         """
         query = query_of(follow, tail, since, until, stdout=stdout, stderr=stderr)
         return log_lines(self._transport, target(container, "/logs"), query)
-
-
-def _model(adapter: TypeAdapter[T], body: bytes) -> T:
-    try:
-        return adapter.validate_json(body, by_alias=True, by_name=False)
-    except ValidationError as err:
-        raise ProtocolError(
-            "cannot understand the daemon: its answer has another form",
-            hint="it may be of another release: see `version`",
-        ) from err

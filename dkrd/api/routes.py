@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from common.act_models import StopRequest
+from common.act_models import StopRequest, Top
 from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
 from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
 from common.info import Info, VersionInfo
@@ -31,6 +31,7 @@ from dkrd.api.plain import plain_run
 from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.run import run
 from dkrd.api.stop import restart, stop
+from dkrd.api.top import top
 from dkrd.api.upgrade import PROTOCOL, STREAM
 
 _BEHIND = "Behind the 101 comes one record, with the client's end of a session socket as descriptor: docs/protocol.md."
@@ -247,6 +248,16 @@ ROUTES = (
         Trace,
         containers.explain,
         "How a container was started, step by step",
+    ),
+    Route(
+        "GET",
+        "/v1/containers/{container}/top",
+        Who.OWNER,
+        None,
+        None,
+        Top,
+        top,
+        "The processes of a container",
     ),
     Route(
         "POST",

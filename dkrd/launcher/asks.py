@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 SECONDS = 10.0  # from the question to its answer
+JOB_SECONDS = 5.0  # of a job that looks at a container's processes, one of which may hold it up
 MAX = 256  # under way
 MAX_OF_ONE = 32  # of one user; root has no bound of its own
 _AGAIN = 0.02  # seconds until a guardian that does not listen yet is looked for again
@@ -48,6 +49,7 @@ class Question:
     given       descriptor of a socket of the api's for what is more than an answer, or -1; closed with it
     owner       the uid it counts for
     unguarded   the job for a container without a guardian: its value is the answer, or its DkrError
+    direct      that job answers, whether or not there is a guardian
     done        called once, with a value or an error
     """
 
@@ -58,6 +60,7 @@ class Question:
     owner: int
     unguarded: Callable[[], object]
     done: Callable[[object, DkrError | None], None]
+    direct: bool = False
     link: socket.socket | None = None
     timer: Timer | None = None
     over: bool = False
@@ -89,7 +92,10 @@ class Asks:
             )
         self._counts[owner] += 1
         question.timer = self._loop.later(SECONDS, partial(self._late, question))
-        self._connect(question)
+        if question.direct:
+            self._without_guardian(question)
+        else:
+            self._connect(question)
 
     def _connect(self, question: Question) -> None:
         if question.over:
@@ -146,7 +152,8 @@ class Asks:
         try:
             keep = (question.given,) if question.given >= 0 else ()
             question.in_job = True
-            self._runner.submit("ask", question.unguarded, partial(self._job_done, question), keep)
+            seconds = JOB_SECONDS if question.direct else None
+            self._runner.submit("ask", question.unguarded, partial(self._job_done, question), keep, seconds)
         except DkrError as err:
             self._job_done(question, None, err)
 

@@ -7,7 +7,7 @@ allowed is not asked here: that is the shim's, by policy, on what the client its
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from common.errors import BadRequest, Conflict, DkrError, ProtocolError
@@ -72,6 +72,7 @@ class Work:
     seccomp    path of the compiled filter
     asks       what clients may ask of a container: kind -> what is answered where it has no shim (any more); it is told the
                ask, and the descriptor that came along (or -1)
+    looks      the same for what is only looked at, which a job answers whether or not there is a shim
     layers     built-in root -> name of its layer; no start without that of the root `host`
     directory  looks at the directory that the setting `default_root` names; raises why containers cannot have it
     prime      what the shims remember of the host, looked up once before the first fork
@@ -85,6 +86,7 @@ class Work:
     layers: Mapping[str, Callable[[Settings], str]]
     directory: Callable[[Settings], None]
     prime: Callable[[], None]
+    looks: Mapping[str, Unguarded] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -173,7 +175,8 @@ class Requests:
     def _ask(self, seq: int, message: Message, answer: Answer) -> None:
         ask = message.body["ask"]
         kind = ask.get("type") if isinstance(ask, dict) else None
-        if not isinstance(ask, dict) or not isinstance(kind, str) or kind not in self._work.asks:
+        answers = {**self._work.asks, **self._work.looks}
+        if not isinstance(ask, dict) or not isinstance(kind, str) or kind not in answers:
             wire.close_all(message.descriptors)
             raise ProtocolError("it asks a container for what nobody can be asked for")
         request = _Request(kind, seq, _id_of(message), answer)
@@ -183,10 +186,11 @@ class Requests:
             connection = evidence.open_connection(message.descriptors[0])
             credentials, owner = starts.prove(self.host, connection)
             request.uid = credentials.uid
-            unguarded = self._for_container(self._work.asks[kind], request, credentials, ask, given)
+            unguarded = self._for_container(answers[kind], request, credentials, ask, given)
             starts.check_descriptors(self._limits, f"{kind} {request.id[:12]}")
             done = partial(self._asked, request)
-            self._asks.begin(Question(request.id, ask, connection, given, owner, unguarded, done))
+            direct = kind in self._work.looks
+            self._asks.begin(Question(request.id, ask, connection, given, owner, unguarded, done, direct))
         except DkrError as err:
             if connection is not None:
                 connection.close()

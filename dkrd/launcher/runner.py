@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from dkrd.launcher.loop import Loop
+    from dkrd.loop import Timer
 
     Work = Callable[[], object]
     Done = Callable[[object, DkrError | None], None]
 
 _PARALLEL = 4  # more would only make each other slower: they unmount and delete
 _QUEUE_MAX = 4096
-_RECORD_MAX = 64 * 1024  # bytes
+_RECORD_MAX = 512 * 1024  # bytes
+_CHUNK = 64 * 1024  # bytes read at once: a larger buffer would be memory that all shims inherit
 
 
 def fork(loop: Loop, child: Callable[[], None], cgroup: int = -1) -> int:
@@ -101,6 +103,8 @@ class _Job:
     work: Work
     done: Done
     keep: tuple[int, ...] = ()
+    seconds: float | None = None
+    timer: Timer | None = None
     pid: int = 0
     pidfd: int = -1
     pipe: int = -1
@@ -125,15 +129,18 @@ class Runner:
         if not self._running:
             call()
 
-    def submit(self, name: str, work: Work, done: Done, keep: tuple[int, ...] = ()) -> None:
+    def submit(
+        self, name: str, work: Work, done: Done, keep: tuple[int, ...] = (), seconds: float | None = None
+    ) -> None:
         """Run `work()` in a child and call `done(value, error)` from the loop; value is what JSON can carry. `keep`:
-        descriptors that the work needs, which stay open until then.
+        descriptors that the work needs, which stay open until then. `seconds`: so long it may take; it is killed then, and left
+        where it cannot die, so that others get its turn.
 
         Raises LimitReached where too many wait already.
         """
         if len(self._waiting) >= _QUEUE_MAX:
             raise LimitReached(f"cannot start job {name}: {_QUEUE_MAX} wait already")
-        self._waiting.append(_Job(name, work, done, keep))
+        self._waiting.append(_Job(name, work, done, keep, seconds))
         self._start_some()
 
     def _start_some(self) -> None:
@@ -146,18 +153,42 @@ class Runner:
                 continue
             self._running += 1
             self._loop.watch(job.pipe, select.EPOLLIN, partial(self._read, job))
+            if job.seconds is not None:
+                job.timer = self._loop.later(job.seconds, partial(self._late, job))
 
     def _read(self, job: _Job, events: int) -> None:
         if _read_more(job):
             return
-        self._loop.forget(job.pipe)
-        os.close(job.pipe)
+        self._close_pipe(job)
         self._loop.watch(job.pidfd, select.EPOLLIN, partial(self._reap, job))
+
+    def _close_pipe(self, job: _Job) -> None:
+        if job.pipe >= 0:
+            self._loop.forget(job.pipe)
+            os.close(job.pipe)
+            job.pipe = -1
 
     def _reap(self, job: _Job, events: int) -> None:
         self._loop.forget(job.pidfd)
+        if job.timer is not None:
+            job.timer.cancel()
+        self._over(job, *_result(job))
+
+    def _late(self, job: _Job) -> None:
+        self._close_pipe(job)
+        signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+        self._loop.watch(job.pidfd, select.EPOLLIN, partial(self._bury, job))
+        self._over(
+            job, None, Unavailable(f"cannot finish job {job.name}: it took more than {job.seconds:g} s")
+        )
+
+    def _bury(self, job: _Job, events: int) -> None:
+        self._loop.forget(job.pidfd)
+        _result(job)
+
+    def _over(self, job: _Job, value: object, error: DkrError | None) -> None:
         self._running -= 1
-        job.done(*_result(job))
+        job.done(value, error)
         if self._idle is None:
             self._start_some()
         elif not self._running:
@@ -222,7 +253,7 @@ def _work(job: _Job, write: int) -> None:
 
 def _read_more(job: _Job) -> bool:
     """Read once from the job's pipe; False at its end."""
-    data = os.read(job.pipe, _RECORD_MAX)
+    data = os.read(job.pipe, _CHUNK)
     job.data = (job.data + data)[: _RECORD_MAX + 1]
     return bool(data)
 

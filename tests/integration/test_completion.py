@@ -119,6 +119,7 @@ def test_a_value_behind_an_equals_sign(
         ("dkrctl stop ", ["alive"]),
         ("dkrctl restart -t 1 b", ["bad-1", "bad-2"]),
         ("dkrctl pause ", ["alive"]),
+        ("dkrctl top ", ["alive"]),
         ("dkrctl unpause ", []),  # only what is paused
         ("dkrctl rm ", ["bad-1", "bad-2", "made"]),  # only what can be removed
         ("dkrctl rm b", ["bad-1", "bad-2"]),

@@ -32,6 +32,7 @@ STATUSES = {
     "dkrctl run --rm --timeout 1.5s busybox sleep 60": 143,
     # it has ended here, and the client says so
     "dkrctl kill -s HUP web": 1,
+    "dkrctl top web": 1,
     "dkrctl pause web": 1,
     "dkrctl unpause web": 1,
 }

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -170,6 +171,34 @@ def test_jobs_run_side_by_side_and_all_are_told() -> None:
     ended: list[bool] = []
     runs.when_idle(lambda: ended.append(True))
     assert ended == [True]
+
+
+@pytest.mark.parametrize("tells", [False, True])
+def test_a_job_that_is_late_is_killed_and_others_get_its_turn(*, tells: bool) -> None:
+    loop = Loop()
+    told: list[object] = []
+    runs = runner.Runner(loop)
+    before = len(os.listdir("/proc/self/fd"))
+
+    def hang() -> object:
+        if tells:  # and has something to say that is longer than the pipe
+            return "x" * 300_000
+        time.sleep(600)
+        return None
+
+    def done(value: object, error: DkrError | None) -> None:
+        told.append(value if error is None else error.code)
+        if len(told) == 5:
+            loop.later(0.2, loop.stop)  # for those that were killed to be reaped
+
+    for _ in range(4):
+        runs.submit("hangs", hang, done, (), 5.0 if tells else 0.05)
+    runs.submit("n", lambda: "last", done)
+    loop.run()
+    assert sorted(map(str, told)) == ["last", *(["x" * 300_000] if tells else ["unavailable"]) * 4]
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 # --- messages

@@ -1,0 +1,103 @@
+"""The processes of a cgroup, as proc(5) tells of them.
+
+What a process is called is its own doing. And to read its arguments is to read its memory, which may take as long as whatever lies
+behind that: who cannot wait has a process of its own do this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_COMMAND = 1024  # bytes that are read of one
+_PTS = range(136, 144)  # majors of the slaves of ptys, Documentation/admin-guide/devices.txt
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One of them.
+
+    uid      the effective one, as this process sees it
+    begun    clock ticks since boot
+    ticks    of processor time
+    tty      `pts/N`, or `?`
+    command  arguments, blanks between; in brackets its name, where it has none
+    """
+
+    pid: int
+    parent: int
+    uid: int
+    begun: int
+    ticks: int
+    tty: str
+    command: str
+
+
+def pids(path: str) -> list[int]:
+    """Those of the cgroup at `path`, in the order of their numbers. Raises OSError."""
+    with open(f"{path}/cgroup.procs", encoding="ascii") as file:
+        return sorted({int(line) for line in file} - {0})  # 0: of another pid namespace
+
+
+def read(pid: int) -> Process | None:
+    """What a process is; None where it has ended."""
+    with contextlib.suppress(OSError, ValueError):
+        stat = _read(f"/proc/{pid}/stat")
+        # The name, field 2, may hold anything; it ends at the last parenthesis.
+        name = stat[stat.index(b"(") + 1 : stat.rindex(b")")]
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        command = (
+            _read(f"/proc/{pid}/cmdline", MAX_COMMAND).rstrip(b"\0").replace(b"\0", b" ") or b"[%s]" % name
+        )
+        if fields[0] == b"Z":
+            command += b" <defunct>"
+        return Process(
+            pid,
+            parent=int(fields[1]),
+            uid=_effective_uid(pid),
+            begun=int(fields[19]),
+            ticks=int(fields[11]) + int(fields[12]),
+            tty=_tty(int(fields[4])),
+            command=command.decode("utf-8", "replace"),
+        )
+    return None
+
+
+def uid_map(pid: int) -> tuple[tuple[int, int, int], ...]:
+    """/proc/PID/uid_map: first id inside, first outside, how many. Raises OSError."""
+    lines = _read(f"/proc/{pid}/uid_map").splitlines()
+    return tuple(tuple(map(int, line.split())) for line in lines)  # type: ignore[misc]  # three in each line
+
+
+def inside(uid: int, ids: tuple[tuple[int, int, int], ...]) -> int | None:
+    """What `uid` is called inside; None where it has no name there."""
+    return next((first + uid - out for first, out, count in ids if out <= uid < out + count), None)
+
+
+def _tty(device: int) -> str:
+    major, minor = os.major(device), os.minor(device)
+    return f"pts/{(major - _PTS.start) * 256 + minor}" if major in _PTS else "?"
+
+
+def _effective_uid(pid: int) -> int:
+    words = next(_lines(pid, b"Uid:"))
+    return int(words[2])
+
+
+def _lines(pid: int, key: bytes) -> Iterator[list[bytes]]:
+    for line in _read(f"/proc/{pid}/status").splitlines():
+        if line.startswith(key):
+            yield line.split()
+
+
+def _read(path: str, size: int = 65536) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, size)
+    finally:
+        os.close(fd)
