@@ -31,6 +31,8 @@ MAX_STRINGS = 65000  # entries; a bundle's list holds 65536, and the api adds so
 MAX_ARGUMENTS = 2 * 1024 * 1024
 MAX_PATH = 4095  # bytes; PATH_MAX less its NUL
 MAX_LINES = 2**31 - 1  # of a log, that may be asked for
+MAX_FILTERS = 64  # of a query
+MAX_FILTER = 16384  # bytes of one: key and value of a label
 MAX_ID = 65535  # the highest id in a container: ranges have 65536 ids
 
 Namespace = Literal["pid", "ipc", "uts", "cgroup", "network", "user", "time"]
@@ -373,6 +375,14 @@ def moment(value: str) -> str:
         offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
         time = time + offset if sign == "-" else time - offset
     return f"{time.isoformat(timespec='seconds')}.{nanoseconds}Z"
+
+
+def filters(value: object) -> tuple[str, ...]:
+    """What is chosen by, KEY=VALUE each; which keys there are, who uses them knows."""
+    found = texts(value, entry=MAX_FILTER)
+    if len(found) > MAX_FILTERS:
+        fault("", f"holds {len(found)} filters; at most {MAX_FILTERS} are possible")
+    return found
 
 
 def given(value: T | None) -> T:

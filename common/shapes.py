@@ -233,6 +233,16 @@ Lines = Annotated[
     _NUMBER,
     WithJsonSchema({"type": "integer", "minimum": 0, "maximum": checks.MAX_LINES}),
 ]
+
+
+def filters(*patterns: str) -> Schema:
+    """The schema of a list of KEY=VALUE, each of which is as one of these patterns."""
+    one = _text(checks.MAX_FILTER, "|".join(patterns))
+    return {"type": "array", "maxItems": checks.MAX_FILTERS, "items": one}
+
+
+LABEL_FILTER = r"label=[^\x00]+"
+Filters = Annotated[tuple[str, ...], PlainValidator(checks.filters), _AS_LIST]
 Cells = Annotated[
     int,
     Field(ge=0, le=65535),

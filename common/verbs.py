@@ -5,6 +5,7 @@ meanings are Docker's wherever Docker has the option.
 """
 
 from common.acts import PAUSE, RESTART, STOP, TOP, UNPAUSE
+from common.housekeeping import EVENTS
 from common.lifecycle import CREATE, KILL, LOGS, RM, START, WAIT
 from common.options import (
     ATTACH,
@@ -247,6 +248,7 @@ COMMANDS: tuple[Command, ...] = (
     KILL,
     WAIT,
     RM,
+    EVENTS,
     INFO,
     DOCTOR,
     VERSION_COMMAND,

@@ -23,6 +23,7 @@ from common.models import Container, ExitStatus
 from common.trace import Trace, TraceStep
 from dkrctl.sdk.client import Client
 from dkrctl.sdk.descriptors import DEVNULL, PIPE, STDOUT
+from dkrctl.sdk.events import Event
 from dkrctl.sdk.logs import LogLine
 from dkrctl.sdk.options import Options
 from dkrctl.sdk.plain import PlainResult
@@ -40,6 +41,7 @@ __all__ = [
     "Conflict",
     "Container",
     "DkrError",
+    "Event",
     "ExitStatus",
     "HostUnfit",
     "Info",

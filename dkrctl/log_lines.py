@@ -2,12 +2,10 @@
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator
 
 from common.errors import ProtocolError
 from common.frames import loads_object
-
-MAX_LINE = 1024 * 1024  # bytes of JSON; 16 KiB of output have at most six times as many
+from dkrctl.json_lines import Splitter
 
 
 class Line:
@@ -49,29 +47,6 @@ def _bytes_of(said: dict[str, object]) -> bytes | None:
         return None
 
 
-class Splitter:
-    """Cuts a stream of bytes into lines of JSON."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[Line]:
-        """The lines that are complete now. Raises ProtocolError."""
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > MAX_LINE:
-            raise ProtocolError("cannot understand the daemon: a line of the log does not end")
-        return [parse(line) for line in whole if line.strip()]
-
-    def end(self) -> None:
-        """No more comes. Raises ProtocolError where that is in the middle of a line."""
-        if self._rest.strip():
-            raise ProtocolError("cannot understand the daemon: the log ends in the middle of a line")
-
-
-def lines(pieces: Iterable[bytes]) -> Iterator[list[Line]]:
-    """The lines in `pieces` of the answer, those that came together in one list. Raises ProtocolError."""
-    splitter = Splitter()
-    for piece in pieces:
-        if found := splitter.feed(piece):
-            yield found
-    splitter.end()
+def splitter() -> Splitter[Line]:
+    """Cuts an answer into the lines of a log."""
+    return Splitter("the log", parse)

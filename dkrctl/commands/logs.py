@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from common.errors import BadRequest
 from dkrctl import output, stdio
 from dkrctl.daemon import target
-from dkrctl.log_lines import Line, lines
+from dkrctl.log_lines import Line, splitter
 from dkrctl.moments import moment
 from dkrctl.verbs import Call
 
@@ -26,7 +26,7 @@ def run(call: Call) -> int:
     where = target(names[0], "/logs" + (f"?{urlencode(query)}" if query else ""))
     reader = 1 if follow and 1 in found else -1
     show(
-        lines(call.daemon().stream("GET", where, reader=reader)),
+        splitter().batches(call.daemon().stream("GET", where, reader=reader)),
         timestamps=bool(call.parsed.flag("timestamps")),
     )
     return 0

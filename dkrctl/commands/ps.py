@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
+from common import filters
 from common.errors import BadRequest, ProtocolError
+from common.filters import any_value, has_label, one_of, refused
 from common.verbs import FILTERS, STATUSES
 from dkrctl import output, tables
 from dkrctl.containers import Shown, heading, record_of
@@ -21,87 +23,67 @@ _COLUMNS = {  # by field. The name stays longest: it is what people go on with
 }
 
 
-class Filters:
-    """What `--filter` chooses by: of one key any value, but every label; of several keys all."""
+def _exit_status(value: str) -> str:
+    digits = value.lstrip("0") or "0"  # as many of them as one likes
+    if not (value.isascii() and value.isdigit() and len(digits) <= 3 and int(digits) < 256):
+        raise refused(
+            f"exited={value[:20]}: an exit status from 0 to 255 is wanted", "as in --filter exited=1"
+        )
+    return digits
+
+
+def _status(value: str) -> str:
+    one_of("status", "status", STATUSES)(value)
+    return "stopped" if value == "exited" else value
+
+
+_KEYS = {
+    **dict.fromkeys(FILTERS, any_value),
+    "status": _status,
+    "exited": _exit_status,
+}
+
+
+class Filters(filters.Filters):
+    """What `--filter` chooses containers by."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        """Raises BadRequest, naming the keys that are known."""
-        self._values: dict[str, list[str]] = {}
-        for word in words:
-            key, equals, value = word.partition("=")
-            if key not in FILTERS:
-                raise BadRequest(
-                    f"cannot filter by {key!r}: there is no such key",
-                    hint=f"known keys: {', '.join(FILTERS)}",
-                )
-            if not equals or not value:
-                raise BadRequest(
-                    f"cannot filter by {key}: its value is missing", hint=f"as in --filter {key}=VALUE"
-                )
-            self._values.setdefault(key, []).append(self._checked(key, value))
-
-    @staticmethod
-    def _checked(key: str, value: str) -> str:
-        if key == "status":
-            if value not in STATUSES:
-                raise BadRequest(
-                    f"cannot filter by status={value}: there is no such status",
-                    hint=f"statuses: {', '.join(STATUSES)}",
-                )
-            return "stopped" if value == "exited" else value
-        if key != "exited":
-            return value
-        digits = value.lstrip("0") or "0"  # as many of them as one likes
-        if not (value.isascii() and value.isdigit() and len(digits) <= 3 and int(digits) < 256):
-            raise BadRequest(
-                f"cannot filter by exited={value[:20]}: an exit status from 0 to 255 is wanted",
-                hint="as in --filter exited=1",
-            )
-        return digits
+        super().__init__(words, _KEYS)
 
     @property
     def want_ended(self) -> bool:
         """Whether they ask for containers that have ended, so that `-a` is meant."""
-        return "exited" in self._values or bool({"stopped", "created"} & set(self._values.get("status", ())))
+        return "exited" in self.values or bool({"stopped", "created"} & set(self.values.get("status", ())))
 
-    def match(self, container: Shown) -> bool:
+    def has(self, container: Shown) -> bool:
         """Whether `container` is one of those that are meant."""
-        for key, values in self._values.items():
-            hits = [_MATCHES[key](container, value) for value in values]
-            if not (all(hits) if key == "label" else any(hits)):
-                return False
-        return True
-
-
-def _has_label(container: Shown, value: str) -> bool:
-    key, equals, wanted = value.partition("=")
-    return key in container.labels and (not equals or container.labels[key] == wanted)
-
-
-_MATCHES: dict[str, Callable[[Shown, str], bool]] = {
-    "status": lambda container, value: container.record.get("status") == value,
-    "name": lambda container, value: value.removeprefix("/") in container.name,
-    "label": _has_label,
-    "id": lambda container, value: str(container.record.get("id")).startswith(value),
-    "exited": lambda container, value: (
-        container.record.get("status") == "stopped" and container.exit_code == int(value)
-    ),
-}
+        record = container.record
+        return self.match(
+            {
+                "status": lambda value: record.get("status") == value,
+                "name": lambda value: value.removeprefix("/") in container.name,
+                "label": lambda value: has_label(container.labels, value),
+                "id": lambda value: str(record.get("id")).startswith(value),
+                "exited": lambda value: (
+                    record.get("status") == "stopped" and container.exit_code == int(value)
+                ),
+            }
+        )
 
 
 def run(call: Call) -> int:
     """`dkrctl ps`; the exit status. Raises DkrError."""
     call.no_words()
-    filters = Filters(call.texts("filter"))
+    wanted = Filters(call.texts("filter"))
     limit = _limit(call)
     show = _presentation(call)
-    every = bool(call.parsed.flag("all")) or limit is not None or filters.want_ended
+    every = bool(call.parsed.flag("all")) or limit is not None or wanted.want_ended
     answer = call.daemon().get(f"/v1/containers{'?all=true' if every else ''}")
     if not isinstance(answer, list):
         raise ProtocolError("cannot understand the daemon: its list of containers is none")
     whole = bool(call.parsed.flag("no-trunc"))
     found = [Shown(record_of(entry), whole=whole) for entry in answer]
-    output.emit(show([container for container in found if filters.match(container)][:limit]))
+    output.emit(show([container for container in found if wanted.has(container)][:limit]))
     return 0
 
 

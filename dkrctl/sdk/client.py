@@ -19,6 +19,7 @@ from dkrctl.sdk.answers import model
 from dkrctl.sdk.creation import create
 from dkrctl.sdk.descriptors import Passing
 from dkrctl.sdk.handover import ask_session
+from dkrctl.sdk.housekeeping import Housekeeping
 from dkrctl.sdk.logs import log_lines, query_of
 from dkrctl.sdk.options import Options, request_of
 from dkrctl.sdk.pipes import Pipes
@@ -45,7 +46,7 @@ _WAIT = TypeAdapter(WaitAnswer)
 LIMIT = 65536  # bytes
 
 
-class Client(Acts):
+class Client(Acts, Housekeeping):
     """A client of the daemon: `async with Client() as dkr:`.
 
     Every method raises the classes of common/errors.py: what the daemon said, or Unavailable and NotPermitted where it cannot be

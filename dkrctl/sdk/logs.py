@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from dkrctl.log_lines import Splitter
+from dkrctl.log_lines import splitter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -46,11 +46,12 @@ def query_of(
         query["tail"] = str(int(tail))
     for name, time in (("since", since), ("until", until)):
         if time is not None:
-            query[name] = _told(name, time)
+            query[name] = told(name, time)
     return query
 
 
-def _told(name: str, time: datetime | str) -> str:
+def told(name: str, time: datetime | str) -> str:
+    """A time as the query has it. Raises ValueError for one that does not know its zone."""
     if isinstance(time, str):
         return time
     if time.tzinfo is None:
@@ -60,9 +61,9 @@ def _told(name: str, time: datetime | str) -> str:
 
 async def log_lines(transport: Transport, target: str, query: Mapping[str, str]) -> AsyncGenerator[LogLine]:
     """The lines as they come. Raises DkrError."""
-    splitter = Splitter()
+    lines = splitter()
     async with contextlib.aclosing(transport.stream(target, query)) as pieces:
         async for piece in pieces:
-            for line in splitter.feed(piece):
+            for line in lines.feed(piece):
                 yield LogLine(cast("Literal['stdout', 'stderr']", line.stream), line.time, line.data)
-    splitter.end()
+    lines.end()

@@ -18,7 +18,9 @@ from common.frames import dumps, loads_object
 from dkrctl import diagnosis
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    Query = Mapping[str, str] | Sequence[tuple[str, str]]
 
 MAX_ANSWER = 256 * 1024 * 1024  # bytes
 FIRST_PAUSE = 0.02  # seconds before the second attempt; each further pause is twice as long, up to LAST_PAUSE
@@ -62,9 +64,7 @@ class Transport:
         if self._session is None:
             raise RuntimeError("the client is not open: use `async with Client() as dkr:`")
 
-    async def ask(
-        self, method: str, target: str, body: object = None, query: Mapping[str, str] | None = None
-    ) -> bytes:
+    async def ask(self, method: str, target: str, body: object = None, query: Query | None = None) -> bytes:
         """The body of the answer to one request, with `body` as JSON. Raises DkrError.
 
         A GET of which not a byte of an answer came is sent again, with growing pauses, until `retry` seconds have passed. Nothing
@@ -73,7 +73,7 @@ class Transport:
         async with self._answer(method, target, body, query) as answer:
             return await _content(answer)
 
-    async def stream(self, target: str, query: Mapping[str, str]) -> AsyncGenerator[bytes]:
+    async def stream(self, target: str, query: Query) -> AsyncGenerator[bytes]:
         """The body of the answer to GET `target`, as it comes; asked again as `ask` does, until it begins. Raises DkrError."""
         async with self._answer("GET", target, None, query) as answer:
             async for piece in answer.content.iter_any():
@@ -81,7 +81,7 @@ class Transport:
 
     @contextlib.asynccontextmanager
     async def _answer(
-        self, method: str, target: str, body: object, query: Mapping[str, str] | None
+        self, method: str, target: str, body: object, query: Query | None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """The answer, a good one, for the block that reads it."""
         answer = await self._asked(method, target, body, query)
@@ -95,7 +95,7 @@ class Transport:
             answer.close()
 
     async def _asked(
-        self, method: str, target: str, body: object, query: Mapping[str, str] | None
+        self, method: str, target: str, body: object, query: Query | None
     ) -> aiohttp.ClientResponse:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._retry
@@ -110,7 +110,7 @@ class Transport:
             pause = min(2 * pause, LAST_PAUSE)
 
     async def _ask(
-        self, method: str, target: str, body: object, query: Mapping[str, str] | None
+        self, method: str, target: str, body: object, query: Query | None
     ) -> aiohttp.ClientResponse:
         self.check()
         assert self._session is not None

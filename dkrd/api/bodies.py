@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -106,10 +106,16 @@ def parse(body: bytes, model: type[M]) -> M:
 
 
 def query(request: web.Request, model: type[M]) -> M:
-    """The same for a query: each key once."""
-    values = dict(request.query)
-    if len(values) < len(request.query):
-        twice = next(key for key in values if len(request.query.getall(key)) > 1)
+    """The same for a query: each key once, but those whose values are a list."""
+    values: dict[str, Any] = dict(request.query)
+    fields = model.model_fields.values()
+    several = {str(field.alias) for field in fields if get_origin(field.annotation) is tuple}
+    for key in several & values.keys():
+        values[key] = request.query.getall(key)
+    twice = next(
+        (key for key in values if len(request.query.getall(key)) > 1 and isinstance(values[key], str)), None
+    )
+    if twice is not None:
         raise _refused("query", ({"path": twice[:80], "message": "is given twice"},), model)
     return _checked("query", values, model)
 

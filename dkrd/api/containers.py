@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from common.models import Container, ContainersQuery
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
+    from dkrd.state.index import Index
 
 REMOVE_SECONDS = 60.0
 
@@ -102,7 +103,12 @@ async def _end(context: Context, request: web.Request, container: Container) -> 
     return container.rm
 
 
-def forget(context: Context, container: str) -> None:
-    """Nothing of `container` is left."""
+def forget(context: Context, container: str, time: str | None = None, report: int | None = None) -> None:
+    """Nothing of `container` is left, since `time`; the report of this number says so."""
     context.names.forget(container)
-    context.index.post(lambda index: index.remove(container))
+
+    def write(index: Index) -> None:
+        if index.hear(report):
+            index.remove(container, time)
+
+    context.index.post(write)

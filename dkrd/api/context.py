@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dkrd.api.channel import Channel
     from dkrd.api.endings import Endings
     from dkrd.api.facts import Facts
+    from dkrd.api.feed import Feed
     from dkrd.settings import Settings
     from dkrd.state.names import Names
     from dkrd.state.worker import Worker
@@ -24,3 +25,4 @@ class Context:
     names: Names
     index: Worker
     endings: Endings
+    feed: Feed

@@ -8,6 +8,7 @@ from __future__ import annotations
 from common.act_models import StopRequest, Top
 from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
 from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
+from common.events import EventLine, EventsQuery
 from common.info import Info, VersionInfo
 from common.models import (
     Container,
@@ -23,6 +24,7 @@ from common.trace import Trace
 from dkrd.api import containers, launch, life, streams, version
 from dkrd.api.attach import attach
 from dkrd.api.create import create, create_by_session
+from dkrd.api.events import events
 from dkrd.api.info import info
 from dkrd.api.logs import logs
 from dkrd.api.openapi import openapi
@@ -47,6 +49,18 @@ ROUTES = (
     Route("GET", "/v1/openapi.json", Who.ANYONE, None, None, Json, openapi, "This description"),
     Route(
         "GET", "/v1/info", Who.OWNER, None, None, Info, info, "The daemon, its host, and what it is to you"
+    ),
+    Route(
+        "GET",
+        "/v1/events",
+        Who.OWNER,
+        EventsQuery,
+        None,
+        Lines[EventLine],
+        events,
+        "What has happened to containers, and what happens",
+        about="In the order in which it became known, each once. Without `until` the answer goes on. Who reads so slowly that what comes "
+        "next is not kept any more is told so in a last line.",
     ),
     Route(
         "POST",

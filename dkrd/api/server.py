@@ -19,26 +19,28 @@ import resource
 import signal
 import socket
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from common.errors import DkrError, Internal, ProtocolError, Unavailable
-from common.models import ContainerState
 from dkrd.api import log as api_log
+from dkrd.api import reports
 from dkrd.api.app import make_app
 from dkrd.api.channel import Channel, receive
 from dkrd.api.connections import Connection
-from dkrd.api.containers import forget
 from dkrd.api.context import Context
 from dkrd.api.endings import Endings
 from dkrd.api.facts import Facts
+from dkrd.api.feed import Feed
 from dkrd.api.peers import Peers
 from dkrd.settings import Settings
 from dkrd.state.index import Index, Lock, open_index
 from dkrd.state.names import Names
 from dkrd.state.worker import Worker
+
+if TYPE_CHECKING:
+    from common.models import ContainerState
 
 log = logging.getLogger("dkr.api")
 
@@ -57,6 +59,8 @@ class Hello:
     facts: Facts
     containers: tuple[ContainerState, ...]
     complete: bool  # these are all: the rest of a very long list follows as `state` messages
+    epoch: str  # of the launcher's reports
+    unheard: tuple[dict[str, object], ...]  # reports that no api has said to have written down
 
 
 def main() -> NoReturn:
@@ -134,26 +138,19 @@ def read_hello(channel: socket.socket) -> Hello:
     settings, containers = message.get("settings"), message.get("containers")
     if not isinstance(settings, dict) or not isinstance(containers, list):
         raise ProtocolError("cannot start: hello has no settings or no containers")
-    states = (parse_state(entry) for entry in containers)
+    unheard = message.get("unheard", [])
+    if not isinstance(unheard, list) or not all(isinstance(report, dict) for report in unheard):
+        raise ProtocolError("cannot start: what hello says of unheard reports is no list of them")
+    states = (reports.parse_state(entry) for entry in containers)
     standing = tuple(state for state in states if state is not None)
     complete = len(standing) == len(containers) < COMPLETE_BELOW
-    return Hello(Settings.from_wire(settings), Facts.from_wire(message.get("host")), standing, complete)
-
-
-def parse_state(value: object) -> ContainerState | None:
-    """A shim's report. One that does not fit is logged and left out: it must not keep the others from being
-    served.
-    """
-    try:
-        return ContainerState.model_validate(value, by_alias=True, by_name=False)
-    except ValidationError as err:
-        where = ".".join(str(part) for part in err.errors()[0]["loc"])
-        log.error("a container's state cannot be read: %s: %s", where, err.errors()[0]["msg"])
-        return None
+    host, epoch = Facts.from_wire(message.get("host")), str(message.get("epoch", ""))
+    return Hello(Settings.from_wire(settings), host, standing, complete, epoch, tuple(unheard))
 
 
 def _reconcile(index: Index, hello: Hello) -> Names:
     index.begin()
+    reports.replay(index, hello.epoch, hello.unheard)
     stopped, removed = index.reconcile(hello.containers, hello.complete)
     index.commit()
     if stopped or removed:
@@ -207,11 +204,12 @@ class _Server:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_LoopErrors())
         self._ended = loop.create_future()
-        worker = Worker(index, self._damaged)
+        worker = Worker(index, self._damaged, lambda events, heard: noting(events, heard))
         link = Channel(loop, channel, self._report, self._channel_ended)
-        context = self._context = Context(
-            self._hello.settings, self._hello.facts, link, self._names, worker, Endings()
+        self._context = context = Context(
+            self._hello.settings, self._hello.facts, link, self._names, worker, Endings(), Feed(worker)
         )
+        noting = reports.Noting(context)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, 0)
         runner = web.AppRunner(make_app(context), access_log=None)
@@ -228,6 +226,7 @@ class _Server:
         gc.freeze()
         gc.enable()
         link.post({"type": "ready"})
+        noting([], index.heard)
         log.info("serving")
         status = await self._ended
         link.end(None)
@@ -251,24 +250,11 @@ class _Server:
         self._end(1)
 
     def _report(self, message: dict[str, object]) -> None:
-        """`state`, `gone` or `changed` from the launcher."""
+        """`state`, `gone`, `event` or `changed` from the launcher."""
         context = self._context
         if context is None:
             return
         if message.get("type") == "changed":
             _change(context, message)
             return
-        if message.get("type") == "gone":
-            context.endings.removed(str(message.get("id")))
-            forget(context, str(message.get("id")))
-            return
-        state = parse_state(message.get("state"))
-        if state is not None:
-            if state.rm and state.status == "stopped":
-                # Only its removal is left, for which nobody waits: who starts the next one may have the name.
-                context.names.forget(state.id)
-            else:
-                context.names.bind(state.uid, state.name, state.id)
-            context.index.post(lambda index: index.report(state))
-            if state.status == "stopped":
-                context.endings.stopped(state.id, state.exit)
+        reports.take(context, message)

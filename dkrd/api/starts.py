@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from common import frames
+from common.clock import now
 from common.errors import Conflict, DkrError, LimitReached, from_wire
 from common.models import Container
 from dkrd.api import names
@@ -69,7 +69,7 @@ class Start:
         self.name = name
         self.asked = asked
         self.fd = -1
-        self.created = _now()
+        self.created = now()
         self.on_refused: Callable[[DkrError], None] | None = None
 
     def hand_over(self, fds: tuple[int, ...], bundle: bytes) -> None:
@@ -113,8 +113,3 @@ class Start:
         )
         self.context.index.post(lambda index: index.insert(record))
         log.debug("container %s (%s) of uid %d is being started", container[:12], self.name, self.uid)
-
-
-def _now() -> str:
-    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09}Z"

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from common import frames
+from common import clock, frames
 from common.errors import Conflict, DkrError, ProtocolError
 from dkrd.launcher import pidfd, wire
 from dkrd.launcher.kept import RESTING, Kept
@@ -240,8 +240,10 @@ class Containers:
             self._tell_state(told)
             if told.get("status") == "running":
                 self._turns.refuse(container.id, _running(container.id))
+        elif kind == "event":
+            self._tell(message)
         else:
-            raise ProtocolError(f"its type is neither state nor gone: {kind!r}")
+            raise ProtocolError(f"its type is neither state, gone nor event: {kind!r}")
 
     def _take_init(self, container: Container, descriptors: list[int]) -> None:
         if not descriptors:
@@ -341,7 +343,7 @@ class Containers:
     def _finish(self, container: Container, how: dict[str, object]) -> None:
         """Write down and tell the end that no shim could, then clean up in a job."""
         if container.state is not None and not container.rests:
-            ended = {**container.state, "status": "stopped", "finished": shim_state.now(), "exit": how}
+            ended = {**container.state, "status": "stopped", "finished": clock.now(), "exit": how}
             container.state = ended
             # The file is the shim's, but the shim is dead. A directory that is gone needs no file, and a full
             # disk must not end the launcher.
@@ -378,7 +380,7 @@ class Containers:
 
     def _gone(self, container_id: str) -> None:
         self.kept.forget(container_id)
-        self._tell({"type": "gone", "id": container_id})
+        self._tell({"type": "gone", "id": container_id, "time": clock.now()})
 
     def _forget(self, container: Container) -> None:
         if self._table.get(container.id) is container:

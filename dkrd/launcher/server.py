@@ -24,6 +24,7 @@ from dkrd.launcher.api_process import ApiProcess, Identity, Message
 from dkrd.launcher.containers import Containers
 from dkrd.launcher.leaves import Leaves
 from dkrd.launcher.loop import Loop
+from dkrd.launcher.reports import Reports
 from dkrd.launcher.requests import Host, Requests
 from dkrd.launcher.shims import OpenFiles
 from dkrd.runtime import cgroups
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from dkrd.log import Log
 
 _JOB_SECONDS = 60.0  # of a job at the start; a warm cache takes milliseconds
-_HELLO_MAX = 3 * 1024 * 1024  # bytes of states in `hello`; what does not fit follows as messages of its own
+_HELLO_MAX = 2560 * 1024  # bytes of states in `hello`; what does not fit follows as messages of its own
 _AGAIN_SECONDS = 10.0  # until it is tried again to look at containers for which there was no descriptor
 _END_SECONDS = 10.0  # of the orderly end, api and jobs together
 _LIVE = (
@@ -171,10 +172,11 @@ class Launcher:
         self._api.on_start = self._hello
         self._api.on_message = self._message
         self._api.on_end = self._api_ended
+        self._reports = Reports(self._api.send)
         collect = self._work.collect
         self._containers.connect(
             lambda container_id, how: collect(self._settings, pool, container_id, how),
-            self._api.send,
+            self._reports.tell,
             self._leaves.remove,
             lambda: self._adopt(settled=self._settled),
         )
@@ -228,7 +230,8 @@ class Launcher:
             self._containers.kept.note(state)
             size += len(frames.dumps(state)) + 1
             (first if size <= _HELLO_MAX else late).append(state)
-        self._api.send({"type": "hello", "version": 2, **self._facts(), "containers": first})
+        news = {"epoch": self._reports.epoch, "unheard": self._reports.unheard()}
+        self._api.send({"type": "hello", "version": 2, **self._facts(), "containers": first, **news})
         for state in late:
             self._api.send({"type": "state", "state": state})
 
@@ -253,6 +256,8 @@ class Launcher:
         if isinstance(kind, str) and kind in requests.KEYS:
             self._requests.handle(message, self._api.answer())
             return
+        if self._is_noted(message):
+            return
         plain = set(message.body) == {"type"} and not message.rest and not message.descriptors
         if not plain or kind not in ("ready", "ping", "pong"):
             wire.close_all(message.descriptors)
@@ -263,6 +268,16 @@ class Launcher:
             self._api.send({"type": "pong"})
         else:
             self._alive()
+
+    def _is_noted(self, message: Message) -> bool:
+        """Whether it says which reports are written down; then they are let go."""
+        number = message.body.get("number")
+        if set(message.body) != {"type", "number"} or message.body["type"] != "noted":
+            return False
+        if type(number) is not int or message.rest or message.descriptors:
+            return False
+        self._reports.noted(number)
+        return True
 
     def _ready(self) -> None:
         self._api.ready()

@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common import frames
+from common.clock import now
 from dkrd.shim import cleanup, told, trace
-from dkrd.shim.state import State, now, send, start_time
+from dkrd.shim.state import State, send, start_time
 
 if TYPE_CHECKING:
     import contextlib

@@ -16,11 +16,12 @@ import time
 from typing import TYPE_CHECKING
 
 from common import frames
+from common.clock import now, timestamp
 from common.errors import Conflict, NotFound
 from dkrd import ids, removal
 from dkrd.runtime import cgroup_tree, cgroups
 from dkrd.shim.container import layout
-from dkrd.shim.state import now, start_time, timestamp, write_file
+from dkrd.shim.state import start_time, write_file
 
 if TYPE_CHECKING:
     from dkrd.policy import Credentials

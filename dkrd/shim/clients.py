@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import select
-import signal
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -67,13 +66,27 @@ class Client:
     timer: Timer | None = field(default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Deeds:
+    """What the clients' doings lead to.
+
+    signal  sends a signal that a client wants to be sent
+    resized tells the command that its terminal has another size, where the kernel does not
+    gone    called with the wish of the last client, when it vanished
+    note    reports what somebody did: `attach`, `detach`
+    """
+
+    signal: Callable[[int], None]
+    resized: Callable[[], None]
+    gone: Callable[[str], None]
+    note: Callable[[str], None]
+
+
 class Clients:
     """All sessions.
 
     names    the container's id and name
     outlets  of its stdio
-    deliver  sends a signal to the command
-    gone     called with the wish of the last client, when it vanished
     """
 
     def __init__(
@@ -81,14 +94,12 @@ class Clients:
         loop: Loop,
         names: tuple[str, str],
         outlets: Outlets,
-        deliver: Callable[[int], None],
-        gone: Callable[[str], None],
+        deeds: Deeds,
     ) -> None:
         self._loop = loop
         self._id, self._name = names
         self._outlets = outlets
-        self._deliver = deliver
-        self._gone = gone
+        self._deeds = deeds
         self._clients: list[Client] = []
         self._window = Window(loop, outlets.terminal, self._resized) if outlets.terminal else None
         for relay in outlets.relays:
@@ -132,6 +143,7 @@ class Clients:
     ) -> None:
         """A client that may attach; `first`: nothing was shown before, to anybody. Raises as `check_attach`."""
         self.check_attach()
+        self._deeds.note("attach")
         client = Client(session, wish, Role.WAITING, self._new_streams(types=types), size)
         self._enter(client)
         if self._relaying:
@@ -169,8 +181,9 @@ class Clients:
         kind, keys = frame.get("type"), set(frame)
         number, rows, columns = frame.get("signal"), frame.get("height"), frame.get("width")
         if kind == "signal" and keys == {"type", "signal"} and is_integer(number, 1, 64):
-            self._deliver(number)
+            self._deeds.signal(number)
         elif kind == "detach" and keys == {"type"}:
+            self._deeds.note("detach")
             self._leave(client)
         elif kind == "relay" and keys == {"type"} and client.role is Role.YIELDING:
             self._take_over(client)
@@ -264,7 +277,7 @@ class Clients:
     def _resized(self) -> None:
         """The kernel tells who has the terminal as the controlling one; of a terminal for output nobody has."""
         if not self._outlets.typed:
-            self._deliver(signal.SIGWINCH)
+            self._deeds.resized()
 
     # --- going
 
@@ -290,7 +303,7 @@ class Clients:
             return
         self._leave(client)
         if not self._clients:
-            self._gone(client.wish)
+            self._deeds.gone(client.wish)
 
     def _drop(self, stream: Stream) -> None:
         """It took nothing while others waited for it."""

@@ -6,10 +6,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from common.clock import now
 from common.errors import DkrError
 from dkrd.shim import cleanup, trace
 from dkrd.shim.begun import record
-from dkrd.shim.state import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable

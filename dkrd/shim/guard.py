@@ -11,6 +11,7 @@ import os
 import select
 import signal
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from common.errors import BadRequest
@@ -18,7 +19,7 @@ from dkrd.runtime import cgroups, signals
 from dkrd.shim import masks
 from dkrd.shim.asks import Asks
 from dkrd.shim.attach import Attaching
-from dkrd.shim.clients import Clients, is_integer
+from dkrd.shim.clients import Clients, Deeds, is_integer
 from dkrd.shim.pausing import Pausing
 from dkrd.shim.stopping import Stopping
 
@@ -93,17 +94,20 @@ class Guard:
     ) -> None:
         self._config = config
         self._container = container
+        self._state = state
         self._built = built
         self._loop = loop
         owner = state.values["uid"]
         assert isinstance(owner, int)
         names = task.id, config.name
-        self.clients = Clients(loop, names, outlets, self._deliver, self._client_gone)
+        resized = partial(self._deliver, signal.SIGWINCH)
+        deeds = Deeds(self._signal, resized, self._client_gone, self._state.note)
+        self.clients = Clients(loop, names, outlets, deeds)
         self.on_told: tuple[Callable[[], None], ...] = ()
         self._attaching = Attaching(loop, task, config.name, owner, self.clients)
         self._pausing = Pausing(loop, task, config, state, container.cgroup.paths, self._act)
         # Who is to end has to run.
-        self._stopping = Stopping(loop, task, config, self._act, self._kill, self._pausing.resume)
+        self._stopping = Stopping(loop, task, config, self._ask_to_end, self._kill, self._pausing.resume)
         own: dict[str, Handler] = {
             "attach": self._attaching.ask,
             "kill": self._asked_to_kill,
@@ -134,7 +138,7 @@ class Guard:
         number = ask.body.get("signal")
         if set(ask.body) != {"type", "signal"} or not is_integer(number, 1, 64):
             raise BadRequest("cannot read the ask: kill has a signal's number, and no further keys")
-        self._deliver(number)
+        self._signal(number)
         return {}
 
     def _told(self, pipe: int) -> None:
@@ -175,6 +179,7 @@ class Guard:
         )
 
     def _kill(self) -> None:
+        self._state.note("kill", signal=int(signal.SIGKILL))
         self._send(signal.SIGKILL)
         # Without a pid namespace of its own, init's end is not the end of its children.
         if "pid" not in self._config.spec.namespaces:
@@ -186,6 +191,16 @@ class Guard:
             signal.pidfd_send_signal(self._built.pidfd, number)
         if number == signal.SIGKILL:
             self._pausing.killed()
+
+    def _signal(self, number: int) -> None:
+        """A signal that somebody wants the command to get."""
+        if not self._ended:
+            self._state.note("kill", signal=int(number))
+            self._deliver(number)
+
+    def _ask_to_end(self, number: int) -> None:
+        self._state.note("kill", signal=int(number))
+        self._act(number)
 
     def _deliver(self, number: int) -> None:
         """A signal for the command, from a client; one that is paused gets it when it goes on."""

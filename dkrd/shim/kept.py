@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from common.clock import now
 from common.errors import Conflict, DkrError, Internal, NotFound, NotPermitted
 from dkrd import ids, policy
 from dkrd.shim import bounds, callers, cleanup, roots
 from dkrd.shim import config as configs
-from dkrd.shim.state import now
 
 if TYPE_CHECKING:
     from dkrd.runtime import mounts

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from common import frames
-from dkrd.shim.state import now
+from common.clock import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,21 +12,13 @@ import time
 from dataclasses import dataclass, field
 
 from common import frames
+from common.clock import now
 
 VERSION = 1
+NOTES = 32.0  # that are reported together
+NOTES_A_SECOND = 2.0  # beyond
 # A number, and made once: of members of an enum each `|` is a call into Python.
 _SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-
-
-def now() -> str:
-    """The time as RFC 3339 with nanoseconds, UTC."""
-    return timestamp(time.time_ns())
-
-
-def timestamp(ns: int) -> str:
-    """Nanoseconds since the epoch as RFC 3339, UTC."""
-    year, month, day, hour, minute, second = time.gmtime(ns // 1_000_000_000)[:6]
-    return f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ns % 1_000_000_000:09}Z"
 
 
 def start_time(pid: int) -> int:
@@ -67,12 +59,27 @@ class State:
     reports: socket.socket
     values: dict[str, object] = field(default_factory=dict)
     followers: list[socket.socket] = field(default_factory=list)
+    _room: float = NOTES
+    _noted: float = 0.0
 
     def update(self, pidfd: int = -1, **changes: object) -> None:
         """Change values, write the file and report it; `pidfd` of init goes along when the container runs."""
         self.values.update(changes)
         write_file(f"{self.directory}/state.json", frames.dumps(self.values))
         self.report({"type": "state", "state": self.values}, pidfd)
+
+    def note(self, action: str, **more: object) -> None:
+        """Report what was done to the container and is not to be seen in its state: kill, attach, detach.
+
+        So often at most: all guardians share the launcher's queue, and what is lost there of the others' states nobody tells again.
+        """
+        moment = time.monotonic()
+        self._room = min(NOTES, self._room + (moment - self._noted) * NOTES_A_SECOND)
+        self._noted = moment
+        if self._room < 1.0:
+            return
+        self._room -= 1.0
+        self.report({"type": "event", "id": self.values["id"], "action": action, "time": now(), **more})
 
     def report(self, message: dict[str, object], pidfd: int = -1) -> None:
         """Send `message` to the launcher that forked us, and to one that has adopted us."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common import frames
+from common.clock import timestamp
 from common.errors import Conflict
 from dkrd.shim import cleanup
 from dkrd.shim.ended import not_started
-from dkrd.shim.state import timestamp, write_file
+from dkrd.shim.state import write_file
 
 if TYPE_CHECKING:
     from common.errors import DkrError

@@ -1,8 +1,8 @@
 """The api's index of containers: SQLite, for names, labels and lists. Nothing that policy rests on is in it.
 
-What runs is told by the shims (docs/protocol.md, section 6), what may be is in root's files. So a database
-that cannot be read is moved aside and made anew, and no write waits for a disk: synchronous=NORMAL in WAL
-mode loses the last transactions in a power cut and stays consistent
+What runs is told by the shims (docs/protocol.md, section 6), what may be is in root's files. Beside the containers stands what
+has happened to them (events.py). So a database that cannot be read is moved aside and made anew, and no write waits for
+a disk: synchronous=NORMAL in WAL mode loses the last transactions in a power cut and stays consistent
 (https://www.sqlite.org/pragma.html#pragma_synchronous).
 
 Everything here blocks and belongs to one thread (dkrd/state/worker.py).
@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING
 from common import frames
 from common.errors import Conflict, HostUnfit, NotFound, Unavailable
 from common.models import Container, ExitStatus
+from dkrd.state import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from common.models import ContainerState
+    from dkrd.state.events import Event
 
 log = logging.getLogger("dkr.index")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LOCK_SECONDS = 5.0  # an api that was just killed is gone by then
 _SCHEMA = """
 CREATE TABLE containers (
@@ -48,6 +50,17 @@ CREATE TABLE containers (
 ) WITHOUT ROWID, STRICT;
 CREATE INDEX containers_name ON containers (uid, name);
 CREATE INDEX containers_created ON containers (created);
+"""
+# What an index of the first schema lacks. What stands in it was there before anybody could be told.
+_FROM_1 = """
+ALTER TABLE containers ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE containers ADD COLUMN told_start TEXT;
+ALTER TABLE containers ADD COLUMN told_end TEXT;
+UPDATE containers SET told = 1, told_start = started, told_end = CASE status WHEN 'stopped' THEN started END;
+"""
+_NEWS = """
+CREATE TABLE heard (one INTEGER PRIMARY KEY CHECK (one = 1), epoch TEXT NOT NULL, number INTEGER NOT NULL) STRICT;
+INSERT INTO heard VALUES (1, '', 0);
 """
 _COLUMNS = "id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit"
 _OWNED = " AND (? IS NULL OR uid = ?)"
@@ -138,7 +151,11 @@ def _move_aside(path: str) -> str:
 
 
 class Index:
-    """One open database."""
+    """One open database.
+
+    events  what has happened
+    heard   number of the last report of the launcher's that is written down, once the transaction is
+    """
 
     def __init__(self, path: str) -> None:
         """Raises sqlite3.DatabaseError where it is damaged or of another schema."""
@@ -153,12 +170,18 @@ class Index:
             ):
                 self._db.execute(f"PRAGMA {pragma}").fetchone()
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
-            elif version != SCHEMA_VERSION:
+            if version not in (0, 1, SCHEMA_VERSION):
                 raise sqlite3.DatabaseError(f"its schema is {version}, {SCHEMA_VERSION} is wanted")
-            elif (found := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            if version and (found := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(found)
+            if version != SCHEMA_VERSION:
+                steps = ("" if version else _SCHEMA) + _FROM_1 + events.SCHEMA + _NEWS
+                self._db.executescript(f"BEGIN;{steps}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+            self.events = events.Events(self._db)
+            epoch, number = self._db.execute("SELECT epoch, number FROM heard").fetchone()
+            self._epoch: str = epoch
+            self.heard: int = number
+            self._written = epoch, number
         except BaseException:
             self._db.close()
             raise
@@ -166,18 +189,40 @@ class Index:
     def begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
 
-    def commit(self) -> None:
+    def commit(self) -> list[Event]:
+        """Write it down; the events of the transaction, which are true from now on."""
+        if (self._epoch, self.heard) != self._written:
+            self._db.execute("UPDATE heard SET epoch = ?, number = ?", (self._epoch, self.heard))
         self._db.execute("COMMIT")
+        self._written = self._epoch, self.heard
+        fresh, self.events.fresh = self.events.fresh, []
+        return fresh
 
     def rollback(self) -> None:
         """Undo what was begun, if the database has not done so itself."""
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
+        self._epoch, self.heard = self._written
+        self.events.forget_fresh()
 
     def close(self) -> None:
         self._db.close()
 
     # --- writing
+
+    def listen(self, epoch: str) -> None:
+        """What is heard from here on comes from the launcher of this `epoch`, whose numbers begin anew."""
+        if epoch != self._epoch:
+            self._epoch, self.heard = epoch, 0
+
+    def hear(self, number: int | None) -> bool:
+        """Whether the report of this number is new: who was not told that it is written down sends it again. None: it has none."""
+        if number is None:
+            return True
+        if number <= self.heard:
+            return False
+        self.heard = number
+        return True
 
     def insert(self, container: Container) -> None:
         """A container that was just accepted. A report that came first stays."""
@@ -209,9 +254,11 @@ class Index:
             None if state.exit is None else _json(state.exit.to_wire()),
         )
         self._db.execute(_REPORT, values)
+        self.events.follow(state)
 
-    def remove(self, container: str) -> None:
-        """The container is gone."""
+    def remove(self, container: str, time: str | None = None) -> None:
+        """The container is gone, since `time`, if that is known."""
+        self.events.gone(container, time)
         self._db.execute("DELETE FROM containers WHERE id = ?", (container,))
 
     def reconcile(self, states: Iterable[ContainerState], complete: bool) -> tuple[int, int]:
@@ -231,9 +278,10 @@ class Index:
                 continue
             at_rest = status in _AT_REST
             if (at_rest and complete) or (not at_rest and (rm or status == "creating")):
-                self.remove(container)
+                self.remove(container, None)
                 removed += 1
             elif not at_rest:
+                self.events.vanished(container)
                 self._db.execute(
                     "UPDATE containers SET status = 'stopped', pid = NULL WHERE id = ?", (container,)
                 )

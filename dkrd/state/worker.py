@@ -17,6 +17,7 @@ from dkrd.state.index import is_damage, is_scarcity
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dkrd.state.events import Event
     from dkrd.state.index import Index
 
     Job = tuple[Callable[[Index], Any], asyncio.Future[Any] | None]
@@ -32,11 +33,19 @@ class Worker:
     """Runs functions of the index in its thread, in the order in which they were given.
 
     on_damage  called on the event loop when the database turns out to be broken
+    on_news    called on the event loop with the events that have been written down, in order, and the number of the last report
     """
 
-    def __init__(self, index: Index, on_damage: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        index: Index,
+        on_damage: Callable[[Exception], None],
+        on_news: Callable[[list[Event], int], None] = lambda _events, _heard: None,
+    ) -> None:
         self._index = index
         self._on_damage = on_damage
+        self._on_news = on_news
+        self._heard = index.heard
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lost: list[Job] = []
@@ -103,13 +112,18 @@ class Worker:
             self._index.begin()
             for job, future in batch:
                 results.append((future, *self._one(job)))
-            self._index.commit()
+            fresh = self._index.commit()
         except sqlite3.Error as err:
             # Nothing of the batch is written: a full disk, or a broken database.
             self._failed(err)
             self._keep(batch)
             failure = Internal(f"cannot use the index: {err}")
             results = [(future, None, failure) for _, future in batch]
+        else:
+            # Before the results: who has asked after a report finds what it tells.
+            if fresh or self._index.heard != self._heard:
+                self._heard = self._index.heard
+                self._loop.call_soon_threadsafe(self._on_news, fresh, self._heard)
         if any(future for future, _, _ in results):
             self._loop.call_soon_threadsafe(_deliver, results)
 

@@ -191,15 +191,19 @@ class Stream:
 
 
 class Lines:
-    """A reader of a log that is followed."""
+    """A reader of an answer that goes on, line by line: the log of a container, or what a path that begins with / answers."""
 
-    def __init__(self, daemon: Daemon, name: str, query: str = "?follow=true") -> None:
+    def __init__(
+        self, daemon: Daemon, target: str, query: str = "?follow=true", user: User | None = None
+    ) -> None:
+        where = target if target.startswith("/") else f"/v1/containers/{target}/logs{query}"
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(SHELL_SECONDS)
-        self.sock.connect(str(daemon.socket))
+        with acting_as(user):
+            self.sock.connect(str(daemon.socket))
         connection = http.client.HTTPConnection("dkr")
         connection.sock = self.sock
-        connection.request("GET", f"/v1/containers/{name}/logs{query}")
+        connection.request("GET", where)
         self.answer = connection.getresponse()
         assert self.answer.status == 200
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import BadRequest, ProtocolError
-from dkrctl.log_lines import MAX_LINE, Splitter
+from dkrctl.json_lines import MAX_LINE
+from dkrctl.log_lines import splitter
 from dkrctl.moments import moment
 from tests.unit.canned import canned, fault
 from tests.unit.client_harness import PYTHON, ROOT
@@ -152,9 +153,9 @@ def test_what_is_no_line(tmp_path: Path, garbage: bytes) -> None:
 
 
 def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
-    splitter = Splitter()
+    cut = splitter()
     with pytest.raises(ProtocolError, match="does not end"):
-        splitter.feed(b"x" * (MAX_LINE + 1))
+        cut.feed(b"x" * (MAX_LINE + 1))
 
 
 # following

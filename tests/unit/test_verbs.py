@@ -138,7 +138,7 @@ def test_filters(filters: list[str], match: bool) -> None:
     container = shown(
         labels={"a": "1"}, status="stopped", exit={"code": 3, "signal": None, "cause": "exited"}
     )
-    assert Filters(filters).match(container) is match
+    assert Filters(filters).has(container) is match
 
 
 def test_filters_that_ask_for_what_has_ended() -> None:

@@ -1,0 +1,90 @@
+"""What crosses the HTTP border of what has happened, and of what is tidied up. As common/models.py, for processes that have time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import ConfigDict, Field, WithJsonSchema
+
+from common import shapes
+from common.filters import ACTIONS
+from common.models import About, ExitStatus, LateModel, Model, Time
+
+Action = Literal["create", "start", "attach", "detach", "kill", "oom", "die", "destroy"]
+assert get_args(Action) == ACTIONS
+
+
+_EVENT_FILTERS = WithJsonSchema(
+    shapes.filters(
+        r"container=[^\x00]+", f"event=(?:{'|'.join(ACTIONS)})", shapes.LABEL_FILTER, "type=container"
+    )
+)
+
+
+class EventsQuery(Model):
+    """Which events are wanted."""
+
+    since: Annotated[
+        shapes.Moment,
+        About("from then on, as far back as they are kept; without, and without `until`, from now on"),
+    ] = None
+    until: Annotated[
+        shapes.Moment, About("the answer ends with the last one of that time; without, it goes on")
+    ] = None
+    filter: Annotated[
+        shapes.Filters,
+        _EVENT_FILTERS,
+        About(
+            "KEY=VALUE, as often as one likes; of one key any value counts, of several keys and labels each. Keys: `container` (its "
+            "name, or the beginning of its id), `event` (an action), `label` (KEY or KEY=VALUE), `type` (`container`)"
+        ),
+    ] = ()
+
+
+class EventError(LateModel):
+    """Why there is no further event."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class EventLine(LateModel):
+    """What has happened to a container; or, as the last line, why nothing more can be told."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["action", "id", "name", "uid", "image", "labels"]},
+                {"required": ["error"], "properties": {"type": {"const": "error"}}},
+            ],
+            "examples": [
+                {
+                    "time": "2026-01-31T12:00:00.010000000Z",
+                    "type": "container",
+                    "action": "die",
+                    "id": "6f" * 32,
+                    "name": "calm_otter4821",
+                    "uid": 1000,
+                    "image": "host",
+                    "labels": {"team": "blue"},
+                    "exit": {"code": 3, "signal": None, "cause": "exited"},
+                }
+            ],
+        }
+    )
+
+    time: Time
+    type: Literal["container", "error"]
+    action: Action | None = None
+    id: str | None = None
+    name: str | None = None
+    uid: Annotated[int | None, About("whose it is, on the host")] = None
+    image: str | None = None
+    labels: dict[str, str] | None = None
+    labels_omitted: Annotated[bool | None, About("it has so many that they are not told here")] = None
+    exit: Annotated[ExitStatus | None, About("of `die`; absent where nobody could learn it")] = None
+    signal: Annotated[int | None, Field(ge=1, le=64), About("of `kill`")] = None
+    error: Annotated[EventError | None, About("the reader was too slow: what lies between is lost to it")] = (
+        None
+    )

@@ -1,0 +1,65 @@
+"""The verbs that watch what happens, and tidy up."""
+
+from common.filters import ACTIONS
+from common.options import REPEAT, SOCKET, VALUE, VERB_HELP, Command, Option
+
+_OUTPUT = "Output"
+_WHICH = "Which"
+
+EVENTS = Command(
+    "events",
+    "dkrctl events [OPTIONS]",
+    "Print what happens to containers as it happens, a line for each: the caller's own, for root and the group dkr-admin everybody's. "
+    "With --since what has happened before as well, as far as it is kept.",
+    (
+        Option(
+            "since",
+            "",
+            VALUE,
+            "TIME",
+            "",
+            "from TIME on: 2026-01-31T12:00:00Z, seconds since the epoch, or as in 10m, 1h30m ago",
+            group=_WHICH,
+        ),
+        Option(
+            "until",
+            "",
+            VALUE,
+            "TIME",
+            "",
+            "up to TIME, given as for --since; without, it goes on until ctrl-C",
+            group=_WHICH,
+        ),
+        Option(
+            "filter",
+            "f",
+            REPEAT,
+            "KEY=VALUE",
+            "",
+            "only those that match: container=NAME or the beginning of its id, event=ACTION, label=KEY[=VALUE], type=container; of several "
+            "values for one key any, of several keys and labels each must match",
+            group=_WHICH,
+            complete=(*(f"event={action}" for action in ACTIONS), "container=", "label=", "type=container"),
+            docker="Docker knows more keys",
+        ),
+        Option(
+            "format",
+            "",
+            VALUE,
+            "FORMAT",
+            "",
+            "how they are shown: json, an object a line; or a template such as '{{.time}} {{.action}} {{.name}}'",
+            group=_OUTPUT,
+            complete=("json",),
+        ),
+        SOCKET,
+        VERB_HELP,
+    ),
+    (
+        ("dkrctl events", "until ctrl-C"),
+        ("dkrctl events --since 1h --until 0s --filter event=die", "what has ended in the last hour"),
+        ("dkrctl events --format '{{.action}} {{.name}} {{.exit.code}}'", ""),
+    ),
+    status="0; 1 where they are lost to a reader that is too slow, or the daemon ends; 130 after ctrl-C",
+    intermixed=True,
+)

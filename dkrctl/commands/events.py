@@ -1,0 +1,74 @@
+"""`dkrctl events`: what happens to containers."""
+
+import time
+from collections.abc import Callable
+from urllib.parse import urlencode
+
+from dkrctl import output, stdio
+from dkrctl.cells import plain
+from dkrctl.containers import EXIT_FIELDS
+from dkrctl.event_lines import splitter
+from dkrctl.moments import moment
+from dkrctl.templates import Labels, Record, Template, json
+from dkrctl.verbs import Call
+
+# What an event can have: absent is not unknown.
+FIELDS = (
+    *("time", "type", "action", "id", "name", "uid", "image", "labels"),
+    *("labelsOmitted", "exit", "signal"),
+)
+
+
+def run(call: Call) -> int:
+    """`dkrctl events`; the exit status. Raises DkrError."""
+    found = stdio.survey()  # before anything is opened: a connection at 1 would get what is printed
+    call.no_words()
+    show = _presentation(call)
+    query = [("filter", word) for word in call.texts("filter")]
+    now = time.time()
+    for option in ("since", "until"):
+        text = call.text(option)
+        if text is not None:
+            query.append((option, moment(text, option, now)))
+    where = "/v1/events" + (f"?{urlencode(query)}" if query else "")
+    reader = 1 if 1 in found else -1
+    for batch in splitter().batches(call.daemon().stream("GET", where, reader=reader)):
+        output.emit("".join(f"{show(event)}\n" for event in batch))
+    return 0
+
+
+def _presentation(call: Call) -> Callable[[dict[str, object]], str]:
+    form = call.text("format")
+    if form in (None, ""):
+        return line_of
+    if form == "json":
+        return json
+    template = Template(form or "")
+    template.fill(_record({}))  # unknown fields are told even where nothing happens
+    return lambda event: template.fill(_record(event), terminal=output.is_terminal())
+
+
+def _record(event: dict[str, object]) -> Record:
+    labels, ended = event.get("labels"), event.get("exit")
+    found = Record({**dict.fromkeys(FIELDS), **event})
+    found["labels"] = Labels(labels) if isinstance(labels, dict) else Labels()
+    if isinstance(ended, dict):
+        found["exit"] = Record({**dict.fromkeys(EXIT_FIELDS), **ended})
+    return found
+
+
+def line_of(event: dict[str, object]) -> str:
+    """An event as Docker's line has it: `TIME container die ID (exitCode=3, image=host, name=web, team=blue)`."""
+    told: dict[str, object] = {}
+    ended, labels = event.get("exit"), event.get("labels")
+    if isinstance(ended, dict):
+        code, signal = ended.get("code"), ended.get("signal")
+        if isinstance(code, int) or isinstance(signal, int):
+            told["exitCode"] = code if isinstance(code, int) else 128 + int(str(signal))
+        told["cause"] = ended.get("cause")
+    if "signal" in event:
+        told["signal"] = event["signal"]
+    told |= {"image": event.get("image"), "name": event.get("name")}
+    told |= labels if isinstance(labels, dict) else {}
+    more = ", ".join(f"{key}={value}" for key, value in told.items())
+    return plain(f"{event.get('time')} {event.get('type')} {event.get('action')} {event.get('id')} ({more})")

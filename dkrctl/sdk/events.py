@@ -1,0 +1,74 @@
+"""Events as typed objects."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+from common.models import ExitStatus
+from dkrctl.event_lines import splitter
+from dkrctl.sdk.logs import told
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
+    from datetime import datetime
+
+    from dkrctl.sdk.transport import Transport
+
+    Action = Literal["create", "start", "attach", "detach", "kill", "oom", "die", "destroy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What has happened to a container.
+
+    time    when, RFC 3339 with nanoseconds; of two events never the same
+    labels  of the container; empty too where it has more than 16 KiB of them
+    exit    how it ended, of a `die`; None where nobody could learn it
+    signal  of a `kill`
+    """
+
+    time: str
+    action: Action
+    id: str
+    name: str
+    uid: int
+    image: str
+    labels: dict[str, str]
+    exit: ExitStatus | None = None
+    signal: int | None = None
+
+
+async def events(
+    transport: Transport,
+    since: datetime | str | None,
+    until: datetime | str | None,
+    filters: Iterable[str],
+) -> AsyncGenerator[Event]:
+    """The events as they come. Raises DkrError, ValueError for a time that does not know its zone."""
+    query = [("filter", word) for word in filters]
+    query += [
+        (name, told(name, time)) for name, time in (("since", since), ("until", until)) if time is not None
+    ]
+    lines = splitter()
+    async with contextlib.aclosing(transport.stream("/v1/events", query)) as pieces:
+        async for piece in pieces:
+            for said in lines.feed(piece):
+                yield _event(said)
+    lines.end()
+
+
+def _event(said: dict[str, object]) -> Event:
+    ended, signal, labels = said.get("exit"), said.get("signal"), said["labels"]
+    return Event(
+        time=str(said["time"]),
+        action=cast("Action", said["action"]),
+        id=str(said["id"]),
+        name=str(said["name"]),
+        uid=cast("int", said["uid"]),
+        image=str(said["image"]),
+        labels=dict(labels) if isinstance(labels, dict) else {},
+        exit=None if ended is None else ExitStatus.model_validate(ended),
+        signal=signal if isinstance(signal, int) else None,
+    )

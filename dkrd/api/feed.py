@@ -1,0 +1,68 @@
+"""Events on their way to who reads them: the newest in memory, older ones in the index.
+
+A reader is a number, up to which it has read: whoever is slow has no queue that grows, only a place that falls behind. What is not in
+memory any more it reads from the index; what is not even there any more is lost to it, and it is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dkrd.state.events import Event
+    from dkrd.state.worker import Worker
+
+RING = 256  # events in memory; one has 16 KiB of labels at most
+
+
+class Feed:
+    """For all readers."""
+
+    def __init__(self, index: Worker) -> None:
+        self._index = index
+        self._ring: deque[Event] = deque(maxlen=RING)
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def add(self, events: list[Event]) -> None:
+        """These have been written down."""
+        self._ring.extend(events)
+        if events:
+            for future in self._waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    async def place(self, since: str | None, *, past: bool) -> int:
+        """Where a reader begins: with the first of `since`, with all there are, or (without `past`) with what comes."""
+        return await self._index.ask(
+            lambda index: index.events.before(since) if past else index.events.last,
+        )
+
+    async def after(self, place: int, scope: int | None) -> tuple[list[Event], int]:
+        """The next events of a user (None: of everyone) after a place, and the place behind them, the same where there are none."""
+        if self._ring and self._ring[0].number <= place + 1:
+            found = [
+                event
+                for event in self._ring
+                if event.number > place and (scope is None or event.uid == scope)
+            ]
+            return found, max(place, self._ring[-1].number)
+        return await self._index.ask(lambda index: index.events.page(place, scope))
+
+    async def has_lost(self, place: int, scope: int | None) -> bool:
+        """Whether events after a place are no longer there."""
+        if self._ring and self._ring[0].number <= place + 1:
+            return False
+        return await self._index.ask(lambda index: index.events.has_lost(place, scope))
+
+    async def news(self, place: int) -> None:
+        """Return when there is an event after a place, or may be."""
+        if self._ring and self._ring[-1].number > place:
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)

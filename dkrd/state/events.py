@@ -1,0 +1,258 @@
+"""What has happened to containers, in the order in which it was learnt: rows of the index, written with what they tell of.
+
+An event is what a report changes of what was told before: so each is there exactly once, also where an api was killed between a report
+and its commit, and of what came to pass while there was none. What is kept of each user is bounded, so that nobody pushes out what
+another wants to read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from common import frames
+from common.clock import now
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from common.models import ContainerState
+
+    More = dict[str, object]
+
+MAX_EVENTS = 4096  # kept of one user
+MAX_BYTES = 4 * 1024 * 1024  # of text in them
+SPARE = 256  # that are let go at once: not each event has to count
+MAX_LABELS = 16 * 1024  # bytes of JSON; more are not told with each event
+PAGE = 256
+SCHEMA = """
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    time TEXT NOT NULL,
+    action TEXT NOT NULL,
+    id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    uid INTEGER NOT NULL,
+    image TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    more TEXT NOT NULL,
+    size INTEGER NOT NULL
+) STRICT;
+CREATE INDEX events_uid ON events (uid, number);
+"""
+_FIELDS = "number, time, action, id, name, uid, image, labels, more"
+# `told`, `told_start`, `told_end`: that it is there was told, of which run the start, of which run the end.
+_KNOWN = "SELECT name, uid, image, labels, told, told_start, told_end FROM containers WHERE id = ?"
+_OWNED = "(? IS NULL OR uid = ?)"
+_FIXED = 200  # bytes of a row besides its texts
+_CLOCKS = timedelta(seconds=5)  # that a clock may be behind another's word; beyond, it was set back
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One. `number` rises with each; `more`: `exit` of a die, `signal` of a kill, or that labels are left out."""
+
+    number: int
+    time: str
+    action: str
+    id: str
+    name: str
+    uid: int
+    image: str
+    labels: dict[str, str]
+    more: More
+
+    def line(self) -> bytes:
+        """As the API tells it."""
+        told: dict[str, object] = {
+            "time": self.time,
+            "type": "container",
+            "action": self.action,
+            "id": self.id,
+            "name": self.name,
+            "uid": self.uid,
+            "image": self.image,
+            "labels": self.labels,
+            **self.more,
+        }
+        return frames.dumps(told) + b"\n"
+
+
+class _Known(NamedTuple):
+    name: str
+    uid: int
+    image: str
+    labels: str
+    told: int
+    start: str | None
+    end: str | None
+
+
+class Events:
+    """The table, in an open database; its owner begins and commits.
+
+    last   number of the newest
+    fresh  those that the transaction under way has added
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.fresh: list[Event] = []
+        self._floors: dict[int, int] = {}  # uid -> the newest that was let go
+        self._counts: Counter[int] = Counter()
+        self._sizes: Counter[int] = Counter()
+        self._load()
+
+    def _load(self) -> None:
+        """What is there, as far as it is remembered."""
+        rows = self._db.execute("SELECT uid, COUNT(*), SUM(size) FROM events GROUP BY uid").fetchall()
+        self._counts = Counter({uid: count for uid, count, _ in rows})
+        self._sizes = Counter({uid: size for uid, _, size in rows})
+        newest = self._db.execute("SELECT number, time FROM events ORDER BY number DESC LIMIT 1").fetchone()
+        self.last: int = newest[0] if newest else 0
+        self._time: str = newest[1] if newest else ""
+
+    def forget_fresh(self) -> None:
+        """The transaction was undone."""
+        self.fresh = []
+        self._load()
+
+    # --- writing
+
+    def follow(self, state: ContainerState) -> None:
+        """What `state`, which the index has by now, tells that was not told before."""
+        known = self._known(state.id)
+        if known is None:
+            return
+        start, end = known.start, known.end
+        if not known.told:
+            self._add(known, state.id, "create", state.created, {})
+        if state.started is not None and state.started != start:
+            start = state.started
+            self._add(known, state.id, "start", start, {})
+        if state.status == "stopped" and start is not None and state.started == start != end:
+            end = start
+            self._add_end(known, state)
+        if (1, start, end) != (known.told, known.start, known.end):
+            self._db.execute(
+                "UPDATE containers SET told = 1, told_start = ?, told_end = ? WHERE id = ?",
+                (start, end, state.id),
+            )
+
+    def _add_end(self, known: _Known, state: ContainerState) -> None:
+        time = state.finished or now()
+        if state.exit is not None and state.exit.cause == "oom":
+            self._add(known, state.id, "oom", time, {})
+        more: More = {} if state.exit is None else {"exit": state.exit.to_wire()}
+        self._add(known, state.id, "die", time, more)
+
+    def vanished(self, container: str) -> None:
+        """It runs no longer, and nobody learnt how it ended."""
+        known = self._known(container)
+        if known is not None and known.start is not None and known.end != known.start:
+            self._add(known, container, "die", now(), {})
+            self._db.execute("UPDATE containers SET told_end = told_start WHERE id = ?", (container,))
+
+    def gone(self, container: str, time: str | None) -> None:
+        """Nothing of it is left; the index still has it. What never was, as a start that was refused, is not told of."""
+        self.vanished(container)
+        known = self._known(container)
+        if known is not None and known.told:
+            self._add(known, container, "destroy", time or now(), {})
+
+    def note(self, container: str, action: str, time: str, more: More) -> None:
+        """What was done to a container."""
+        known = self._known(container)
+        if known is not None:
+            self._add(known, container, action, time, more)
+
+    def _known(self, container: str) -> _Known | None:
+        row = self._db.execute(_KNOWN, (container,)).fetchone()
+        return None if row is None else _Known(*row)
+
+    def _add(self, known: _Known, container: str, action: str, time: str, more: More) -> None:
+        labels = known.labels
+        if len(labels) > MAX_LABELS:
+            labels, more = "{}", {**more, "labelsOmitted": True}
+        self._time = time = _behind(self._time, time)
+        told = frames.dumps(more).decode("ascii")
+        size = _FIXED + len(known.name) + len(known.image) + len(labels) + len(told)
+        values = (time, action, container, known.name, known.uid, known.image, labels, told, size)
+        added = self._db.execute(
+            "INSERT INTO events (time, action, id, name, uid, image, labels, more, size) VALUES (?,?,?,?,?,?,?,?,?)",
+            values,
+        ).lastrowid
+        self.last = added or 0
+        self.fresh.append(_event((self.last, *values[:-1])))
+        self._counts[known.uid] += 1
+        self._sizes[known.uid] += size
+        self._bound(known.uid)
+
+    def _bound(self, uid: int) -> None:
+        """Let the oldest of a user's go, where there are too many."""
+        while self._counts[uid] > MAX_EVENTS or self._sizes[uid] > MAX_BYTES:
+            oldest = self._db.execute(
+                "SELECT number, size FROM events WHERE uid = ? ORDER BY number LIMIT ?", (uid, SPARE)
+            ).fetchall()
+            floor = oldest[-1][0]
+            self._db.execute("DELETE FROM events WHERE uid = ? AND number <= ?", (uid, floor))
+            self._floors[uid] = floor
+            self._counts[uid] -= len(oldest)
+            self._sizes[uid] -= sum(size for _, size in oldest)
+
+    # --- reading
+
+    def before(self, since: str | None) -> int:
+        """The number after which those of `since` and later stand; None: after which all do."""
+        if since is None:
+            return 0
+        [first] = self._db.execute("SELECT MIN(number) FROM events WHERE time >= ?", (since,)).fetchone()
+        return self.last if first is None else int(first) - 1
+
+    def page(self, after: int, uid: int | None) -> tuple[list[Event], int]:
+        """The next ones after a number that are of `uid` (None: of everyone), and up to which number this is all of them."""
+        rows = self._db.execute(
+            f"SELECT {_FIELDS} FROM events WHERE number > ? AND {_OWNED} ORDER BY number LIMIT ?",  # noqa: S608  # no caller's text
+            (after, uid, uid, PAGE),
+        ).fetchall()
+        found = [_event(row) for row in rows]
+        return found, found[-1].number if len(found) == PAGE else self.last
+
+    def has_lost(self, after: int, uid: int | None) -> bool:
+        """Whether some after a number are no longer there that `uid` (None: anybody) could have read."""
+        floors = self._floors.values() if uid is None else (self._floors.get(uid, 0),)
+        return any(floor > after for floor in floors)
+
+
+def _behind(before: str, time: str) -> str:
+    """`time`, or a nanosecond after the event before: who goes on with `since=` has to find its place by the time.
+
+    Not where the clock was set back: then times follow the clock, and the numbers tell the order.
+    """
+    if time > before or len(before) != len(time):
+        return time
+    seconds, nanoseconds = datetime.fromisoformat(f"{before[:19]}+00:00"), int(before[20:29])
+    if seconds - datetime.fromisoformat(f"{time[:19]}+00:00") > _CLOCKS:
+        return time
+    if nanoseconds == 999_999_999:
+        seconds, nanoseconds = seconds + timedelta(seconds=1), -1
+    return f"{seconds.replace(tzinfo=None).isoformat()}.{nanoseconds + 1:09}Z"
+
+
+def _event(row: tuple[object, ...]) -> Event:
+    number, time, action, container, name, uid, image, labels, more = row
+    assert isinstance(number, int)
+    assert isinstance(uid, int)
+    return Event(
+        number,
+        str(time),
+        str(action),
+        str(container),
+        str(name),
+        uid,
+        str(image),
+        {key: str(value) for key, value in frames.loads_object(str(labels).encode()).items()},
+        frames.loads_object(str(more).encode()),
+    )

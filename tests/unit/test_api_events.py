@@ -1,0 +1,232 @@
+"""GET /v1/events of the api alone, with the test in the launcher's place."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.unit.api_process import Api, Client, api_directory, eventually, state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ONE, TWO = "1" * 64, "2" * 64
+T = "2026-01-31T12:00:0{}.000000000Z"
+THREE = {"code": 3, "signal": None, "cause": "exited"}
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with api_directory() as made:
+        yield made
+
+
+class Reader:
+    """A client of /v1/events. It has its place once it exists."""
+
+    def __init__(self, api: Api, query: str = "") -> None:
+        self.client: Client = api.client()
+        self.client.send("GET", f"/v1/events{query}")
+        answer = self.client.answer()
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/x-ndjson")
+        self._file = self.client.sock.makefile("rb")
+        self._rest = b""
+
+    def next(self) -> Any:
+        """The next event; None at the end."""
+        while b"\n" not in self._rest:
+            size = int(self._file.readline(), 16)
+            data = self._file.read(size + 2)
+            if not size:
+                return None
+            self._rest += data[:-2]
+        line, _, self._rest = self._rest.partition(b"\n")
+        return json.loads(line)
+
+    def rest(self) -> list[Any]:
+        """All up to the end."""
+        found = []
+        while (event := self.next()) is not None:
+            found.append(event)
+        return found
+
+
+def past(api: Api, query: str = "") -> list[tuple[str, str]]:
+    """All that has happened: (id's first digit, action)."""
+    found = Reader(api, f"?until=9999-01-01T00:00:00Z&since=2000-01-01T00:00:00Z{query}")
+    return [(event["id"][0], event["action"]) for event in _ended(found)]
+
+
+def _ended(reader: Reader) -> list[Any]:
+    """What comes until nothing more does for a moment: the end of time is far."""
+    reader.client.sock.settimeout(0.3)
+    found = []
+    try:
+        while (event := reader.next()) is not None:
+            found.append(event)
+    except TimeoutError:
+        pass
+    return found
+
+
+def say(api: Api, number: int, kind: str = "state", container: str = ONE, **changes: Any) -> None:
+    """A numbered report, as the launcher's."""
+    if kind == "state":
+        api.say({"type": "state", "state": state(container, **changes), "number": number})
+    else:
+        api.say({"type": kind, "id": container, "time": T.format(5), "number": number, **changes})
+
+
+def noted(api: Api) -> int:
+    """What the api says to have written down."""
+    message, _ = api.hear()
+    assert message["type"] == "noted", message
+    number = message["number"]
+    assert isinstance(number, int)
+    return number
+
+
+def until_noted(api: Api, number: int) -> None:
+    while noted(api) != number:
+        pass
+
+
+def test_they_come_as_they_are_written_down(api: Api) -> None:
+    api.start()
+    reader = Reader(api)
+    say(api, 1)
+    assert [reader.next()["action"] for _ in range(2)] == ["create", "start"]
+    say(api, 2, "event", action="kill", signal=15)
+    event = reader.next()
+    assert (event["action"], event["signal"], event["time"]) == ("kill", 15, T.format(5))
+    say(api, 3, status="stopped", finished=T.format(6), exit=THREE)
+    assert reader.next() == {
+        "time": T.format(6),
+        "type": "container",
+        "action": "die",
+        "id": ONE,
+        "name": "n" + "1" * 8,
+        "uid": os.getuid(),
+        "image": "",
+        "labels": {},
+        "exit": THREE,
+    }
+    until_noted(api, 3)
+
+
+def test_what_another_api_did_not_write_down_comes_once(api: Api) -> None:
+    """It is in the next one's hello; so is what was written down, but not yet said to be."""
+    api.start()
+    api.kill()
+    reports = [
+        {"type": "state", "state": state(ONE, rm=True), "number": 1},
+        {
+            "type": "state",
+            "state": state(ONE, rm=True, status="stopped", finished=T.format(3), exit=THREE),
+            "number": 2,
+        },
+        {"type": "gone", "id": ONE, "time": T.format(4), "number": 3},
+    ]
+    for unheard in (reports[:2], reports, reports):
+        api.spawn()
+        api.say(
+            {"type": "hello", "version": 2, **api.facts(), "containers": [], "epoch": "e", "unheard": unheard}
+        )
+        assert api.hear()[0] == {"type": "ready"}, api.told()
+        until_noted(api, len(unheard))
+        last = past(api)
+        api.kill()
+    assert last == [("1", action) for action in ("create", "start", "die", "destroy")]
+
+
+def test_of_another_launcher_the_numbers_begin_anew(api: Api) -> None:
+    for epoch, container in (("e", ONE), ("f", TWO)):
+        api.spawn()
+        unheard = [{"type": "state", "state": state(container), "number": 1}]
+        api.say(
+            {
+                "type": "hello",
+                "version": 2,
+                **api.facts(),
+                "containers": [],
+                "epoch": epoch,
+                "unheard": unheard,
+            }
+        )
+        assert api.hear()[0] == {"type": "ready"}, api.told()
+        if epoch == "e":
+            api.kill()
+    assert ("2", "start") in past(api)
+
+
+def test_a_reader_that_does_not_read_is_told_what_it_lost(api: Api) -> None:
+    api.start([state(ONE)])
+    quick, stuck = Reader(api, "?filter=event=die"), Reader(api)
+    # More than the sockets of one that does not read take, and then more than is kept.
+    number = 0
+    while number < 12_000:
+        number += 1
+        say(api, number, "event", action="kill", signal=1)
+        if number % 1000 == 0:
+            until_noted(api, number)
+    say(api, number + 1, status="stopped", finished=T.format(6), exit=THREE)
+    assert quick.next()["action"] == "die"
+    *events, last = stuck.rest()
+    assert {event["action"] for event in events} == {"kill"}
+    assert last["type"] == "error"
+    assert last["error"]["code"] == "limit-reached"
+    assert f"those between {events[-1]['time']} and 2026-" in last["error"]["message"]
+    times = [event["time"] for event in events]
+    assert times == sorted(set(times))
+
+
+def test_whoever_goes_leaves_nothing(api: Api) -> None:
+    api.start()
+    before = api.descriptors()
+    for _ in range(3):
+        Reader(api).client.close()
+    eventually(lambda: api.descriptors() == before)
+    say(api, 1)
+    until_noted(api, 1)
+    assert "Traceback" not in api.told()
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("filter=volume%3Dx", "cannot filter by 'volume': there is no such key"),
+        ("filter=event%3Dbirth", "cannot filter by event=birth: there is no such event"),
+        ("filter=type%3Dimage", "cannot filter by type=image: there is no such type"),
+        ("filter=label", "cannot filter by label: its value is missing"),
+        ("filter=container%3D", "cannot filter by container: its value is missing"),
+        ("since=yesterday", "since: a time of RFC 3339 is wanted"),
+        ("since=2026-01-31T12:00:00Z&since=2026-01-31T12:00:00Z", "since: is given twice"),
+        ("after=5", "after: unknown key"),
+        ("&".join(["filter=label%3Dx"] * 65), "filter: holds 65 filters"),
+    ],
+)
+def test_what_means_nothing(api: Api, query: str, wanted: str) -> None:
+    api.start()
+    answer = api.ask("GET", f"/v1/events?{query}")
+    assert answer.status == 400
+    assert wanted in answer.json()["detail"]
+
+
+def test_until_a_time_that_is_over(api: Api) -> None:
+    api.start()
+    say(api, 1)
+    say(api, 2, status="stopped", finished=T.format(6), exit=THREE)
+    until_noted(api, 2)
+    until = "until=2026-01-31T12:00:00.5Z"
+    assert [event["action"] for event in Reader(api, f"?{until}").rest()] == ["create", "start"]
+    since = "since=2026-01-31T12:00:00.005Z"
+    assert [event["action"] for event in Reader(api, f"?{until}&{since}").rest()] == ["start"]
+    chosen = "filter=event%3Ddie&filter=event%3Dcreate&filter=container%3D111"
+    assert [event["action"] for event in Reader(api, f"?until=2026-02-01T00:00:00Z&{chosen}").rest()] == [
+        "create",
+        "die",
+    ]
+    assert Reader(api, "?until=2026-02-01T00:00:00Z&filter=label%3Dx").rest() == []

@@ -1,0 +1,210 @@
+"""What the index makes of reports: each event once and in order, whatever is cut off, and no more than is bounded."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from common.models import Container, ContainerState
+from dkrd.state import events as events_module
+from dkrd.state.events import _behind
+from dkrd.state.index import Index
+from tests.unit.api_process import state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ID, OTHER = "a" * 64, "b" * 64
+T = "2026-01-31T12:00:0{}.000000000Z"
+THREE = {"code": 3, "signal": None, "cause": "exited"}
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    return Index(str(tmp_path / "dkr.db"))
+
+
+def report(index: Index, container: str = ID, **changes: Any) -> None:
+    told = {"uid": 5, "name": "n", "created": T.format(1), "started": None, **changes}
+    index.report(ContainerState.model_validate(state(container, **told), by_alias=True, by_name=False))
+
+
+def accepted(index: Index, container: str = ID, labels: dict[str, str] | None = None) -> None:
+    index.insert(
+        Container(
+            id=container,
+            name="n",
+            uid=5,
+            image="host",
+            args=("a",),
+            labels=labels or {},
+            rm=False,
+            status="creating",
+            created=T.format(1),
+        )
+    )
+
+
+def actions(index: Index) -> list[str]:
+    found, _ = index.events.page(0, None)
+    return [event.action for event in found]
+
+
+def whole_life(index: Index, **end: Any) -> None:
+    accepted(index, labels={"a": "b"})
+    report(index, status="creating")
+    report(index, started=T.format(2))
+    report(index, status="stopped", started=T.format(2), **{"finished": T.format(3), "exit": THREE, **end})
+    index.remove(ID, T.format(4))
+
+
+def test_a_life(index: Index) -> None:
+    whole_life(index)
+    found, place = index.events.page(0, 5)
+    assert [(event.time, event.action) for event in found] == [
+        (T.format(1), "create"),
+        (T.format(2), "start"),
+        (T.format(3), "die"),
+        (T.format(4), "destroy"),
+    ]
+    assert found[2].more == {"exit": THREE}
+    assert {(event.name, event.uid, event.image, event.labels["a"]) for event in found} == {
+        ("n", 5, "host", "b")
+    }
+    assert index.events.page(place, 5) == ([], place)
+    assert index.events.page(0, 6) == ([], place)
+
+
+def test_out_of_memory(index: Index) -> None:
+    whole_life(index, exit={"code": None, "signal": 9, "cause": "oom"})
+    assert actions(index) == ["create", "start", "oom", "die", "destroy"]
+
+
+def test_what_is_reported_again_is_told_once(index: Index) -> None:
+    for _ in range(2):
+        report(index, status="creating")
+    for _ in range(2):
+        report(index, started=T.format(2))
+    ended: Any = {"status": "stopped", "started": T.format(2), "finished": T.format(3), "exit": THREE}
+    for _ in range(2):
+        report(index, **ended)
+    # A further start that fails, behind which its guardian tells the state of before.
+    report(index, status="creating")
+    report(index, **ended)
+    assert actions(index) == ["create", "start", "die"]
+    report(index, started=T.format(5))
+    assert actions(index) == ["create", "start", "die", "start"]
+
+
+def test_what_was_refused_never_was(index: Index) -> None:
+    accepted(index)
+    index.remove(ID)
+    index.remove(ID)
+    index.events.note(OTHER, "kill", T.format(1), {"signal": 9})
+    assert actions(index) == []
+
+
+def test_what_ended_unseen(index: Index) -> None:
+    report(index, started=T.format(2))
+    report(index, OTHER, started=T.format(2), rm=True)
+    index.reconcile([], complete=True)
+    assert actions(index) == ["create", "start", "create", "start", "die", "die", "destroy"]
+    found, _ = index.events.page(0, None)
+    assert [event.more for event in found if event.action == "die"] == [{}, {}]
+    index.reconcile([], complete=True)
+    assert actions(index)[-1] == "destroy"
+    assert actions(index).count("die") == 2
+
+
+def test_a_report_is_heard_once_of_each_launcher(index: Index) -> None:
+    index.begin()
+    index.listen("one")
+    assert [index.hear(number) for number in (1, 1, 2, None)] == [True, False, True, True]
+    index.commit()
+    index.begin()
+    assert index.hear(3)
+    index.rollback()
+    assert index.hear(3)
+    index.listen("one")
+    assert not index.hear(2)
+    index.listen("two")
+    assert index.hear(1)
+
+
+def test_what_was_undone_was_not_told(index: Index) -> None:
+    index.begin()
+    report(index)
+    index.rollback()
+    index.begin()
+    assert index.commit() == []
+    index.begin()
+    report(index)
+    assert [event.action for event in index.commit()] == ["create"]
+    assert actions(index) == ["create"]
+
+
+def test_each_user_keeps_so_many(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_module, "MAX_EVENTS", 10)
+    monkeypatch.setattr(events_module, "SPARE", 4)
+    report(index, OTHER, uid=6)
+    report(index)
+    for _ in range(20):
+        index.events.note(ID, "kill", T.format(1), {"signal": 1})
+    mine, place = index.events.page(0, 5)
+    assert len(mine) <= 10
+    assert mine[-1].number == place == 22
+    assert [event.action for event in index.events.page(0, 6)[0]] == ["create"]
+    assert index.events.has_lost(2, 5)
+    assert index.events.has_lost(2, None)
+    assert not index.events.has_lost(2, 6)
+    assert not index.events.has_lost(place, 5)
+
+
+def test_labels_by_the_megabyte_are_left_out(index: Index) -> None:
+    accepted(index, labels={"big": "x" * events_module.MAX_LABELS})
+    report(index)
+    [event] = index.events.page(0, None)[0]
+    assert (event.labels, event.more) == ({}, {"labelsOmitted": True})
+
+
+@pytest.mark.parametrize(
+    ("before", "time", "told"),
+    [
+        ("", T.format(1), T.format(1)),
+        (T.format(1), T.format(2), T.format(2)),
+        (T.format(2), T.format(2), "2026-01-31T12:00:02.000000001Z"),
+        (T.format(2), T.format(1), "2026-01-31T12:00:02.000000001Z"),
+        (
+            "2026-01-31T12:00:59.999999999Z",
+            "2026-01-31T12:00:59.000000000Z",
+            "2026-01-31T12:01:00.000000000Z",
+        ),
+        ("2026-01-31T12:00:59.000000000Z", T.format(1), T.format(1)),  # the clock was set back
+    ],
+)
+def test_times_rise(before: str, time: str, told: str) -> None:
+    assert _behind(before, time) == told
+
+
+def test_an_index_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
+    path = str(tmp_path / "dkr.db")
+    index = Index(path)
+    accepted(index, labels={"a": "b"})
+    report(index, started=T.format(2))
+    report(index, OTHER, status="stopped", started=T.format(2), finished=T.format(3), exit=THREE)
+    index.close()
+    db = sqlite3.connect(path)
+    db.executescript(
+        "DROP TABLE events; DROP TABLE heard; ALTER TABLE containers DROP COLUMN told;"
+        "ALTER TABLE containers DROP COLUMN told_start; ALTER TABLE containers DROP COLUMN told_end; PRAGMA user_version=1;"
+    )
+    db.close()
+    index = Index(path)
+    report(index, started=T.format(2))
+    report(index, OTHER, status="stopped", started=T.format(2), finished=T.format(3), exit=THREE)
+    assert actions(index) == []
+    report(index, status="stopped", started=T.format(2), finished=T.format(3), exit=THREE)
+    [event] = index.events.page(0, None)[0]
+    assert (event.action, event.labels) == ("die", {"a": "b"})
