@@ -10,7 +10,7 @@ from common import shapes
 from common.filters import ACTIONS
 from common.models import About, ExitStatus, LateModel, Model, Time
 
-Action = Literal["create", "start", "attach", "detach", "kill", "oom", "die", "destroy"]
+Action = Literal["create", "start", "attach", "detach", "pause", "unpause", "kill", "oom", "die", "destroy"]
 assert get_args(Action) == ACTIONS
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Matches = Mapping[str, Callable[[str], bool]]
 
 # What happens to containers: `event=` of events.
-ACTIONS = ("create", "start", "attach", "detach", "kill", "oom", "die", "destroy")
+ACTIONS = ("create", "start", "attach", "detach", "pause", "unpause", "kill", "oom", "die", "destroy")
 EVERY = frozenset(("label", "label!"))  # keys of which every value must match
 
 

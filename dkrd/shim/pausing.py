@@ -118,6 +118,7 @@ class Pausing:
         self._freezer = None
         if freezing is None:
             record(self._task, self._state, status="running")
+            self._state.note("unpause")
         else:
             freezing.fail(
                 error or Conflict(f"cannot pause {self._name}: it was told to go on", rule="not-paused")
@@ -142,6 +143,7 @@ class Pausing:
         later = self._freezing
         self._settled()
         record(self._task, self._state, status="paused")
+        self._state.note("pause")
         self._task.log.audit("paused", id=self._task.id, uid=self._state.values["uid"])
         later.answer({})
 

@@ -69,7 +69,7 @@ class State:
         self.report({"type": "state", "state": self.values}, pidfd)
 
     def note(self, action: str, **more: object) -> None:
-        """Report what was done to the container and is not to be seen in its state: kill, attach, detach.
+        """Report what was done to the container: kill, attach, detach, pause, unpause.
 
         So often at most: all guardians share the launcher's queue, and what is lost there of the others' states nobody tells again.
         """

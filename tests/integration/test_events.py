@@ -122,6 +122,16 @@ def test_who_attaches_and_leaves(daemon: Daemon) -> None:
     assert steps(told(daemon, since))[4:] == ["kill", "die", "destroy"]
 
 
+def test_one_that_is_paused_and_goes_on(daemon: Daemon) -> None:
+    since = now()
+    with made(daemon, "/bin/sleep", "600") as name:
+        for verb in ("pause", "unpause", "pause"):
+            assert ask_bytes(daemon, "POST", f"/v1/containers/{name}/{verb}")[0] == 204
+        assert ask_bytes(daemon, "POST", f"/v1/containers/{name}/stop")[0] == 204
+        found = steps(told(daemon, since))
+    assert found == ["create", "start", "pause", "unpause", "pause", "kill", "unpause", "die"]
+
+
 def test_others_containers_are_not_seen(
     daemon: Daemon, tenant: User, other_tenant: User, admin: User
 ) -> None:
