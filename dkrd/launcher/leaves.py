@@ -32,6 +32,11 @@ class Leaves:
         self._own = not parent.startswith("/")
         self._parent = f"{layout.unified}/{parent.strip('/')}" if layout.kind == "v2" else None
 
+    @property
+    def are_there(self) -> bool:
+        """Whether guardians are born in one."""
+        return self._parent is not None
+
     def prepare(self, log: Log) -> None:
         """Make PARENT ready, and tell of it. Where it cannot be, the daemon serves, and each start is refused with
         the cause.

@@ -71,7 +71,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     from dkrd.launcher.requests import Work
     from dkrd.launcher.server import Launcher
     from dkrd.log import Log
-    from dkrd.shim import cleanup, container, default_root, ended, logs, top, trace
+    from dkrd.shim import cleanup, container, default_root, ended, logs, rehearsal, top, trace
     from dkrd.shim import main as shim
 
     passed = listener.inherited(os.environ)
@@ -83,6 +83,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     os.umask(0o022)
     work = Work(
         shim=shim.run,
+        rehearse=rehearsal.rehearse,
         remove=cleanup.remove,
         collect=cleanup.collect,
         asks={

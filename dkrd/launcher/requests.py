@@ -67,6 +67,7 @@ class Work:
     """The code that the launcher forks into: what a shim does, and the jobs of the closed list.
 
     shim       a container's guardian; returns when nothing is left to do
+    rehearse   what a guardian does that was forked ahead, so that it need not do it when it is asked
     remove     `rm` of a stopped container; None
     collect    the end of a container whose shim died: its state where it is kept, None where nothing is left
     seccomp    path of the compiled filter
@@ -79,6 +80,7 @@ class Work:
     """
 
     shim: Callable[[ShimTask], None]
+    rehearse: Callable[[ShimTask], None]
     remove: Callable[[Settings, ids.Pool, str, Credentials, int | None], None]
     collect: Callable[[Settings, ids.Pool, str, dict[str, object]], object]
     seccomp: Callable[[Settings], str]
@@ -121,8 +123,12 @@ class Requests:
         self._limits.raise_soft()
         self.host = host
         self._asks = Asks(loop, runner, containers, host.settings.run_dir, host.listener)
-        self._starts = Starts(loop, log, containers, work.shim, leaves, self._limits)
+        self._starts = Starts(loop, log, containers, work.shim, work.rehearse, leaves, self._limits)
         self._removing: set[str] = set()
+
+    def prepare(self) -> None:
+        """Be ready for the first start."""
+        self._starts.prepare(self.host)
 
     def handle(self, message: Message, answer: Answer) -> None:
         """Do what a message of KEYS asks; raises ProtocolError for what an honest api does not send."""

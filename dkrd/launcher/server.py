@@ -284,6 +284,7 @@ class Launcher:
         self._notifier.send("READY=1", f"STATUS=Serving {self._listener.path}")
         self._log.info("ready", socket=self._listener.path)
         self._alive()
+        self._requests.prepare()
 
     def _alive(self) -> None:
         self._pong_due = False

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from common import frames
@@ -15,6 +15,7 @@ from dkrd import evidence, ids
 from dkrd.launcher import shims
 from dkrd.launcher.adoption import live_state, read_grant
 from dkrd.launcher.containers import is_id
+from dkrd.launcher.spare import Spare
 from dkrd.shim.task import ShimTask
 
 TYPE_CHECKING = False
@@ -124,6 +125,7 @@ class Starts:
         log: Log,
         containers: Containers,
         shim: Callable[[ShimTask], None],
+        rehearse: Callable[[ShimTask], None],
         leaves: Leaves,
         limits: shims.OpenFiles,
     ) -> None:
@@ -133,6 +135,7 @@ class Starts:
         self._shim = shim
         self._leaves = leaves
         self._limits = limits
+        self._spare = Spare(loop, limits, shim, rehearse)
         # Begins anywhere: after a restart the low slots are taken by what lived on, and every claim would
         # try them.
         self._slot_hint = int.from_bytes(os.urandom(4), "big")
@@ -203,27 +206,20 @@ class Starts:
         assert start.connection is not None
         self._check_budget(host, owner)
         self._slot_hint += 1
-        task = ShimTask(
+        task = replace(
+            self._blank(host),
             id=container,
             connection=start.connection.fileno(),
             session=start.plain,
             bundle=bundle,
-            settings=host.settings,
-            listener=host.listener,
-            reports=self._containers.reports_end.fileno(),
-            pool=host.pool,
             slot_hint=self._slot_hint,
-            subids=host.subids,
-            api_uid=host.api_uid,
-            admin_gid=host.admin_gid,
-            seccomp=host.seccomp,
-            layers=host.layers,
-            log=self._log.of("shim"),
             begun=time.monotonic_ns(),
         )
         leaf = self._leaves.make(owner, container)
         try:
-            pid = shims.start(self._loop, task, self._shim, self._limits, leaf)
+            pid = self._spare.take(host, task) if leaf < 0 else None
+            if pid is None:
+                pid = shims.start(self._loop, task, self._shim, self._limits, leaf)
             self._containers.add_child(container, owner, pid, stood=bundle is None)
         except OSError as err:
             self._leaves.remove(owner, container)
@@ -237,6 +233,34 @@ class Starts:
             if leaf >= 0:
                 os.close(leaf)
         start.accept(container, owner)
+        # When what is asked now has been done: others need not wait for it.
+        self._loop.later(0.0, partial(self.prepare, host))
+
+    def prepare(self, host: Host) -> None:
+        """Have a guardian wait for the next start, where that is possible."""
+        if not self._leaves.are_there and not self._limits.are_low():
+            self._spare.prepare(host, self._blank(host))
+
+    def _blank(self, host: Host) -> ShimTask:
+        """What is known of a start before anybody has asked for it."""
+        return ShimTask(
+            id="",
+            connection=-1,
+            session=-1,
+            bundle=None,
+            settings=host.settings,
+            listener=host.listener,
+            reports=self._containers.reports_end.fileno(),
+            pool=host.pool,
+            slot_hint=0,
+            subids=host.subids,
+            api_uid=host.api_uid,
+            admin_gid=host.admin_gid,
+            seccomp=host.seccomp,
+            layers=host.layers,
+            log=self._log.of("shim"),
+            begun=0,
+        )
 
 
 def _tell(connection: socket.socket, error: DkrError) -> None:

@@ -42,7 +42,8 @@ def run(task: ShimTask) -> None:
     """
     connection = socket.socket(fileno=task.connection)
     recorder = Recorder("shim")
-    recorder.follow(Step("fork", told.fork, str(os.getpid()), task.begun, time.monotonic_ns(), "launcher"))
+    how = told.ahead if task.ahead else told.fork
+    recorder.follow(Step("fork", how, str(os.getpid()), task.begun, time.monotonic_ns(), "launcher"))
     config: configs.Config | None = None
     try:
         if task.bundle is not None:

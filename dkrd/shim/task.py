@@ -30,9 +30,10 @@ class ShimTask:
     api_uid     uid that the api runs as: nobody at this socket
     admin_gid   gid of the group whose members may do anything; None where it does not exist
     seccomp     path of the compiled default filter
-    begun       when the launcher began to fork, monotonic nanoseconds
+    begun       when the launcher began to fork, or to hand over, monotonic nanoseconds
     layers      built-in root -> name of its layer below state_dir/layers, or why the host cannot have it
     log         where audit lines and warnings go
+    ahead       whether the guardian was forked before anybody asked (launcher/spare.py)
     """
 
     id: str
@@ -51,3 +52,4 @@ class ShimTask:
     layers: Mapping[str, str | DkrError]
     log: Log
     begun: int
+    ahead: bool = False

@@ -30,6 +30,11 @@ def fork(note: str) -> str:
     return f"fork() = {note}"
 
 
+def ahead(note: str) -> str:
+    """By the launcher, to a guardian that it has forked before anybody asked. The note: the guardian's pid."""
+    return f"fork() = {note} (ahead); sendmsg(guardian, {{task, bundle}}, SCM_RIGHTS [connection])"
+
+
 def bundle(size: int, note: str) -> str:
     """The bundle's bytes become the spec."""
     return f"parse({size} bytes of JSON)"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests import host
 from tests.daemon import Daemon
+from tests.reliability.support import eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -95,15 +96,24 @@ class TakenOver:
             if process.pid != self.daemon.pid and process.parent != self.daemon.pid:
                 assert host.wait_gone(process.pid, END_SECONDS), process
         for process in host.children(self.daemon.pid):
-            if process.comm in ("dkr-shim", "dkrd"):
+            if process.comm == "dkr-shim":
                 assert host.wait_gone(process.pid, END_SECONDS), process
+        # A fork has the launcher's name until it takes its own.
+        eventually(
+            lambda: all(child.comm != "dkrd" for child in host.children(self.daemon.pid)),
+            "forks have their names",
+        )
 
     def assert_nothing(self) -> None:
         """No container: no process, directory, id range, cgroup; and none has ever been."""
         self.settle()
         left = [line for line in self.daemon.leftovers() if not line.startswith("process ")]
         assert left == []
-        alive = [p for p in self.daemon.processes() if p.pid != self.daemon.pid and p.comm != "python3"]
+        alive = [
+            p
+            for p in self.daemon.processes()
+            if p.pid != self.daemon.pid and p.comm not in ("python3", "dkr-spare")
+        ]
         assert alive == []
 
 

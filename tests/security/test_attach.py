@@ -18,6 +18,7 @@ import pytest
 
 from dkrd.launcher import asks
 from tests import host
+from tests.reliability.support import shims
 from tests.security.callers import as_user
 from tests.security.test_evidence import FORGERIES
 from tests.sessions import ECHO, Client, Refused, echoing, gone, refusal, says
@@ -352,10 +353,10 @@ def test_many_questions_of_one_user_leave_room_for_others(
     daemon: Daemon, holder: Client, tenant: host.User
 ) -> None:
     """They ask a guardian that does not answer: it is stopped."""
-    others = {process.pid for process in daemon.processes()}
+    others = {process.pid for process in shims(daemon)}
     with Client(daemon, tenant).run("/bin/sh", "-c", ECHO, rm=True) as mine, ExitStack() as stack:
         mine.until("up\r\n")
-        [shim] = [p for p in daemon.processes() if p.comm == "dkr-shim" and p.pid not in others]
+        [shim] = [process for process in shims(daemon) if process.pid not in others]
         host.kill(shim, signal.SIGSTOP)
         stack.callback(host.kill, shim, signal.SIGCONT)
         asking = [stack.enter_context(Client(daemon, tenant)) for _ in range(asks.MAX_OF_ONE + 1)]

@@ -141,10 +141,10 @@ class Daemon:
                 pytest.fail(f"no answer to {command}: {self.log()}")
         return json.loads(data) if data else {}
 
-    def run_container(self, **bundle: object) -> dict[str, Any]:
-        """The hand-over record after a start."""
+    def run_container(self, *, pad: int = 0, **bundle: object) -> dict[str, Any]:
+        """The hand-over record after a start with a bundle that is `pad` bytes longer."""
         with self.connect() as sock:
-            sock.sendall(json.dumps({"do": "start", "bundle": bundle}).encode())
+            sock.sendall(json.dumps({"do": "start", "bundle": bundle, "pad": pad}).encode())
             length = int.from_bytes(sock.recv(4, socket.MSG_WAITALL), "big")
             record: dict[str, Any] = json.loads(sock.recv(length, socket.MSG_WAITALL))
             return record

@@ -86,9 +86,10 @@ class _Api:
             "parentSession": os.getsid(0) == os.getsid(os.getppid()),
         }
 
-    def do_start(self, connection: socket.socket, bundle: dict[str, object]) -> None:
-        """Hand the connection over; what the client reads next is the launcher's or the shim's."""
-        self.ask({"type": "start"}, b"\n" + json.dumps(bundle).encode(), connection.fileno())
+    def do_start(self, connection: socket.socket, bundle: dict[str, object], pad: int = 0) -> None:
+        """Hand the connection over; what the client reads next is the launcher's or the shim's. The bundle is made longer by `pad`."""
+        data = b"\n" + json.dumps(bundle).encode() + b" " * pad
+        self.ask({"type": "start"}, data, connection.fileno())
 
     def do_launch(self, connection: socket.socket, id: str, times: int) -> None:
         """So often at once; what the launcher answers is told as messages, what the shims answer the client reads."""
@@ -325,6 +326,11 @@ def _layer(here: str, root: str) -> str:
     return f"{root}-layer"
 
 
+def _rehearse(here: str) -> None:
+    if os.path.exists(f"{here}/no-rehearsal"):
+        raise OSError("it went wrong")
+
+
 def _directory(settings: object) -> None:
     from common.errors import HostUnfit
 
@@ -347,6 +353,7 @@ def _launcher(file: str) -> int:
     here = os.path.dirname(file)
     work = Work(
         shim=_shim,
+        rehearse=lambda task: _rehearse(here),
         remove=_removal,
         collect=_collect,
         asks={"look": _unguarded},
