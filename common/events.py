@@ -85,6 +85,9 @@ class EventLine(LateModel):
     labels_omitted: Annotated[bool | None, About("it has so many that they are not told here")] = None
     exit: Annotated[ExitStatus | None, About("of `die`; absent where nobody could learn it")] = None
     signal: Annotated[int | None, Field(ge=1, le=64), About("of `kill`")] = None
+    took: Annotated[
+        float | None, About("of `start`: seconds from the daemon's fork to the command's execution")
+    ] = None
     error: Annotated[EventError | None, About("the reader was too slow: what lies between is lost to it")] = (
         None
     )

@@ -391,6 +391,7 @@ class ContainerState(Model):
     started: str | None = None
     finished: str | None = None
     exit: ExitStatus | None = None
+    took: float | None = None
 
 
 class Container(Model):

@@ -15,7 +15,7 @@ from dkrctl.verbs import Call
 # What an event can have: absent is not unknown.
 FIELDS = (
     *("time", "type", "action", "id", "name", "uid", "image", "labels"),
-    *("labelsOmitted", "exit", "signal"),
+    *("labelsOmitted", "exit", "signal", "took"),
 )
 
 

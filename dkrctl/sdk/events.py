@@ -27,6 +27,7 @@ class Event:
     labels  of the container; empty too where it has more than 16 KiB of them
     exit    how it ended, of a `die`; None where nobody could learn it
     signal  of a `kill`
+    took    of a `start`: seconds from the daemon's fork to the command's execution
     """
 
     time: str
@@ -38,6 +39,7 @@ class Event:
     labels: dict[str, str]
     exit: ExitStatus | None = None
     signal: int | None = None
+    took: float | None = None
 
 
 async def events(
@@ -60,7 +62,7 @@ async def events(
 
 
 def _event(said: dict[str, object]) -> Event:
-    ended, signal, labels = said.get("exit"), said.get("signal"), said["labels"]
+    ended, signal, took, labels = said.get("exit"), said.get("signal"), said.get("took"), said["labels"]
     return Event(
         time=str(said["time"]),
         action=cast("Action", said["action"]),
@@ -71,4 +73,5 @@ def _event(said: dict[str, object]) -> Event:
         labels=dict(labels) if isinstance(labels, dict) else {},
         exit=None if ended is None else ExitStatus.model_validate(ended),
         signal=signal if isinstance(signal, int) else None,
+        took=took if isinstance(took, float) else None,
     )

@@ -166,6 +166,8 @@ def _handle(lines: tuple[Route, ...], context: Context) -> Bound:
         peer = peer_of(request)
         if route.who is Who.OWNER:
             peer.account()
+        elif route.who is Who.ADMIN:
+            peer.check_admin()
         given: list[Model] = []
         if route.query is not None:
             given.append(bodies.query(request, route.query))

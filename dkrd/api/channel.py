@@ -66,7 +66,7 @@ class _Question:
 class Channel:
     """The channel once `hello` was read.
 
-    on_report(message)  called for `state`, `gone`, `event` and `changed`
+    on_report(message)  called for `state`, `gone`, `event`, `failed` and `changed`
     on_end(error)       called once, when the other end is gone (None) or broke the protocol
     """
 
@@ -225,7 +225,7 @@ class Channel:
 
     def _take(self, message: dict[str, object]) -> None:
         kind = message.get("type")
-        if kind in ("state", "gone", "event", "changed"):
+        if kind in ("state", "gone", "event", "failed", "changed"):
             self._on_report(message)
         elif kind == "ping":
             self.post({"type": "pong"})

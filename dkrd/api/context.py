@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dkrd.api.endings import Endings
     from dkrd.api.facts import Facts
     from dkrd.api.feed import Feed
+    from dkrd.api.metrics import Metrics
     from dkrd.settings import Settings
     from dkrd.state.names import Names
     from dkrd.state.worker import Worker
@@ -26,3 +27,4 @@ class Context:
     index: Worker
     endings: Endings
     feed: Feed
+    metrics: Metrics

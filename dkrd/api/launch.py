@@ -9,7 +9,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from common.errors import Conflict, DkrError
+from common.errors import Conflict, DkrError, from_wire
 from dkrd.api import sessions
 from dkrd.api.asks import find
 from dkrd.api.connections import evidence, on_lost
@@ -64,6 +64,8 @@ async def start_by_session(context: Context, peer: Peer, request: web.Request) -
             if isinstance(answer, DkrError):
                 log.warning("a start of %s by uid %d was lost: %s", container.id[:12], peer.uid, answer)
                 tell(fd, answer)
+            elif answer.get("type") == "refused":
+                context.metrics.start_failed(from_wire(answer.get("error")).code)
 
         context.channel.ask({"type": "launch", "id": container.id}, (fd,), answered)
 

@@ -152,7 +152,7 @@ def _models(route: Route) -> list[type[Model]]:
 
 def _operation(lines: tuple[Route, ...]) -> Object:
     first = lines[0]
-    owner = any(route.who is Who.OWNER for route in lines)
+    [who, *_] = sorted({route.who for route in lines}, key=list(Who).index, reverse=True)
     texts = [_text(route) for route in lines]
     operation: Object = {
         "operationId": "_".join(
@@ -161,7 +161,7 @@ def _operation(lines: tuple[Route, ...]) -> Object:
         "tags": ["containers" if first.path.startswith(("/v1/containers", "/v1/run")) else "daemon"],
         "summary": first.summary,
         "description": "\n\n".join(texts),
-        "x-dkr-who": "owner" if owner else "anyone",
+        "x-dkr-who": who.value,
         "responses": _responses(lines),
     }
     parameters = [*_of_path(first), *_of_queries(lines), *_of_upgrades(lines)]
@@ -231,7 +231,7 @@ def _responses(lines: tuple[Route, ...]) -> Object:
     statuses: set[int] = set()
     for route in lines:
         kinds: list[type[errors.DkrError]] = [*_ANY, *route.errors]
-        kinds += _OF_OWNER if route.who is Who.OWNER else ()
+        kinds += _OF_OWNER if route.who is not Who.ANYONE else ()
         kinds += _OF_CONTAINER if "{container}" in route.path else ()
         statuses |= {STATUSES[kind.code] for kind in kinds}
         statuses |= set(_OF_BODY) if route.body is not None else set()

@@ -44,6 +44,15 @@ class Peer:
             )
         return self.owner
 
+    def check_admin(self) -> None:
+        """Raises NotPermitted for who is none."""
+        if not self.admin:
+            raise NotPermitted(
+                f"cannot tell uid {self.uid} what concerns everybody: it is no admin",
+                rule="admin",
+                hint="root and members of the admin group are",
+            )
+
     def scope(self) -> int | None:
         """Whose containers are visible: of one uid, or of everyone (None)."""
         return None if self.admin else self.account()

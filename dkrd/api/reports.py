@@ -51,12 +51,16 @@ def replay(index: Index, epoch: str, unheard: Iterable[Message]) -> None:
 
 
 def take(context: Context, message: Message) -> None:
-    """`state`, `gone` or `event`."""
+    """`state`, `gone`, `event` or `failed`."""
     kind, number = message.get("type"), _number(message)
     if kind == "gone":
         container, time = str(message.get("id")), _text(message.get("time"))
         context.endings.removed(container)
         forget(context, container, time, number)
+        return
+    if kind == "failed":
+        context.metrics.start_failed(str(message.get("code")))
+        context.index.post(lambda index: index.hear(number))
         return
     state = parse_state(message.get("state")) if kind == "state" else None
     if state is not None:
@@ -84,6 +88,8 @@ def _writing(message: Message, state: ContainerState | None = None) -> Callable[
     if kind == "state":
         known = state or parse_state(message.get("state"))
         return None if known is None else lambda index: index.report(known)
+    if kind == "failed":
+        return lambda index: None
     action, signal = message.get("action"), message.get("signal")
     if time is None or action not in ACTIONS:
         log.error("an event of container %s cannot be read", container[:12])
@@ -112,6 +118,7 @@ class Noting:
     def __call__(self, events: list[Event], heard: int) -> None:
         """These events and the reports up to this number are on the disk."""
         self._context.feed.add(events)
+        self._context.metrics.happened(events)
         if heard != self._noted and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(NOTE_SECONDS, self._say)
         self._noted = heard

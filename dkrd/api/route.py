@@ -21,6 +21,7 @@ class Who(StrEnum):
     """Who may use a route."""
 
     ANYONE = "anyone"  # who can connect
+    ADMIN = "admin"  # uid 0 and members of the admin group
     OWNER = "owner"  # a user of the host, and for what is theirs; uid 0 and admins for everyone's
 
 

@@ -27,6 +27,7 @@ from dkrd.api.create import create, create_by_session
 from dkrd.api.events import events
 from dkrd.api.info import info
 from dkrd.api.logs import logs
+from dkrd.api.metrics import metrics
 from dkrd.api.openapi import openapi
 from dkrd.api.pause import pause, unpause
 from dkrd.api.plain import plain_run
@@ -46,6 +47,18 @@ _STARTING = (StartFailed, CommandNotFound, CommandNotExecutable, HostUnfit)
 ROUTES = (
     Route("GET", "/_ping", Who.ANYONE, None, None, Plain, version.ping, "Alive", example="OK"),
     Route("GET", "/v1/version", Who.ANYONE, None, None, VersionInfo, version.version, "What answers here"),
+    Route(
+        "GET",
+        "/metrics",
+        Who.ADMIN,
+        None,
+        None,
+        Plain,
+        metrics,
+        "Counts and durations for Prometheus",
+        about="In its text format; counted since the api process began. Everybody's, so admins' alone.",
+        example="dkr_starts_total 4.0",
+    ),
     Route("GET", "/v1/openapi.json", Who.ANYONE, None, None, Json, openapi, "This description"),
     Route(
         "GET", "/v1/info", Who.OWNER, None, None, Info, info, "The daemon, its host, and what it is to you"

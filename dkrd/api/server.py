@@ -33,6 +33,7 @@ from dkrd.api.context import Context
 from dkrd.api.endings import Endings
 from dkrd.api.facts import Facts
 from dkrd.api.feed import Feed
+from dkrd.api.metrics import Metrics
 from dkrd.api.peers import Peers
 from dkrd.settings import Settings
 from dkrd.state.index import Index, Lock, open_index
@@ -207,7 +208,14 @@ class _Server:
         worker = Worker(index, self._damaged, lambda events, heard: noting(events, heard))
         link = Channel(loop, channel, self._report, self._channel_ended)
         self._context = context = Context(
-            self._hello.settings, self._hello.facts, link, self._names, worker, Endings(), Feed(worker)
+            settings=self._hello.settings,
+            facts=self._hello.facts,
+            channel=link,
+            names=self._names,
+            index=worker,
+            endings=Endings(),
+            feed=Feed(worker),
+            metrics=Metrics(),
         )
         noting = reports.Noting(context)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -210,7 +210,10 @@ def _introduce(context: Context, message: Frame, session: Session, connection: i
         if isinstance(answer, DkrError):
             session.failed(answer)
         elif answer.get("type") == "refused":
-            session.failed(from_wire(answer.get("error")))
+            error = from_wire(answer.get("error"))
+            if message["type"] == "launch" and error.rule != "running":
+                context.metrics.start_failed(error.code)
+            session.failed(error)
 
     context.channel.ask(message, (connection, session.theirs()), answered)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from common import frames
 from common.clock import now
+from common.detached import CreateRequest
 from common.errors import Conflict, DkrError, LimitReached, from_wire
 from common.models import Container
 from dkrd.api import names
@@ -94,6 +95,8 @@ class Start:
             self._accepted(str(answer.get("id")))
         else:
             self.release()
+            if not isinstance(self.asked, CreateRequest):
+                self.context.metrics.start_failed(from_wire(answer.get("error")).code)
             if self.on_refused is not None:
                 self.on_refused(from_wire(answer.get("error")))
             log.info("a start of uid %d was refused: %s", self.uid, answer.get("error"))

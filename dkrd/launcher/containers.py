@@ -240,10 +240,10 @@ class Containers:
             self._tell_state(told)
             if told.get("status") == "running":
                 self._turns.refuse(container.id, _running(container.id))
-        elif kind == "event":
+        elif kind in ("event", "failed"):
             self._tell(message)
         else:
-            raise ProtocolError(f"its type is neither state, gone nor event: {kind!r}")
+            raise ProtocolError(f"its type is none of a report: {kind!r}")
 
     def _take_init(self, container: Container, descriptors: list[int]) -> None:
         if not descriptors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -107,21 +108,35 @@ def record(task: ShimTask, state: State, pidfd: int = -1, **changes: object) -> 
 
 def tell(task: ShimTask, message: dict[str, object]) -> None:
     """Tell the launcher, and by it the api, whom a client asks next: before the client hears of it."""
-    send(socket.socket(fileno=task.reports), frames.dumps(message))
+    reports = socket.socket(fileno=task.reports)
+    send(reports, frames.dumps(message))
+    reports.detach()
+
+
+def count_failure(task: ShimTask, error: DkrError) -> None:
+    """Report that a start came to nothing, for who counts them."""
+    tell(task, {"type": "failed", "id": task.id, "code": error.code})
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A start, as its client is told of it. `traced`: whether it wants to be told the steps."""
+    """A start, as its client is told of it.
+
+    traced  it wants to be told the steps
+    counts  it is more than a look at what a start would be
+    """
 
     task: ShimTask
     config: Config
     session: Session
     recorder: Recorder
     traced: bool
+    counts: bool = True
 
     def refuse(self, error: DkrError, uid: int) -> None:
         """It came to nothing."""
+        if self.counts:
+            count_failure(self.task, error)
         self.task.log.audit(
             "not started",
             id=self.task.id,
@@ -141,7 +156,9 @@ class Start:
         """
         task = self.task
         begun = start_time(built.pid)
-        record(task, state, built.pidfd, status="running", pid=built.pid, pidStartTime=begun, started=now())
+        took = (time.monotonic_ns() - task.begun) / 1e9
+        running = {"pid": built.pid, "pidStartTime": begun, "started": now(), "took": took}
+        record(task, state, built.pidfd, status="running", **running)
         self.session.send({"type": "started", "id": task.id, "pid": built.pid}, *descriptors)
         self._send_trace(None)
         task.log.audit(

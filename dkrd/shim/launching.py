@@ -160,6 +160,7 @@ def _refuse(
     task: ShimTask, error: DkrError, asking: policy.Credentials, session: Session, found: kept.Kept | None
 ) -> None:
     """It came to nothing before anything was made."""
+    begun.count_failure(task, error)
     task.log.audit(
         "not started", id=task.id, uid=asking.uid, code=error.code, rule=error.rule, cause=error.message
     )

@@ -71,6 +71,7 @@ def run(task: ShimTask) -> None:
 def _turn_away(task: ShimTask, connection: socket.socket, error: DkrError) -> None:
     """There is not even a session."""
     task.log.audit("refused", id=task.id, code=error.code, rule=error.rule, cause=error.message)
+    begun.count_failure(task, error)
     if task.session < 0:
         sessions.refuse(connection, error)
     else:
@@ -105,7 +106,8 @@ def _start(
         error = failure.describe(err, recorder.current)
         begun.tell(task, {"type": "gone", "id": task.id})
         traced = first is not None and "trace" in first.want
-        begun.Start(task, config, session, recorder, traced).refuse(error, asking.uid)
+        counts = first is None or not (first.create or "plan" in first.want)
+        begun.Start(task, config, session, recorder, traced, counts).refuse(error, asking.uid)
         return
     _live(task, config, who, first, root, session, recorder, (container, state, listener))
 

@@ -52,7 +52,7 @@ _CLOCKS = timedelta(seconds=5)  # that a clock may be behind another's word; bey
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One. `number` rises with each; `more`: `exit` of a die, `signal` of a kill, or that labels are left out."""
+    """One. `number` rises with each; `more`: `exit` of a die, `signal` of a kill, what a start took, or that labels are left out."""
 
     number: int
     time: str
@@ -131,7 +131,7 @@ class Events:
             self._add(known, state.id, "create", state.created, {})
         if state.started is not None and state.started != start:
             start = state.started
-            self._add(known, state.id, "start", start, {})
+            self._add(known, state.id, "start", start, {} if state.took is None else {"took": state.took})
         if state.status == "stopped" and start is not None and state.started == start != end:
             end = start
             self._add_end(known, state)
