@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # What happens to containers: `event=` of events.
 ACTIONS = ("create", "start", "attach", "detach", "pause", "unpause", "kill", "oom", "die", "destroy")
-EVERY = frozenset(("label", "label!"))  # keys of which every value must match
+EVERY = frozenset(("label", "label!", "until"))  # keys of which every value must match
 
 
 def any_value(value: str) -> str:

@@ -1,7 +1,7 @@
 """The verbs that watch what happens, and tidy up."""
 
 from common.filters import ACTIONS
-from common.options import REPEAT, SOCKET, VALUE, VERB_HELP, Command, Option
+from common.options import FLAG, REPEAT, SOCKET, VALUE, VERB_HELP, Command, Option
 
 _OUTPUT = "Output"
 _WHICH = "Which"
@@ -61,5 +61,42 @@ EVENTS = Command(
         ("dkrctl events --format '{{.action}} {{.name}} {{.exit.code}}'", ""),
     ),
     status="0; 1 where they are lost to a reader that is too slow, or the daemon ends; 130 after ctrl-C",
+    intermixed=True,
+)
+
+DRY_RUN = Option(
+    "dry-run",
+    "",
+    FLAG,
+    "",
+    "",
+    "remove nothing, tell what would be removed",
+    group=_WHICH,
+    docker="Docker has none",
+)
+FORCE = Option("force", "f", FLAG, "", "", "do not ask; without a terminal it is needed", group=_WHICH)
+PRUNE_FILTER = Option(
+    "filter",
+    "",
+    REPEAT,
+    "KEY=VALUE",
+    "",
+    "only those that match: until=TIME (made before it, given as for --since of events), label=KEY[=VALUE], label!=KEY[=VALUE]; all must",
+    group=_WHICH,
+    complete=("until=", "label=", "label!="),
+)
+
+PRUNE = Command(
+    "prune",
+    "dkrctl prune [OPTIONS]",
+    "Remove all containers that do not run, those too that were never started, with all they have written: the caller's own, for root and "
+    "the group dkr-admin everybody's. Asks before.",
+    (DRY_RUN, FORCE, PRUNE_FILTER, SOCKET, VERB_HELP),
+    (
+        ("dkrctl prune --dry-run", "what would go"),
+        ("dkrctl prune -f --filter until=24h", "what was made more than a day ago"),
+        ("dkrctl prune -f --filter label!=keep", "all but those"),
+    ),
+    status="0; 1 where it was not wanted, or one of them could not be removed",
     intermixed=True,
 )

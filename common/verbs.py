@@ -5,7 +5,7 @@ meanings are Docker's wherever Docker has the option.
 """
 
 from common.acts import PAUSE, RESTART, STOP, TOP, UNPAUSE
-from common.housekeeping import EVENTS
+from common.housekeeping import EVENTS, PRUNE
 from common.lifecycle import CREATE, KILL, LOGS, RM, START, WAIT
 from common.options import (
     ATTACH,
@@ -248,6 +248,7 @@ COMMANDS: tuple[Command, ...] = (
     KILL,
     WAIT,
     RM,
+    PRUNE,
     EVENTS,
     INFO,
     DOCTOR,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
+from common.usage import Pruned
+from dkrctl.sdk.answers import model
 from dkrctl.sdk.events import events
 
 if TYPE_CHECKING:
@@ -12,6 +16,9 @@ if TYPE_CHECKING:
 
     from dkrctl.sdk.events import Event
     from dkrctl.sdk.transport import Transport
+
+
+_PRUNED = TypeAdapter(Pruned)
 
 
 class Housekeeping:
@@ -36,3 +43,14 @@ class Housekeeping:
         Unavailable where the daemon is restarted: ask again with the last event's time as `since`, which gives that one once more.
         """
         return events(self._transport, since, until, filters)
+
+    async def prune(self, *, filters: Iterable[str] = (), dry_run: bool = False) -> Pruned:
+        """Remove the caller's containers (an admin's: everybody's) that do not run: which were removed, and the bytes they had.
+
+        filters  `until=` (RFC 3339: made before it), `label=`, `label!=`; all must match
+        dry_run  remove nothing
+
+        An act, never sent twice. What could not be removed is in `failed`. Raises BadRequest.
+        """
+        body = {"filter": list(filters), "dryRun": dry_run}
+        return model(_PRUNED, await self._transport.ask("POST", "/v1/containers/prune", body))

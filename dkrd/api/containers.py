@@ -66,6 +66,11 @@ async def remove(context: Context, peer: Peer, request: web.Request, query: Remo
         and await _end(context, request, container)
     ):
         return
+    await discard(context, request, container)
+
+
+async def discard(context: Context, request: web.Request, container: Container) -> None:
+    """Have one removed that does not run. Raises DkrError."""
     message: dict[str, object] = {"type": "remove", "id": container.id}
     try:
         await ask_root(context, request, message, f"remove {container.name}", REMOVE_SECONDS)

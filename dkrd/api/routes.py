@@ -21,6 +21,7 @@ from common.models import (
     WaitQuery,
 )
 from common.trace import Trace
+from common.usage import Pruned, PruneRequest
 from dkrd.api import containers, launch, life, streams, version
 from dkrd.api.attach import attach
 from dkrd.api.create import create, create_by_session
@@ -31,6 +32,7 @@ from dkrd.api.metrics import metrics
 from dkrd.api.openapi import openapi
 from dkrd.api.pause import pause, unpause
 from dkrd.api.plain import plain_run
+from dkrd.api.prune import prune
 from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.run import run
 from dkrd.api.stop import restart, stop
@@ -137,6 +139,17 @@ ROUTES = (
         upgrade=PROTOCOL,
         errors=(NotFound, Conflict),
         about=_BEHIND,
+    ),
+    Route(
+        "POST",
+        "/v1/containers/prune",
+        Who.OWNER,
+        None,
+        PruneRequest,
+        Pruned,
+        prune,
+        "Remove containers that do not run",
+        about="Those that were made only too. One after the other, each judged by root's side; what somebody starts meanwhile stays.",
     ),
     Route(
         "GET",

@@ -71,7 +71,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     from dkrd.launcher.requests import Work
     from dkrd.launcher.server import Launcher
     from dkrd.log import Log
-    from dkrd.shim import cleanup, container, default_root, ended, logs, rehearsal, top, trace
+    from dkrd.shim import cleanup, container, default_root, ended, logs, rehearsal, top, trace, usage
     from dkrd.shim import main as shim
 
     passed = listener.inherited(os.environ)
@@ -85,6 +85,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         shim=shim.run,
         rehearse=rehearsal.rehearse,
         remove=cleanup.remove,
+        measure=usage.measure,
         collect=cleanup.collect,
         asks={
             "attach": ended.attach,

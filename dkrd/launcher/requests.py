@@ -15,6 +15,7 @@ from dkrd import evidence
 from dkrd.launcher import shims, starts, wire
 from dkrd.launcher.asks import Asks, Question
 from dkrd.launcher.containers import is_id
+from dkrd.launcher.measures import Measures
 from dkrd.launcher.starts import Starts
 
 TYPE_CHECKING = False
@@ -42,7 +43,9 @@ KEYS: Mapping[str, set[str]] = {
     "launch": {"type", "seq", "id"},
     "remove": {"type", "seq", "id"},
     "ask": {"type", "seq", "id", "ask"},
+    "measure": {"type", "seq", "ids"},
 }
+_MEASURED = 256  # containers that are measured at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Work:
     shim       a container's guardian; returns when nothing is left to do
     rehearse   what a guardian does that was forked ahead, so that it need not do it when it is asked
     remove     `rm` of a stopped container; None
+    measure    bytes on the disk of these containers, as far as they are theirs who ask; of the layers, where none is named
     collect    the end of a container whose shim died: its state where it is kept, None where nothing is left
     seccomp    path of the compiled filter
     asks       what clients may ask of a container: kind -> what is answered where it has no shim (any more); it is told the
@@ -82,6 +86,7 @@ class Work:
     shim: Callable[[ShimTask], None]
     rehearse: Callable[[ShimTask], None]
     remove: Callable[[Settings, ids.Pool, str, Credentials, int | None], None]
+    measure: Callable[[Settings, ids.Pool, list[str], Credentials, int | None], dict[str, object]]
     collect: Callable[[Settings, ids.Pool, str, dict[str, object]], object]
     seccomp: Callable[[Settings], str]
     asks: Mapping[str, Unguarded]
@@ -103,7 +108,7 @@ class _Request:
 
 
 class Requests:
-    """Answers `start`, `launch`, `remove` and `ask`."""
+    """Answers `start`, `launch`, `remove`, `measure` and `ask`."""
 
     def __init__(
         self,
@@ -124,6 +129,7 @@ class Requests:
         self.host = host
         self._asks = Asks(loop, runner, containers, host.settings.run_dir, host.listener)
         self._starts = Starts(loop, log, containers, work.shim, work.rehearse, leaves, self._limits)
+        self._measures = Measures(runner)
         self._removing: set[str] = set()
 
     def prepare(self) -> None:
@@ -135,7 +141,7 @@ class Requests:
         kind = str(message.body.get("type"))
         seq = message.body.get("seq")
         fits = set(message.body) == KEYS[kind] and type(seq) is int and 0 <= seq < _SEQ_MAX
-        most = 1 if kind == "remove" else 2
+        most = 1 if kind in ("remove", "measure") else 2
         if not fits or not 1 <= len(message.descriptors) <= most or bool(message.rest) != (kind == "start"):
             wire.close_all(message.descriptors)
             raise ProtocolError(f"its {kind} has other keys, bytes or descriptors than it must")
@@ -146,10 +152,12 @@ class Requests:
             self._starts.launch(self.host, seq, message, answer, self._removing)
         elif kind == "remove":
             self._remove(seq, message, answer)
+        elif kind == "measure":
+            self._measure(seq, message, answer)
         else:
             self._ask(seq, message, answer)
 
-    # --- remove, ask
+    # --- remove, measure, ask
 
     def _remove(self, seq: int, message: Message, answer: Answer) -> None:
         request = _Request("remove", seq, _id_of(message), answer)
@@ -177,6 +185,22 @@ class Requests:
         self._log.audit("removed", seq=request.seq, uid=request.uid, id=request.id)
         request.answer({"type": "done", "seq": request.seq})
         self._containers.removed(request.id)
+
+    def _measure(self, seq: int, message: Message, answer: Answer) -> None:
+        wanted = message.body["ids"]
+        if not isinstance(wanted, list) or len(wanted) > _MEASURED or not all(map(is_id, wanted)):
+            wire.close_all(message.descriptors)
+            raise ProtocolError("what it wants to be measured is no list of containers")
+        request = _Request("measure", seq, "", answer)
+        host = self.host
+        try:
+            with evidence.open_connection(message.descriptors[0]) as connection:
+                credentials, owner = starts.prove(host, connection)
+            request.uid = credentials.uid
+            work = partial(self._work.measure, host.settings, host.pool, wanted, credentials, host.admin_gid)
+            self._measures.begin(owner, work, partial(self._asked, request))
+        except DkrError as err:
+            self._refuse(request, err)
 
     def _ask(self, seq: int, message: Message, answer: Answer) -> None:
         ask = message.body["ask"]

@@ -217,11 +217,22 @@ def check_owner(
 ) -> None:
     """Raise NotFound unless `container` stands and is theirs who have these credentials, or they are an admin's."""
     check_id(container)
-    known = _known(settings, container)
+    owner, admin = rights_of(pool, credentials, admin_gid)
+    if not is_theirs(settings, container, owner, admin=admin):
+        raise NotFound(f"cannot find {container[:12]}: there is no such container")
+
+
+def rights_of(pool: ids.Pool, credentials: Credentials, admin_gid: int | None) -> tuple[int | None, bool]:
+    """The uid that these credentials count for, None for a container's own; and whether it is an admin's."""
     owner = ids.owner_of(credentials.uid, pool, ids.read_subids())
     admin = owner == 0 or (admin_gid is not None and admin_gid in (credentials.gid, *credentials.groups))
-    if not known or owner is None or (known.get("uid") != owner and not admin):
-        raise NotFound(f"cannot find {container[:12]}: there is no such container")
+    return owner, admin
+
+
+def is_theirs(settings: Settings, container: str, owner: int | None, *, admin: bool) -> bool:
+    """Whether `container`, an id, stands and is the owner's, or theirs who are admins."""
+    known = _known(settings, container)
+    return bool(known) and owner is not None and (admin or known.get("uid") == owner)
 
 
 def remove(

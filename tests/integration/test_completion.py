@@ -46,7 +46,7 @@ STATIC = [
     ("dkrctl ", VERBS),
     ("dkrctl r", [name for name in VERBS if name.startswith("r")]),
     ("dkrctl --ver", ["--version"]),
-    ("dkrctl help p", ["pause", "ps"]),
+    ("dkrctl help p", ["pause", "prune", "ps"]),
     ("dkrctl ps --", longs(PS)),
     ("dkrctl rm x --", longs(RM)),  # options may follow words
     ("dkrctl ps --no", ["--no-trunc"]),

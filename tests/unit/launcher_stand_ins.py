@@ -355,6 +355,7 @@ def _launcher(file: str) -> int:
         shim=_shim,
         rehearse=lambda task: _rehearse(here),
         remove=_removal,
+        measure=lambda *_asked: {"containers": {}, "layers": {}},
         collect=_collect,
         asks={"look": _unguarded},
         seccomp=lambda settings: f"{settings.state_dir}/seccomp/x.bpf",

@@ -1,0 +1,47 @@
+"""What crosses the HTTP border of what containers take, and of what is tidied up. As common/models.py, for processes that have time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, WithJsonSchema
+
+from common import checks, shapes
+from common.models import About, Id, LateModel, Model
+
+_PRUNE_FILTERS = WithJsonSchema(
+    shapes.filters(
+        f"until=(?:{checks.MOMENT.pattern})", shapes.LABEL_FILTER, shapes.LABEL_FILTER.replace("=", "!=", 1)
+    )
+)
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class PruneRequest(Model):
+    """Which containers are removed: of those that do not run."""
+
+    filter: Annotated[
+        shapes.Filters,
+        _PRUNE_FILTERS,
+        About(
+            "KEY=VALUE each, and all must match. Keys: `until` (RFC 3339: made before it), `label` (KEY or KEY=VALUE), `label!` (the same: "
+            "those that have it stay)"
+        ),
+    ] = ()
+    dry_run: Annotated[bool, About("nothing is removed; it is told what would be")] = False
+
+
+class NotPruned(LateModel):
+    """One that could not be removed."""
+
+    id: Id
+    code: str
+    detail: str
+
+
+class Pruned(LateModel):
+    """What was removed."""
+
+    removed: tuple[Id, ...]
+    space_reclaimed: Annotated[Bytes, About("bytes on the disk that they had")]
+    failed: Annotated[tuple[NotPruned, ...] | None, About("those that could not be removed")] = None
