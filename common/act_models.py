@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from common import shapes  # noqa: TC001  # pydantic reads the annotations when the program runs
-from common.models import About, LateModel, Model
+from common.models import About, Id, LateModel, Model, Time
 
 
 class StopRequest(Model):
@@ -51,3 +51,46 @@ class Top(LateModel):
         ),
     ]
     omitted: Annotated[int | None, About("how many more there are, where not all fit")] = None
+
+
+_Count = Annotated[int | None, Field(ge=0)]
+
+
+class Stats(LateModel):
+    """What a container uses of the machine. What is absent nothing counts, or nothing bounds."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "6f" * 32,
+                    "name": "calm_otter4821",
+                    "read": "2026-01-31T12:00:00.010000000Z",
+                    "cpuUsage": 20_400_000,
+                    "memoryUsage": 1_310_720,
+                    "memoryLimit": 67_108_864,
+                    "pids": 1,
+                    "pidsLimit": 4096,
+                }
+            ]
+        }
+    )
+
+    id: Id
+    name: str
+    read: Annotated[Time, About("when it was measured")]
+    cpu_usage: Annotated[_Count, About("nanoseconds of processor time since it was started")] = None
+    memory_usage: Annotated[_Count, About("bytes, without files that the kernel can let go of at once")] = (
+        None
+    )
+    memory_limit: Annotated[_Count, About("its bound, or all that the machine has")] = None
+    pids: Annotated[_Count, About("processes and threads")] = None
+    pids_limit: Annotated[_Count, About("the bound of that")] = None
+    block_read: Annotated[_Count, About("bytes read from block devices")] = None
+    block_write: Annotated[_Count, About("bytes written to them")] = None
+
+
+class StatsQuery(Model):
+    """How a container is measured."""
+
+    stream: Annotated[shapes.Flag, About("again each second, until it ends")] = False

@@ -5,6 +5,7 @@ Beside common/options.py, and not in it, because `dkrctl run` would load all thi
 
 from common.options import (
     CONTAINERS,
+    FLAG,
     PAUSED,
     RUNNING,
     SECONDS,
@@ -102,6 +103,40 @@ TOP = Command(
     (SOCKET, VERB_HELP),
     (("dkrctl top web", ""),),
     status="0; 1 where it does not run",
+    words=RUNNING,
+    intermixed=True,
+)
+
+STATS = Command(
+    "stats",
+    "dkrctl stats [OPTIONS] [CONTAINER...]",
+    "Show what containers use of the machine: all that run, or those that are named; each second anew, until ctrl-C, or until those "
+    "that are named have ended. Processor time is a share of one processor.",
+    (
+        Option("all", "a", FLAG, "", "", "those as well that do not run", group=_GROUP),
+        Option("no-stream", "", FLAG, "", "", "once, and that is it", group=_GROUP),
+        Option(
+            "format",
+            "",
+            VALUE,
+            "FORMAT",
+            "",
+            "how they are shown: table; json, an object a line; a template such as '{{.Name}} {{.CPUPerc}}', after the word table with "
+            "a heading",
+            group="Output",
+            default="table",
+            complete=("table", "json"),
+        ),
+        Option("no-trunc", "", FLAG, "", "", "whole ids", group="Output"),
+        SOCKET,
+        VERB_HELP,
+    ),
+    (
+        ("dkrctl stats --no-stream", "all that run, once"),
+        ("dkrctl stats web", "one of them, each second"),
+        ("dkrctl stats --no-stream --format '{{.Name}} {{.MemUsage}}'", "for other programs"),
+    ),
+    status="0; 1 where one of them is not there; 130 after ctrl-C",
     words=RUNNING,
     intermixed=True,
 )

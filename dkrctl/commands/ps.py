@@ -9,7 +9,7 @@ from common.verbs import FILTERS, STATUSES
 from dkrctl import output, tables
 from dkrctl.containers import Shown, heading, record_of
 from dkrctl.parse import count
-from dkrctl.templates import Template, json
+from dkrctl.presentation import presentation
 from dkrctl.verbs import Call
 
 MAX_LAST = 1_000_000
@@ -100,41 +100,9 @@ def _limit(call: Call) -> int | None:
 def _presentation(call: Call) -> Callable[[list[Shown]], str]:
     """How they are to be shown; what is wrong with it is told before anybody is asked."""
     given = call.text("format")
-    form = given or "table"
     if call.parsed.flag("quiet"):
         if given:
             raise BadRequest("cannot show ids only and by a format: give --quiet or --format")
         return lambda found: "".join(f"{container.id}\n" for container in found)
-    if form == "table":
-        return _table
-    if form == "json":
-        return lambda found: "".join(f"{json(container.fields())}\n" for container in found)
-    if form.startswith("table "):
-        return _own_table(Template(form.removeprefix("table ").strip(" ")))
-    template = Template(form)
-    template.fill(heading())  # unknown fields are told even where there is no container
-    return lambda found: "".join(
-        template.fill(container.fields(), terminal=output.is_terminal()) + "\n" for container in found
-    )
-
-
-def _table(found: list[Shown]) -> str:
-    rows = []
-    for container in found:
-        fields = container.fields()
-        rows.append([str(fields[name]) for name in _COLUMNS])
-    return tables.render(tuple(_COLUMNS.values()), rows, output.width())
-
-
-def _own_table(template: Template) -> Callable[[list[Shown]], str]:
-    """Columns are what the template has between tabs."""
-    names = template.fill(heading()).split("\t")
-
-    def show(found: list[Shown]) -> str:
-        rows = []
-        for container in found:
-            cells = template.fill(container.fields(), terminal=True).split("\t")
-            rows.append(cells)
-        return tables.render([tables.Column(name) for name in names], rows, output.width())
-
-    return show
+    show = presentation(given or "table", _COLUMNS, heading())
+    return lambda found: show([container.fields() for container in found])

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from common.act_models import Top
+from common.act_models import Stats, Top
 from dkrctl.daemon import target
+from dkrctl.json_lines import Splitter
 from dkrctl.sdk.answers import model
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from dkrctl.sdk.transport import Transport
 
 _TOP = TypeAdapter(Top)
+_STATS = TypeAdapter(Stats)
+_ALL_STATS = TypeAdapter(list[Stats])
 
 
 class Acts:
@@ -26,6 +33,24 @@ class Acts:
         last says of a command is the command's own doing. Raises NotFound, Conflict.
         """
         return model(_TOP, await self._transport.ask("GET", target(container, "/top")))
+
+    async def stats(self) -> list[Stats]:
+        """What each of the caller's containers that run (an admin's: everybody's) uses of the machine, the newest first."""
+        return model(_ALL_STATS, await self._transport.ask("GET", "/v1/stats"))
+
+    async def follow_stats(self, container: str) -> AsyncGenerator[Stats]:
+        """What a container uses, each second anew, until it ends: `async for one in dkr.follow_stats(name):`. What it used of the
+        processors is the difference of two, by that of `read`.
+
+        Raises NotFound, Conflict (it does not run), Unavailable where it is cut off.
+        """
+        splitter = Splitter("the usage", partial(model, _STATS))
+        stream = self._transport.stream(target(container, "/stats"), {"stream": "true"})
+        async with contextlib.aclosing(stream) as pieces:
+            async for piece in pieces:
+                for one in splitter.feed(piece):
+                    yield one
+        splitter.end()
 
     async def stop(
         self,

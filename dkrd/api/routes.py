@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from common.act_models import StopRequest, Top
+from common.act_models import Stats, StatsQuery, StopRequest, Top
 from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
 from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
 from common.events import EventLine, EventsQuery
@@ -35,6 +35,7 @@ from dkrd.api.plain import plain_run
 from dkrd.api.prune import prune
 from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.run import run
+from dkrd.api.stats import all_stats, stats
 from dkrd.api.stop import restart, stop
 from dkrd.api.top import top
 from dkrd.api.upgrade import PROTOCOL, STREAM
@@ -288,6 +289,20 @@ ROUTES = (
         Trace,
         containers.explain,
         "How a container was started, step by step",
+    ),
+    Route(
+        "GET", "/v1/stats", Who.OWNER, None, None, list[Stats], all_stats, "What all containers that run use"
+    ),
+    Route(
+        "GET",
+        "/v1/containers/{container}/stats",
+        Who.OWNER,
+        StatsQuery,
+        None,
+        Lines[Stats],
+        stats,
+        "What a container uses of the machine",
+        about="One line; with `stream` one each second, until it ends.",
     ),
     Route(
         "GET",

@@ -71,7 +71,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     from dkrd.launcher.requests import Work
     from dkrd.launcher.server import Launcher
     from dkrd.log import Log
-    from dkrd.shim import cleanup, container, default_root, ended, logs, rehearsal, top, trace, usage
+    from dkrd.shim import cleanup, container, default_root, ended, logs, rehearsal, stats, top, trace, usage
     from dkrd.shim import main as shim
 
     passed = listener.inherited(os.environ)
@@ -100,7 +100,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         layers={host_root.NAME: host_root.ensure, busybox_root.NAME: busybox_root.ensure},
         directory=default_root.check,
         prime=container.prime,
-        looks={"top": top.look},
+        looks={"top": top.look, "stats": stats.look},
     )
     log = Log(settings.log_level, settings.log_format, journal=journal.connected(os.environ))
     notifier = Notifier(os.environ)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common import frames
@@ -212,27 +213,38 @@ def collect(
     return state
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for something: the uid they count for (None: nobody), and whether they are an admin."""
+
+    owner: int | None
+    admin: bool
+
+    def may_touch(self, uid: object) -> bool:
+        """Whether a container of `uid` is theirs."""
+        return self.owner is not None and (self.admin or uid == self.owner)
+
+
+def asker(pool: ids.Pool, credentials: Credentials, admin_gid: int | None) -> Asker:
+    """Whose these credentials are."""
+    owner = ids.owner_of(credentials.uid, pool, ids.read_subids())
+    admin = owner == 0 or (admin_gid is not None and admin_gid in (credentials.gid, *credentials.groups))
+    return Asker(owner, admin)
+
+
 def check_owner(
     settings: Settings, pool: ids.Pool, container: str, credentials: Credentials, admin_gid: int | None
 ) -> None:
     """Raise NotFound unless `container` stands and is theirs who have these credentials, or they are an admin's."""
     check_id(container)
-    owner, admin = rights_of(pool, credentials, admin_gid)
-    if not is_theirs(settings, container, owner, admin=admin):
+    if not is_theirs(settings, container, asker(pool, credentials, admin_gid)):
         raise NotFound(f"cannot find {container[:12]}: there is no such container")
 
 
-def rights_of(pool: ids.Pool, credentials: Credentials, admin_gid: int | None) -> tuple[int | None, bool]:
-    """The uid that these credentials count for, None for a container's own; and whether it is an admin's."""
-    owner = ids.owner_of(credentials.uid, pool, ids.read_subids())
-    admin = owner == 0 or (admin_gid is not None and admin_gid in (credentials.gid, *credentials.groups))
-    return owner, admin
-
-
-def is_theirs(settings: Settings, container: str, owner: int | None, *, admin: bool) -> bool:
-    """Whether `container`, an id, stands and is the owner's, or theirs who are admins."""
+def is_theirs(settings: Settings, container: str, who: Asker) -> bool:
+    """Whether `container`, an id, stands and is theirs who ask, or they are admins."""
     known = _known(settings, container)
-    return bool(known) and owner is not None and (admin or known.get("uid") == owner)
+    return bool(known) and who.may_touch(known.get("uid"))
 
 
 def remove(

@@ -108,12 +108,12 @@ def measure(
     by = _Measure(SECONDS)
     if not containers:
         return {"containers": {}, "layers": _layers(settings, by)}
-    owner, admin = cleanup.rights_of(pool, credentials, admin_gid)
+    who = cleanup.asker(pool, credentials, admin_gid)
     found: dict[str, object] = {}
     for container in containers:
         if by.is_over:
             break
-        if cleanup.is_theirs(settings, container, owner, admin=admin):
+        if cleanup.is_theirs(settings, container, who):
             with contextlib.suppress(FileNotFoundError):
                 found[container] = _of_one(settings, container, by)
     return {"containers": found, "layers": {}}

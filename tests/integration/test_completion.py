@@ -77,6 +77,7 @@ STATIC = [
     ("dkrctl logs x --t", ["--tail", "--timestamps"]),
     ("dkrctl logs --tail ", ["all"]),
     ("dkrctl start --on-disconnect k", ["keep", "kill"]),
+    ("dkrctl stats --format ", ["json", "table"]),
     ("dkrctl doctor -f ", ["json", "text"]),
 ]
 
@@ -120,6 +121,7 @@ def test_a_value_behind_an_equals_sign(
         ("dkrctl restart -t 1 b", ["bad-1", "bad-2"]),
         ("dkrctl pause ", ["alive"]),
         ("dkrctl top ", ["alive"]),
+        ("dkrctl stats --no-stream a", ["alive"]),
         ("dkrctl unpause ", []),  # only what is paused
         ("dkrctl rm ", ["bad-1", "bad-2", "made"]),  # only what can be removed
         ("dkrctl rm b", ["bad-1", "bad-2"]),
