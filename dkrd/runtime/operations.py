@@ -107,7 +107,7 @@ class AttachLayers:
 
     def execute(self, stage: Stage) -> None:
         CloneLayers(self.directory).execute(stage)
-        os.mkdir(LAYERS, 0o700)
+        tree_root.make_place(LAYERS)
         syscalls.move_mount(stage.layers, syscalls.AT_FDCWD, LAYERS)
 
 

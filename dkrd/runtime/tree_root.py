@@ -27,6 +27,12 @@ _KEPT = {
 }
 
 
+def make_place(name: str) -> None:
+    """The directory of the container's in which something is attached for a moment. One that has run before has it."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700)
+
+
 @dataclass(frozen=True, slots=True)
 class AttachTree:
     """The clone of a directory that somebody named, read-only and idmapped, where overlay finds it by a relative name.
@@ -79,7 +85,7 @@ class AttachTree:
             )
 
     def _attach(self, mount: int) -> None:
-        os.mkdir(self.place, 0o700)
+        make_place(self.place)
         try:
             syscalls.move_mount(mount, syscalls.AT_FDCWD, self.place)
         except FileNotFoundError as err:

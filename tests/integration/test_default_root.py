@@ -60,6 +60,24 @@ def test_everybody_runs_in_it(make_daemon: MakeDaemon, tree: Path, tenant: User,
     assert "the default root cannot be used" not in daemon.log
 
 
+def test_a_container_is_started_in_it_again(make_daemon: MakeDaemon, tree: Path, tenant: User) -> None:
+    daemon = make_daemon(default_root=str(tree))
+    daemon.dkrctl(
+        "create",
+        "--name",
+        "again",
+        "/bin/sh",
+        "-c",
+        "echo x >>/kept; cat /etc/motd /kept",
+        user=tenant,
+        check=True,
+    )
+    for turn in (1, 2, 3):
+        done = daemon.dkrctl("start", "-a", "again", user=tenant, check=True)
+        assert done.stdout == "a tree\n" + "x\n" * turn
+    daemon.dkrctl("rm", "again", user=tenant, check=True)
+
+
 def test_it_is_looked_at_for_each_run(make_daemon: MakeDaemon, tree: Path, tenant: User) -> None:
     """A tree that was exchanged for another counts at once; so does one that nobody can use any more."""
     daemon = make_daemon(default_root=str(tree))
