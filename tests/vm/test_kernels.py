@@ -91,3 +91,23 @@ def test_containers_outlive_a_restart(guest: Guest) -> None:
     assert guest.pids() == before
     guest.run("systemctl stop dkr-containers.service", seconds=180)
     assert guest.said("kept") == "up\nbye\nstatus 7\n"
+
+
+def test_a_container_is_started_again(guest: Guest) -> None:
+    guest.run(
+        "systemctl start dkrd.socket; dkrctl create --name again /bin/sh -c 'echo x >>/kept; cat /kept'"
+    )
+    for turn in (1, 2):
+        assert guest.run("dkrctl start -a again") == "x\n" * turn
+    guest.remove_all()
+
+
+def test_one_that_is_paused_stands_still_and_can_be_stopped(guest: Guest) -> None:
+    guest.start("still", POLITE, user="tina")
+    place = guest.cgroup(guest.pids()["still"][0])
+    guest.run("dkrctl pause still")
+    assert "frozen 1" in guest.run(f"cat {CGROUPS}{place}/cgroup.events")
+    assert guest.run("dkrctl ps --filter status=paused --format '{{.Names}}'") == "still\n"
+    guest.run("dkrctl stop still", seconds=180)
+    assert guest.said("still") == "up\nbye\nstatus 7\n"
+    guest.remove_all()
