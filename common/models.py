@@ -430,31 +430,14 @@ class Container(Model):
     started: Time | None = None
     finished: Time | None = None
     exit: ExitStatus | None = None
+    size: Annotated[
+        int | None, About("bytes on the disk that its root has beside its layers; where asked for")
+    ] = None
+    log_size: Annotated[int | None, About("the same of its log")] = None
 
 
 class ContainersQuery(Model):
     """Which containers are listed."""
 
     all: Annotated[shapes.Flag, About("those too that have not been started yet, or have stopped")] = False
-
-
-class Fault(Model):
-    """One fault of a request."""
-
-    path: str
-    message: str
-
-
-class Problem(Model):
-    """An error: RFC 9457, with our stable code, the way out and the faults of a request."""
-
-    type: Literal["about:blank"] = "about:blank"
-    code: Annotated[str, About("what a program acts on")]
-    title: str
-    status: int
-    detail: Annotated[str, About("what could not be done, to what, and why: for people")]
-    hint: Annotated[str | None, About("the way out")] = None
-    step: Annotated[str | None, About("the system call or step of a start that failed")] = None
-    errno: Annotated[int | None, About("its error number on Linux")] = None
-    rule: Annotated[str | None, About("the rule that refused")] = None
-    fields: Annotated[tuple[Fault, ...] | None, About("the faults of a request, at most 20")] = None
+    size: Annotated[shapes.Flag, About("with the bytes that each takes, which has to be measured")] = False

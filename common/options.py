@@ -86,11 +86,12 @@ class Command:
 
     status      what its exit status means, a sentence for the help
     words       what a shell offers where no option stands: one of the constants above
+    parts       its first word is one of these
     intermixed  options may follow words, as in `rm web -f`; not where the words are another command's
     refused     options of another verb that this one cannot take: each with the reason, and the way out
     """
 
-    __slots__ = tuple("examples intermixed name options refused status summary usage words".split())
+    __slots__ = tuple("examples intermixed name options parts refused status summary usage words".split())
 
     def __init__(
         self,
@@ -102,6 +103,7 @@ class Command:
         *,
         status: str = "",
         words: str = "",
+        parts: tuple[str, ...] = (),
         intermixed: bool = False,
         refused: "tuple[tuple[Option, str, str], ...]" = (),
     ) -> None:
@@ -112,6 +114,7 @@ class Command:
         self.examples = examples
         self.status = status
         self.words = words
+        self.parts = parts
         self.intermixed = intermixed
         self.refused = refused
 

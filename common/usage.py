@@ -45,3 +45,21 @@ class Pruned(LateModel):
     removed: tuple[Id, ...]
     space_reclaimed: Annotated[Bytes, About("bytes on the disk that they had")]
     failed: Annotated[tuple[NotPruned, ...] | None, About("those that could not be removed")] = None
+
+
+class Share(LateModel):
+    """What one kind of things takes of the disk."""
+
+    count: int
+    active: Annotated[int, About("in use by a container that runs")]
+    size: Annotated[Bytes, About("bytes on the disk")]
+    reclaimable: Annotated[Bytes, About("of which so many would be free after a prune")]
+
+
+class DiskUsage(LateModel):
+    """What is taken of the disk."""
+
+    containers: Annotated[Share, About("the roots of containers, beside their layers")]
+    logs: Annotated[Share, About("what they have written to their logs")]
+    layers: Annotated[Share, About("the built-in roots, which all containers share")]
+    complete: Annotated[bool, About("all could be measured in time")]

@@ -24,6 +24,7 @@ from common.options import (
     Command,
     Option,
 )
+from common.system import SYSTEM
 
 _LIST = "List"
 _OUTPUT = "Output"
@@ -87,6 +88,7 @@ PS = Command(
         ),
         Option("no-trunc", "", FLAG, "", "", "whole ids and commands", group=_OUTPUT),
         Option("quiet", "q", FLAG, "", "", "ids only", group=_OUTPUT),
+        Option("size", "s", FLAG, "", "", "how much each has written, root and log", group=_OUTPUT),
         SOCKET,
         VERB_HELP,
     ),
@@ -252,6 +254,7 @@ COMMANDS: tuple[Command, ...] = (
     PRUNE,
     EVENTS,
     INFO,
+    SYSTEM,
     DOCTOR,
     VERSION_COMMAND,
     HELP_COMMAND,

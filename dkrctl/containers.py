@@ -5,6 +5,7 @@ import time
 from common.errors import ProtocolError
 from dkrctl.ages import ago, duration, parse
 from dkrctl.cells import ELLIPSIS, plain
+from dkrctl.sizes import human
 from dkrctl.templates import Labels, Method, Record
 
 SHORT_ID = 12  # digits, as everywhere
@@ -13,7 +14,7 @@ SHORT_COMMAND = 20  # characters, as Docker's tables have them
 # What a container of the API can have (common/models.py, a test compares): absent is not unknown.
 FIELDS = (
     *("id", "name", "uid", "image", "args", "labels", "rm", "status", "pid"),
-    *("created", "started", "finished", "exit"),
+    *("created", "started", "finished", "exit", "size", "logSize"),
 )
 EXIT_FIELDS = ("code", "signal", "cause")
 # Field of a `ps` template -> its heading in a table.
@@ -31,6 +32,7 @@ HEADINGS = {
     "Pid": "PID",
     "ExitCode": "EXIT CODE",
     "Cause": "CAUSE",
+    "Size": "SIZE",
 }
 # Causes that the exit code alone does not tell.
 _TOLD_CAUSES = frozenset(("oom", "timeout", "client-gone", "start-failed", "shim-lost"))
@@ -103,6 +105,14 @@ class Shown:
         return str(ended.get("cause") or "") if isinstance(ended, dict) else ""
 
     @property
+    def size(self) -> str:
+        """What it has written, as people read it: of its root and, where it has one, of its log. Empty where nobody asked."""
+        size, log = self.record.get("size"), self.record.get("logSize")
+        if not isinstance(size, int):
+            return ""
+        return human(size) + (f" (log {human(log)})" if isinstance(log, int) and log else "")
+
+    @property
     def status(self) -> str:
         """`Up 3 minutes`, `Exited (0) 2 hours ago`, with the cause where the code alone does not tell it."""
         state = self._text("status")
@@ -136,6 +146,7 @@ class Shown:
                 "Pid": self.record.get("pid"),
                 "ExitCode": self.exit_code,
                 "Cause": self.cause,
+                "Size": self.size,
                 "Label": Method(lambda key: labels.get(key, "")),
             }
         )

@@ -185,9 +185,9 @@ class Daemon:
     def _limit(self, usual: float = SECONDS) -> float:
         return usual if self._wished is None else self._wished
 
-    def get(self, target: str) -> object:
-        """The JSON value that GET `target` answers. Raises DkrError."""
-        return self._ask("GET", target, b"", self._limit())
+    def get(self, target: str, *, seconds: float = SECONDS) -> object:
+        """The JSON value that GET `target` answers; `seconds` as of `post`. Raises DkrError."""
+        return self._ask("GET", target, b"", self._limit(seconds))
 
     def post(self, target: str, body: object = None, *, seconds: float = SECONDS) -> object:
         """POST the JSON `body` (None: nothing) and give the answer's value, None for an answer without one.

@@ -103,13 +103,17 @@ def _bash_values(name: str, options: tuple[Option, ...]) -> list[str]:
     return cases
 
 
+def _bash_kind(command: Command) -> str:
+    return f"'={' '.join(command.parts)}'" if command.parts else command.words or "''"
+
+
 def bash() -> str:
     """The script for bash."""
     tables = [("", GLOBAL), *((command.name, command.options) for command in COMMANDS)]
     verb_words = [
         _bash_case(
             command.name,
-            f"kind={command.words or chr(39) * 2} mixed={1 if command.intermixed else chr(39) * 2}",
+            f"kind={_bash_kind(command)} mixed={1 if command.intermixed else chr(39) * 2}",
         )
         for command in COMMANDS
     ]
@@ -171,6 +175,8 @@ def _zsh_function(command: Command) -> str:
         specs += ["'1:root or command: _dkrctl_first'", "'*:argument:_files'"]
     elif command.words == VERBS:
         specs.append("'1:command: _dkrctl_commands'")
+    elif command.parts:
+        specs.append(f"'1:part:({' '.join(command.parts)})'")
     elif command.words:
         specs.append(f"'*:container: _dkrctl_names {command.words}'")
     body = " \\\n        ".join([head, *specs])
@@ -231,6 +237,8 @@ def _fish_words(command: Command) -> list[str]:
     if command.words == VERBS:
         verbs = " ".join(other.name for other in COMMANDS)
         return [f"complete -c dkrctl -n '__dkrctl_words {name} 0' -a '{verbs}'"]
+    if command.parts:
+        return [f"complete -c dkrctl -n '__dkrctl_words {name} 0' -a '{' '.join(command.parts)}'"]
     if command.words:
         return [f"complete -c dkrctl -n '__dkrctl_words {name}' -a '(__dkrctl_names {command.words})'"]
     return []

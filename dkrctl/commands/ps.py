@@ -8,6 +8,7 @@ from common.filters import any_value, has_label, one_of, refused
 from common.verbs import FILTERS, STATUSES
 from dkrctl import output, tables
 from dkrctl.containers import Shown, heading, record_of
+from dkrctl.daemon import SECONDS
 from dkrctl.parse import count
 from dkrctl.presentation import presentation
 from dkrctl.verbs import Call
@@ -21,6 +22,8 @@ _COLUMNS = {  # by field. The name stays longest: it is what people go on with
     "Status": tables.Column("STATUS", 4, 16),
     "Names": tables.Column("NAMES", 5, 15),
 }
+_SIZE = {"Size": tables.Column("SIZE", 2)}
+SIZES_SECONDS = 120.0  # to measure thousands of containers
 
 
 def _exit_status(value: str) -> str:
@@ -78,7 +81,10 @@ def run(call: Call) -> int:
     limit = _limit(call)
     show = _presentation(call)
     every = bool(call.parsed.flag("all")) or limit is not None or wanted.want_ended
-    answer = call.daemon().get(f"/v1/containers{'?all=true' if every else ''}")
+    sized = bool(call.parsed.flag("size")) and not call.parsed.flag("quiet")
+    query = [f"{name}=true" for name, is_wanted in (("all", every), ("size", sized)) if is_wanted]
+    where = "/v1/containers" + (f"?{'&'.join(query)}" if query else "")
+    answer = call.daemon().get(where, seconds=SIZES_SECONDS if sized else SECONDS)
     if not isinstance(answer, list):
         raise ProtocolError("cannot understand the daemon: its list of containers is none")
     whole = bool(call.parsed.flag("no-trunc"))
@@ -104,5 +110,6 @@ def _presentation(call: Call) -> Callable[[list[Shown]], str]:
         if given:
             raise BadRequest("cannot show ids only and by a format: give --quiet or --format")
         return lambda found: "".join(f"{container.id}\n" for container in found)
-    show = presentation(given or "table", _COLUMNS, heading())
+    columns = {**_COLUMNS, **_SIZE} if call.parsed.flag("size") else _COLUMNS
+    show = presentation(given or "table", columns, heading())
     return lambda found: show([container.fields() for container in found])

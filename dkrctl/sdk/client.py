@@ -92,9 +92,11 @@ class Client(Acts, Housekeeping):
         """The daemon, its host, and what it is to the caller: roots, limits, rights, how many containers."""
         return model(_INFO, await self._transport.ask("GET", "/v1/info"))
 
-    async def containers(self, *, all: bool = False) -> list[Container]:
-        """The caller's containers (an admin's: everybody's), newest first; `all`: those that have stopped too."""
-        query = {"all": "true"} if all else None
+    async def containers(self, *, all: bool = False, size: bool = False) -> list[Container]:
+        """The caller's containers (an admin's: everybody's), newest first; `all`: those that have stopped too; `size`: with the bytes
+        that they take, which may take seconds.
+        """
+        query = {name: "true" for name, wanted in (("all", all), ("size", size)) if wanted}
         return model(_CONTAINERS, await self._transport.ask("GET", "/v1/containers", query=query))
 
     async def inspect(self, container: str) -> Container:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from common.usage import Pruned
+from common.usage import DiskUsage, Pruned
 from dkrctl.sdk.answers import model
 from dkrctl.sdk.events import events
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _PRUNED = TypeAdapter(Pruned)
+_USAGE = TypeAdapter(DiskUsage)
 
 
 class Housekeeping:
@@ -43,6 +44,10 @@ class Housekeeping:
         Unavailable where the daemon is restarted: ask again with the last event's time as `since`, which gives that one once more.
         """
         return events(self._transport, since, until, filters)
+
+    async def disk_usage(self) -> DiskUsage:
+        """What the caller's containers and logs (an admin's: everybody's) take of the disk, and the layers below them."""
+        return model(_USAGE, await self._transport.ask("GET", "/v1/system/df"))
 
     async def prune(self, *, filters: Iterable[str] = (), dry_run: bool = False) -> Pruned:
         """Remove the caller's containers (an admin's: everybody's) that do not run: which were removed, and the bytes they had.

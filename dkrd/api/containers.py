@@ -15,6 +15,7 @@ from common.errors import Conflict, NotFound, Unavailable
 from common.trace import Trace
 from dkrd.api.asks import NEWS_SECONDS, ask_guardian, ask_root, check_begun, find
 from dkrd.api.connections import ended_when_lost
+from dkrd.api.sizes import sizes_of
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -34,7 +35,14 @@ async def list_containers(
     """Those that are alive, the newest first; with `all` those that have not been started or have stopped too."""
     scope = peer.scope()
     await context.channel.catch_up(NEWS_SECONDS)
-    return await context.index.ask(lambda index: index.containers(scope, query.all))
+    found = await context.index.ask(lambda index: index.containers(scope, query.all))
+    if not query.size:
+        return found
+    sizes = await sizes_of(context, request, [one.id for one in found])
+    return [
+        one.model_copy(update={"size": size.upper, "log_size": size.log}) if size is not None else one
+        for one, size in ((one, sizes.get(one.id)) for one in found)
+    ]
 
 
 async def inspect(context: Context, peer: Peer, request: web.Request) -> Container:

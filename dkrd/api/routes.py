@@ -21,7 +21,7 @@ from common.models import (
     WaitQuery,
 )
 from common.trace import Trace
-from common.usage import Pruned, PruneRequest
+from common.usage import DiskUsage, Pruned, PruneRequest
 from dkrd.api import containers, launch, life, streams, version
 from dkrd.api.attach import attach
 from dkrd.api.create import create, create_by_session
@@ -39,6 +39,7 @@ from dkrd.api.stats import all_stats, stats
 from dkrd.api.stop import restart, stop
 from dkrd.api.top import top
 from dkrd.api.upgrade import PROTOCOL, STREAM
+from dkrd.api.usage import disk_usage
 
 _BEHIND = "Behind the 101 comes one record, with the client's end of a session socket as descriptor: docs/protocol.md."
 _FRAMES = (
@@ -65,6 +66,17 @@ ROUTES = (
     Route("GET", "/v1/openapi.json", Who.ANYONE, None, None, Json, openapi, "This description"),
     Route(
         "GET", "/v1/info", Who.OWNER, None, None, Info, info, "The daemon, its host, and what it is to you"
+    ),
+    Route(
+        "GET",
+        "/v1/system/df",
+        Who.OWNER,
+        None,
+        None,
+        DiskUsage,
+        disk_usage,
+        "What containers, logs and layers take of the disk",
+        about="Measured when it is asked for, within seconds.",
     ),
     Route(
         "GET",

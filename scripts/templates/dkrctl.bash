@@ -53,6 +53,7 @@ _dkrctl_kind() {
         @VARIABLES@) _dkrctl_offer "$2" $(compgen -e) ;;
         @LIVE@) _dkrctl_names "$1" "$2" ;;
         @VERBS@) _dkrctl_offer "$2" @COMMANDS@ ;;
+        =*) ((place > 0)) || _dkrctl_offer "$2" ${1#=} ;;
         @RUN_WORDS@)
             # A path is a command in the default root, or what the command is to read. Behind --rootfs there is no other root.
             if ((place > 0)) || [[ -n $rooted || $2 == [/.~]* ]]; then

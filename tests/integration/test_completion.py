@@ -47,6 +47,8 @@ STATIC = [
     ("dkrctl r", [name for name in VERBS if name.startswith("r")]),
     ("dkrctl --ver", ["--version"]),
     ("dkrctl help p", ["pause", "prune", "ps"]),
+    ("dkrctl system ", ["df", "info", "prune"]),
+    ("dkrctl system -f pr", ["prune"]),
     ("dkrctl ps --", longs(PS)),
     ("dkrctl rm x --", longs(RM)),  # options may follow words
     ("dkrctl ps --no", ["--no-trunc"]),
