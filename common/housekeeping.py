@@ -1,7 +1,7 @@
 """The verbs that watch what happens, and tidy up."""
 
 from common.filters import ACTIONS
-from common.options import FLAG, REPEAT, SOCKET, VALUE, VERB_HELP, Command, Option
+from common.options import CONTAINERS, FLAG, REPEAT, SOCKET, VALUE, VERB_HELP, Command, Option
 
 _OUTPUT = "Output"
 _WHICH = "Which"
@@ -98,5 +98,17 @@ PRUNE = Command(
         ("dkrctl prune -f --filter label!=keep", "all but those"),
     ),
     status="0; 1 where it was not wanted, or one of them could not be removed",
+    intermixed=True,
+)
+
+DIFF = Command(
+    "diff",
+    "dkrctl diff [OPTIONS] CONTAINER",
+    "Print what a container has changed of its root, a path a line, A for what it added, C changed, D deleted. "
+    "What lies in mounts, scratch space (--tmpfs) and what its root shows of the host, is not of its root.",
+    (SOCKET, VERB_HELP),
+    (("dkrctl diff web", ""),),
+    status="0; 1 where it is not there, or has changed more than can be told",
+    words=CONTAINERS,
     intermixed=True,
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from common import checks, shapes
 from common.models import About, Id, LateModel, Model
@@ -63,3 +63,18 @@ class DiskUsage(LateModel):
     logs: Annotated[Share, About("what they have written to their logs")]
     layers: Annotated[Share, About("the built-in roots, which all containers share")]
     complete: Annotated[bool, About("all could be measured in time")]
+
+
+class Change(LateModel):
+    """A path that a container has changed. One that is not UTF-8 is base64, in place of the text."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["path"]}, {"required": ["pathBase64"]}],
+            "examples": [{"kind": "C", "path": "/etc/hosts"}],
+        }
+    )
+
+    kind: Annotated[Literal["A", "C", "D"], About("added, changed or deleted")]
+    path: Annotated[str | None, About("in the container")] = None
+    path_base64: shapes.Base64 = None

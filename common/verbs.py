@@ -5,7 +5,7 @@ meanings are Docker's wherever Docker has the option.
 """
 
 from common.acts import PAUSE, RESTART, STATS, STOP, TOP, UNPAUSE
-from common.housekeeping import EVENTS, PRUNE
+from common.housekeeping import DIFF, EVENTS, PRUNE
 from common.lifecycle import CREATE, KILL, LOGS, RM, START, WAIT
 from common.options import (
     ATTACH,
@@ -242,6 +242,7 @@ COMMANDS: tuple[Command, ...] = (
     PS,
     INSPECT,
     EXPLAIN,
+    DIFF,
     TOP,
     STATS,
     STOP,

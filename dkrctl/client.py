@@ -21,7 +21,7 @@ from common.errors import (
 from common.info import Info, VersionInfo
 from common.models import Container, ExitStatus
 from common.trace import Trace, TraceStep
-from common.usage import DiskUsage, Pruned
+from common.usage import Change, DiskUsage, Pruned
 from dkrctl.sdk.client import Client
 from dkrctl.sdk.descriptors import DEVNULL, PIPE, STDOUT
 from dkrctl.sdk.events import Event
@@ -36,6 +36,7 @@ __all__ = [
     "PIPE",
     "STDOUT",
     "BadRequest",
+    "Change",
     "Client",
     "CommandNotExecutable",
     "CommandNotFound",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from common.usage import DiskUsage, Pruned
+from common.usage import Change, DiskUsage, Pruned
+from dkrctl.daemon import target
 from dkrctl.sdk.answers import model
 from dkrctl.sdk.events import events
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _PRUNED = TypeAdapter(Pruned)
 _USAGE = TypeAdapter(DiskUsage)
+_CHANGES = TypeAdapter(list[Change])
 
 
 class Housekeeping:
@@ -48,6 +50,13 @@ class Housekeeping:
     async def disk_usage(self) -> DiskUsage:
         """What the caller's containers and logs (an admin's: everybody's) take of the disk, and the layers below them."""
         return model(_USAGE, await self._transport.ask("GET", "/v1/system/df"))
+
+    async def diff(self, container: str) -> list[Change]:
+        """What a container has changed of its root: paths that it added (`A`), changed (`C`) or deleted (`D`), in order.
+
+        Raises NotFound, LimitReached where there are more than 50000.
+        """
+        return model(_CHANGES, await self._transport.ask("GET", target(container, "/diff")))
 
     async def prune(self, *, filters: Iterable[str] = (), dry_run: bool = False) -> Pruned:
         """Remove the caller's containers (an admin's: everybody's) that do not run: which were removed, and the bytes they had.

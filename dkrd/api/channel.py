@@ -33,7 +33,14 @@ MAX_QUEUE = 1024  # messages that wait for room in the socket
 MAX_QUESTIONS = 4096  # without an answer; each holds a descriptor
 MAX_BATCH = 64  # messages read before others get their turn
 CATCH_UP_SECONDS = 10.0
-ANSWERS = {"start": "accepted", "launch": "accepted", "remove": "done", "measure": "done", "ask": "done"}
+ANSWERS = {
+    "start": "accepted",
+    "launch": "accepted",
+    "remove": "done",
+    "measure": "done",
+    "diff": "done",
+    "ask": "done",
+}
 _BROKEN = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN)
 
 

@@ -21,10 +21,11 @@ from common.models import (
     WaitQuery,
 )
 from common.trace import Trace
-from common.usage import DiskUsage, Pruned, PruneRequest
+from common.usage import Change, DiskUsage, Pruned, PruneRequest
 from dkrd.api import containers, launch, life, streams, version
 from dkrd.api.attach import attach
 from dkrd.api.create import create, create_by_session
+from dkrd.api.diff import diff
 from dkrd.api.events import events
 from dkrd.api.info import info
 from dkrd.api.logs import logs
@@ -362,6 +363,17 @@ ROUTES = (
         upgrade="websocket",
         about="Binary messages begin with the byte 0 (input), 1 (output) or 2 (errors); text is JSON. What goes wrong before the 101 is a "
         "problem.",
+    ),
+    Route(
+        "GET",
+        "/v1/containers/{container}/diff",
+        Who.OWNER,
+        None,
+        None,
+        list[Change],
+        diff,
+        "What a container has changed of its root",
+        about="At most 50000 changes are told.",
     ),
     Route(
         "GET",

@@ -71,7 +71,19 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     from dkrd.launcher.requests import Work
     from dkrd.launcher.server import Launcher
     from dkrd.log import Log
-    from dkrd.shim import cleanup, container, default_root, ended, logs, rehearsal, stats, top, trace, usage
+    from dkrd.shim import (
+        changes,
+        cleanup,
+        container,
+        default_root,
+        ended,
+        logs,
+        rehearsal,
+        stats,
+        top,
+        trace,
+        usage,
+    )
     from dkrd.shim import main as shim
 
     passed = listener.inherited(os.environ)
@@ -86,6 +98,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         rehearse=rehearsal.rehearse,
         remove=cleanup.remove,
         measure=usage.measure,
+        diff=changes.tell,
         collect=cleanup.collect,
         asks={
             "attach": ended.attach,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dkrd.launcher.runner import Runner
 
     Done = Callable[[object, DkrError | None], None]
-    Task = tuple[int, Callable[[], object], Done]
+    Task = tuple[int, Callable[[], object], Done, tuple[int, ...]]
 
 AT_ONCE = 1  # of the runner's jobs, of which there are four: they read disks
 MAX = 64  # that wait, or are under way
@@ -30,20 +30,20 @@ class Measures:
         self._running = 0
         self._counts: Counter[int] = Counter()
 
-    def begin(self, owner: int, work: Callable[[], object], done: Done) -> None:
-        """Have `work` done for the user of this uid. Raises LimitReached."""
+    def begin(self, owner: int, work: Callable[[], object], done: Done, keep: tuple[int, ...] = ()) -> None:
+        """Have `work` done for the user of this uid, with the descriptors `keep`. Raises LimitReached."""
         if self._counts.total() >= MAX or self._counts[owner] >= MAX_OF_ONE:
             raise LimitReached("cannot measure: too many wait for that already", hint="try again")
         self._counts[owner] += 1
-        self._waiting.append((owner, work, done))
+        self._waiting.append((owner, work, done, keep))
         self._next()
 
     def _next(self) -> None:
         while self._waiting and self._running < AT_ONCE:
-            owner, work, done = self._waiting.popleft()
+            owner, work, done, keep = self._waiting.popleft()
             self._running += 1
             try:
-                self._runner.submit("measure", work, partial(self._done, owner, done))
+                self._runner.submit("measure", work, partial(self._done, owner, done), keep)
             except DkrError as err:
                 self._done(owner, done, None, err)
 

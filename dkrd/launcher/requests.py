@@ -44,6 +44,7 @@ KEYS: Mapping[str, set[str]] = {
     "remove": {"type", "seq", "id"},
     "ask": {"type", "seq", "id", "ask"},
     "measure": {"type", "seq", "ids"},
+    "diff": {"type", "seq", "id"},
 }
 _MEASURED = 256  # containers that are measured at once
 
@@ -73,6 +74,7 @@ class Work:
     rehearse   what a guardian does that was forked ahead, so that it need not do it when it is asked
     remove     `rm` of a stopped container; None
     measure    bytes on the disk of these containers, as far as they are theirs who ask; of the layers, where none is named
+    diff       what a container has changed of its root; it is told the layers by name, and the descriptor to write it to
     collect    the end of a container whose shim died: its state where it is kept, None where nothing is left
     seccomp    path of the compiled filter
     asks       what clients may ask of a container: kind -> what is answered where it has no shim (any more); it is told the
@@ -87,6 +89,10 @@ class Work:
     rehearse: Callable[[ShimTask], None]
     remove: Callable[[Settings, ids.Pool, str, Credentials, int | None], None]
     measure: Callable[[Settings, ids.Pool, list[str], Credentials, int | None], dict[str, object]]
+    diff: Callable[
+        [Settings, ids.Pool, str, Credentials, int | None, Mapping[str, str | DkrError], int],
+        dict[str, object],
+    ]
     collect: Callable[[Settings, ids.Pool, str, dict[str, object]], object]
     seccomp: Callable[[Settings], str]
     asks: Mapping[str, Unguarded]
@@ -108,7 +114,7 @@ class _Request:
 
 
 class Requests:
-    """Answers `start`, `launch`, `remove`, `measure` and `ask`."""
+    """Answers `start`, `launch`, `remove`, `measure`, `diff` and `ask`."""
 
     def __init__(
         self,
@@ -154,10 +160,12 @@ class Requests:
             self._remove(seq, message, answer)
         elif kind == "measure":
             self._measure(seq, message, answer)
+        elif kind == "diff":
+            self._diff(seq, message, answer)
         else:
             self._ask(seq, message, answer)
 
-    # --- remove, measure, ask
+    # --- remove, measure, diff, ask
 
     def _remove(self, seq: int, message: Message, answer: Answer) -> None:
         request = _Request("remove", seq, _id_of(message), answer)
@@ -201,6 +209,26 @@ class Requests:
             self._measures.begin(owner, work, partial(self._asked, request))
         except DkrError as err:
             self._refuse(request, err)
+
+    def _diff(self, seq: int, message: Message, answer: Answer) -> None:
+        if len(message.descriptors) != 2:
+            wire.close_all(message.descriptors)
+            raise ProtocolError("its diff has no descriptor to write to")
+        request = _Request("diff", seq, _id_of(message), answer)
+        given = message.descriptors[1]
+
+        def done(value: object, error: DkrError | None) -> None:
+            os.close(given)
+            self._asked(request, value, error)
+
+        try:
+            with evidence.open_connection(message.descriptors[0]) as connection:
+                credentials, owner = starts.prove(self.host, connection)
+            request.uid = credentials.uid
+            work = self._for_container(self._work.diff, request, credentials, self.host.layers, given)
+            self._measures.begin(owner, work, done, (given,))
+        except DkrError as err:
+            done(None, err)
 
     def _ask(self, seq: int, message: Message, answer: Answer) -> None:
         ask = message.body["ask"]

@@ -356,6 +356,7 @@ def _launcher(file: str) -> int:
         rehearse=lambda task: _rehearse(here),
         remove=_removal,
         measure=lambda *_asked: {"containers": {}, "layers": {}},
+        diff=lambda *_asked: {},
         collect=_collect,
         asks={"look": _unguarded},
         seccomp=lambda settings: f"{settings.state_dir}/seccomp/x.bpf",
