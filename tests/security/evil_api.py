@@ -1,7 +1,7 @@
 """An api that was taken over: it speaks docs/protocol.md, section 4, and lies where the request's label `evil` says so.
 
 `evil_api.py SITE_PACKAGES DROPBOX`: the api of a real launcher, as its unprivileged user. Each request carries the label
-`evil`, the name of a function below (or `attach`, `launch` or `logs`, such a name and an id: then it asks that of that container);
+`evil`, the name of a function below (or one of WISHES, such a name and an id: then it asks that of that container);
 root's side is told the truth about everything else. What the api learns goes to the daemon's log, a line `evil: {...}`. DROPBOX
 is a socket at which the tests hand it descriptors that it could not make.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LISTENER, CHANNEL = 3, 4
 HANG_SECONDS = 10.0
+WISHES = ("attach", "launch", "logs", "measure", "diff")
 
 
 def tell(what: Json) -> None:
@@ -106,6 +107,10 @@ class Api:
             return self.ask("launch", descriptor, id=self.about)
         if self.wish == "logs":
             return self._ask_for_logs(descriptor)
+        if self.wish == "measure":
+            return self.ask("measure", descriptor, ids=[self.about])
+        if self.wish == "diff":
+            return self._ask_for_changes(descriptor)
         if self.about:
             return self.ask("ask", descriptor, id=self.about, ask={"type": "attach"})
         return self.ask("start", descriptor, json.dumps(bundle).encode())
@@ -119,6 +124,15 @@ class Api:
             theirs.close()
             _, files, _, _ = socket.recv_fds(ours, 1 << 16, 16)
         tell({"files": len(files)})
+        return answer
+
+    def _ask_for_changes(self, descriptor: int) -> Json:
+        """Ask, and tell what came."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with ours:
+            answer = self.ask("diff", descriptor, b"", theirs.fileno(), id=self.about)
+            theirs.close()
+            tell({"changes": ours.recv(1 << 16).decode()})
         return answer
 
     def given(self) -> int:
@@ -161,7 +175,7 @@ class Api:
         )
         bundle = bundle_of(request, self.settings["defaultRoot"], "made-by-the-api")
         word, _, argument = request["labels"]["evil"].partition(" ")
-        self.about, self.wish = "", word if word in ("attach", "launch", "logs") else ""
+        self.about, self.wish = "", word if word in WISHES else ""
         if self.wish:
             word, _, self.about = argument.partition(" ")
         if word == "swap":
