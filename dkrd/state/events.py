@@ -27,9 +27,10 @@ MAX_BYTES = 4 * 1024 * 1024  # of text in them
 SPARE = 256  # that are let go at once: not each event has to count
 MAX_LABELS = 16 * 1024  # bytes of JSON; more are not told with each event
 PAGE = 256
+# No second index, no AUTOINCREMENT: each would be one more page that every report of a container has written.
 SCHEMA = """
 CREATE TABLE events (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER PRIMARY KEY,
     time TEXT NOT NULL,
     action TEXT NOT NULL,
     id TEXT NOT NULL,
@@ -40,7 +41,9 @@ CREATE TABLE events (
     more TEXT NOT NULL,
     size INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX events_uid ON events (uid, number);
+"""
+_INSERT = """
+INSERT INTO events (number, time, action, id, name, uid, image, labels, more, size) VALUES (?,?,?,?,?,?,?,?,?,?)
 """
 _FIELDS = "number, time, action, id, name, uid, image, labels, more"
 # `told`, `told_start`, `told_end`: that it is there was told, of which run the start, of which run the end.
@@ -179,13 +182,10 @@ class Events:
         self._time = time = _behind(self._time, time)
         told = frames.dumps(more).decode("ascii")
         size = _FIXED + len(known.name) + len(known.image) + len(labels) + len(told)
-        values = (time, action, container, known.name, known.uid, known.image, labels, told, size)
-        added = self._db.execute(
-            "INSERT INTO events (time, action, id, name, uid, image, labels, more, size) VALUES (?,?,?,?,?,?,?,?,?)",
-            values,
-        ).lastrowid
-        self.last = added or 0
-        self.fresh.append(_event((self.last, *values[:-1])))
+        self.last += 1
+        values = (self.last, time, action, container, known.name, known.uid, known.image, labels, told)
+        self._db.execute(_INSERT, (*values, size))
+        self.fresh.append(_event(values))
         self._counts[known.uid] += 1
         self._sizes[known.uid] += size
         self._bound(known.uid)
