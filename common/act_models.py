@@ -94,3 +94,11 @@ class StatsQuery(Model):
     """How a container is measured."""
 
     stream: Annotated[shapes.Flag, About("again each second, until it ends")] = False
+
+
+class RenameRequest(Model):
+    """What a container is to be called."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "calm_otter4821"}]})
+
+    name: Annotated[shapes.NewName, About("none of the other containers of its owner's has it")]

@@ -140,3 +140,14 @@ STATS = Command(
     words=RUNNING,
     intermixed=True,
 )
+
+RENAME = Command(
+    "rename",
+    "dkrctl rename [OPTIONS] CONTAINER NAME",
+    "Call a container otherwise, whether or not it runs. Its host name stays.",
+    (SOCKET, VERB_HELP),
+    (("dkrctl rename web old-web", ""),),
+    status="0; 1 where the name is in use",
+    words=CONTAINERS,
+    intermixed=True,
+)

@@ -119,6 +119,7 @@ Signal = Annotated[int, PlainValidator(checks.signal), WithJsonSchema(_text(16, 
 StopSignal = Annotated[int | None, PlainValidator(checks.signal), WithJsonSchema(_text(16, _SIGNAL))]
 Image = Annotated[str | None, _given(checks.image), WithJsonSchema(_text(255, "[ -~]+"))]
 Name = Annotated[str | None, _given(checks.name), WithJsonSchema(_text(128, checks.NAME.pattern))]
+NewName = Annotated[str, AfterValidator(checks.name), WithJsonSchema(_text(128, checks.NAME.pattern))]
 Hostname = Annotated[str | None, _given(checks.hostname), WithJsonSchema(_text(64, _HOSTNAME))]
 StopSeconds = Annotated[
     float,

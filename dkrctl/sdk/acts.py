@@ -95,6 +95,10 @@ class Acts:
         """Let a container that is paused go on. Raises NotFound, Conflict (rule `not-paused`, and where it does not run)."""
         await self._transport.ask("POST", target(container, "/unpause"))
 
+    async def rename(self, container: str, name: str) -> None:
+        """Call a container otherwise, whether or not it runs. Raises NotFound, Conflict where the name is in use, BadRequest."""
+        await self._transport.ask("POST", target(container, "/rename"), {"name": name})
+
 
 def stop_of(signal: str | int | None, timeout: float | None) -> dict[str, object] | None:
     """How something is stopped, as the API wants it."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from common.act_models import Stats, StatsQuery, StopRequest, Top
+from common.act_models import RenameRequest, Stats, StatsQuery, StopRequest, Top
 from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
 from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
 from common.events import EventLine, EventsQuery
@@ -34,6 +34,7 @@ from dkrd.api.openapi import openapi
 from dkrd.api.pause import pause, unpause
 from dkrd.api.plain import plain_run
 from dkrd.api.prune import prune
+from dkrd.api.rename import rename
 from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.run import run
 from dkrd.api.stats import all_stats, stats
@@ -270,6 +271,17 @@ ROUTES = (
         None,
         unpause,
         "Let a container that is paused go on",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/rename",
+        Who.OWNER,
+        None,
+        RenameRequest,
+        None,
+        rename,
+        "Call a container otherwise",
+        about="Whether or not it runs. Its host name stays.",
     ),
     Route(
         "POST",

@@ -30,10 +30,7 @@ ROOM = 64  # bytes of the message around the bundle, with the longest number
 async def reserve(context: Context, uid: int, wanted: RunRequest) -> str:
     """A name for the container: the one that was asked for, or a free one that is made."""
     if wanted.name is not None:
-        if not context.names.is_free(uid, wanted.name):
-            # The client of the container that has it may have heard of its end sooner than we do.
-            await context.channel.catch_up()
-        context.names.reserve(uid, wanted.name)
+        await reserve_name(context, uid, wanted.name)
         return wanted.name
     for _ in range(16):
         name = names.made()
@@ -41,6 +38,14 @@ async def reserve(context: Context, uid: int, wanted: RunRequest) -> str:
             context.names.reserve(uid, name)
             return name
     raise Conflict("cannot make a name: too many are taken", hint="choose one with --name")
+
+
+async def reserve_name(context: Context, uid: int, name: str) -> None:
+    """Take this one. Raises Conflict where it is in use."""
+    if not context.names.is_free(uid, name):
+        # The client of the container that has it may have heard of its end sooner than we do.
+        await context.channel.catch_up()
+    context.names.reserve(uid, name)
 
 
 def encode(bundle: dict[str, object]) -> bytes:

@@ -72,6 +72,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     from dkrd.launcher.server import Launcher
     from dkrd.log import Log
     from dkrd.shim import (
+        called,
         changes,
         cleanup,
         container,
@@ -103,6 +104,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         asks={
             "attach": ended.attach,
             "kill": ended.kill,
+            "rename": called.rename_kept,
             "stop": ended.stop,
             "pause": ended.pause,
             "unpause": ended.unpause,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dkrd.loop import Loop, Timer
     from dkrd.policy import Caller, Credentials
     from dkrd.shim.asks import Ask
+    from dkrd.shim.called import Called
     from dkrd.shim.clients import Clients
     from dkrd.shim.task import ShimTask
 
@@ -34,7 +35,7 @@ _KEYS = {"type", "version", "container", "onDisconnect", "stdin", "height", "wid
 class Attaching:
     """Those who want to attach, until their first frame has come and was judged. `owner` has the container."""
 
-    def __init__(self, loop: Loop, task: ShimTask, name: str, owner: int, clients: Clients) -> None:
+    def __init__(self, loop: Loop, task: ShimTask, name: Called, owner: int, clients: Clients) -> None:
         self._loop = loop
         self._task = task
         self._name = name

@@ -254,7 +254,7 @@ def remove(
     DkrError.
     """
     check_owner(settings, pool, container, credentials, admin_gid)
-    claim = _take_over(settings, pool, container)
+    claim = take_over(settings, pool, container, "remove")
     state = read_state(settings, container)
     remove_all(settings, pool, container, claim, _paths(settings, container, state))
 
@@ -273,8 +273,8 @@ def _lives(state: dict[str, object], pid: str, begun: str) -> bool:
         return False
 
 
-def _take_over(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim | None:
-    """The claim of a stopped container. A client hears of the end before its guardian has cleaned up: that is
+def take_over(settings: Settings, pool: ids.Pool, container: str, verb: str) -> ids.Claim | None:
+    """The claim of a stopped container, to `verb` it. A client hears of the end before its guardian has cleaned up: that is
     waited for.
 
     Raises Conflict where the container has not stopped.
@@ -285,12 +285,12 @@ def _take_over(settings: Settings, pool: ids.Pool, container: str) -> ids.Claim 
         # A full disk may have kept the last status from being written.
         if lives(state):
             raise Conflict(
-                f"cannot remove {container[:12]}: it is running",
+                f"cannot {verb} {container[:12]}: it is running",
                 hint="stop it first, or use force: dkrctl rm -f",
             )
         if time.monotonic() >= ends:
             if not _lives(state, "shimPid", "shimStartTime"):
                 break  # dead, and the launcher could not finish its work: a full disk
-            raise Conflict(f"cannot remove {container[:12]}: its guardian is still at work", hint="try again")
+            raise Conflict(f"cannot {verb} {container[:12]}: its guardian is still at work", hint="try again")
         time.sleep(0.005)
     return _adopt_soon(settings, pool, container)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
     from dkrd.loop import Loop, Timer
+    from dkrd.shim.called import Called
     from dkrd.shim.outlets import Outlets
     from dkrd.shim.session import Session
 
@@ -92,7 +93,7 @@ class Clients:
     def __init__(
         self,
         loop: Loop,
-        names: tuple[str, str],
+        names: tuple[str, Called],
         outlets: Outlets,
         deeds: Deeds,
     ) -> None:
@@ -260,7 +261,7 @@ class Clients:
         return {
             "type": "attached",
             "id": self._id,
-            "name": self._name,
+            "name": str(self._name),
             "terminal": terminal,
             "input": typed and any(relay.listens for relay in self._outlets.relays),
         }
@@ -351,7 +352,7 @@ class Clients:
         self.end(exited)
 
 
-def has_ended(name: str) -> Conflict:
+def has_ended(name: Called) -> Conflict:
     """Why nobody can attach to a container that was running a moment ago."""
     return Conflict(f"cannot attach to {name}: it has ended", rule="ended")
 

@@ -10,6 +10,7 @@ from dkrd.runtime import limits, spec
 from dkrd.runtime.document import Reader, refuse
 
 MAX_PRESERVED = 250  # with stdio's three the most that one message carries (SCM_MAX_FD, unix(7))
+MAX_NAME = 128  # characters
 ROOTS = ("builtin", "directory", "rootfs")
 DISCONNECT = ("stop", "kill", "keep")
 
@@ -89,6 +90,6 @@ def parse(data: bytes) -> Config:
         document=document,
     )
     dkr.done()
-    if not 0 < len(config.name) <= 128 or "/" in config.name:
+    if not 0 < len(config.name) <= MAX_NAME or "/" in config.name:
         refuse("dkr.name", "between 1 and 128 characters without / are wanted")
     return config

@@ -19,6 +19,7 @@ from dkrd.runtime import cgroups, signals
 from dkrd.shim import masks
 from dkrd.shim.asks import Asks
 from dkrd.shim.attach import Attaching
+from dkrd.shim.called import Called, Renaming
 from dkrd.shim.clients import Clients, Deeds, is_integer
 from dkrd.shim.pausing import Pausing
 from dkrd.shim.stopping import Stopping
@@ -99,18 +100,22 @@ class Guard:
         self._loop = loop
         owner = state.values["uid"]
         assert isinstance(owner, int)
-        names = task.id, config.name
+        name = Called(state)
+        names = task.id, name
         resized = partial(self._deliver, signal.SIGWINCH)
         deeds = Deeds(self._signal, resized, self._client_gone, self._state.note)
         self.clients = Clients(loop, names, outlets, deeds)
         self.on_told: tuple[Callable[[], None], ...] = ()
-        self._attaching = Attaching(loop, task, config.name, owner, self.clients)
-        self._pausing = Pausing(loop, task, config, state, container.cgroup.paths, self._act)
+        self._attaching = Attaching(loop, task, name, owner, self.clients)
+        self._pausing = Pausing(loop, task, state, container.cgroup.paths, self._act)
         # Who is to end has to run.
-        self._stopping = Stopping(loop, task, config, self._ask_to_end, self._kill, self._pausing.resume)
+        self._stopping = Stopping(
+            loop, task, config, name, self._ask_to_end, self._kill, self._pausing.resume
+        )
         own: dict[str, Handler] = {
             "attach": self._attaching.ask,
             "kill": self._asked_to_kill,
+            "rename": Renaming(task, container.directory, state).ask,
             "pause": self._pausing.pause,
             "unpause": self._pausing.unpause,
             "stop": self._stopping.ask,

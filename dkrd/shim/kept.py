@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from common.clock import now
@@ -54,6 +54,9 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
     state = cleanup.document(f"{directory}/state.json") or _after_a_power_cut(task)
     if state.get("status") not in ("created", "stopped"):
         raise Conflict(f"cannot start {config.name}: its end is still being written down", hint="try again")
+    if state.get("name") != config.name and isinstance(state.get("name"), str):
+        # A rename was cut off between the two files.
+        config = replace(config, name=str(state["name"]))
     check_descriptors(config)
     unasked = sorted(policy.needs(config.spec) - set(asks))
     if unasked:

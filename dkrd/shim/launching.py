@@ -18,6 +18,7 @@ from dkrd.loop import Loop
 from dkrd.runtime import failure
 from dkrd.shim import attach, begun, callers, cleanup, kept, logs, outlets, pipes, told, trace
 from dkrd.shim import container as containers
+from dkrd.shim.called import Called
 from dkrd.shim.descriptors import close_all, close_soon
 from dkrd.shim.ending import Ending
 from dkrd.shim.guard import Guard
@@ -103,7 +104,7 @@ def _watch(
         outs = outlets.of_terminal(loop, built.master, config.open_stdin, made.log)
     else:
         outs = outlets.of_pipes(loop, made.ours, made.log)
-    readers = logs.Readers(loop, made.container.directory, config.name, made.log)
+    readers = logs.Readers(loop, made.container.directory, Called(made.state), made.log)
     handlers: dict[str, Handler] = {
         "explain": lambda _ask: trace.trace_of(task, config, recorder),
         "logs": readers.ask,

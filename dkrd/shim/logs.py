@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dkrd.policy import Credentials
     from dkrd.settings import Settings
     from dkrd.shim.asks import Ask
+    from dkrd.shim.called import Called
     from dkrd.shim.log_file import LogFile
 
 MAX_READERS = 32
@@ -52,7 +53,7 @@ class _Reader:
 class Readers:
     """Those who read the log of a container that runs."""
 
-    def __init__(self, loop: Loop, directory: str, name: str, log: LogFile) -> None:
+    def __init__(self, loop: Loop, directory: str, name: Called, log: LogFile) -> None:
         self._loop = loop
         self._directory = directory
         self._name = name
@@ -166,7 +167,7 @@ def read_kept(
     return {}
 
 
-def refuse(name: str) -> NoReturn:
+def refuse(name: Called | str) -> NoReturn:
     """Raise why a container has no log."""
     raise Conflict(
         f"cannot read the log of {name}: its output went to its caller's own descriptors",

@@ -25,6 +25,7 @@ from dkrd.shim import container as containers
 from dkrd.shim import first as firsts
 from dkrd.shim import plan as plans
 from dkrd.shim import session as sessions
+from dkrd.shim.called import Called
 from dkrd.shim.descriptors import close_soon
 from dkrd.shim.ending import Ending
 from dkrd.shim.guard import Guard
@@ -139,7 +140,7 @@ def _live(
     start.succeeded(who, state, built, *([built.master] if built.master >= 0 else []))
     handlers: dict[str, Handler] = {
         "explain": lambda _ask: trace.trace_of(task, config, recorder),
-        "logs": lambda _ask: logs.refuse(config.name),
+        "logs": lambda _ask: logs.refuse(Called(state)),
     }
     loop = Loop()
     outs = outlets.of_terminal(loop, built.master, typed=0 in first.tty)

@@ -20,6 +20,7 @@ from common.errors import BadRequest, Conflict, HostUnfit, Unavailable
 from dkrd.runtime import freezer
 from dkrd.shim.asks import Later
 from dkrd.shim.begun import record
+from dkrd.shim.called import Called
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from common.errors import DkrError
     from dkrd.loop import Loop, Timer
     from dkrd.shim.asks import Ask
-    from dkrd.shim.config import Config
     from dkrd.shim.state import State
     from dkrd.shim.task import ShimTask
 
@@ -46,14 +46,13 @@ class Pausing:
         self,
         loop: Loop,
         task: ShimTask,
-        config: Config,
         state: State,
         paths: tuple[str, ...],
         deliver: Callable[[int], None],
     ) -> None:
         self._loop = loop
         self._task = task
-        self._name = config.name
+        self._name = Called(state)
         self._state = state
         self._paths = paths
         self._deliver = deliver

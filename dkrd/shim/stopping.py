@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from dkrd.loop import Loop, Timer
     from dkrd.shim.asks import Ask
+    from dkrd.shim.called import Called
     from dkrd.shim.config import Config
     from dkrd.shim.task import ShimTask
 
@@ -46,6 +47,7 @@ class Stopping:
         loop: Loop,
         task: ShimTask,
         config: Config,
+        name: Called,
         deliver: Callable[[int], None],
         kill: Callable[[], None],
         resume: Callable[[], None],
@@ -53,6 +55,7 @@ class Stopping:
         self._loop = loop
         self._task = task
         self._config = config
+        self._name = name
         self._deliver = deliver
         self._kill = kill
         self._resume = resume
@@ -85,7 +88,7 @@ class Stopping:
         kept.check_descriptors(self._config)
         if self._config.rm:
             raise Conflict(
-                f"cannot restart {self._config.name}: it is removed when it ends",
+                f"cannot restart {self._name}: it is removed when it ends",
                 rule="rm",
                 hint="stop it, and run another one like it",
             )
@@ -125,7 +128,7 @@ class Stopping:
         if len(self._waiting) >= MAX_WAITING:
             sock.close()
             raise LimitReached(
-                f"cannot stop {self._config.name}: {MAX_WAITING} wait for its end already",
+                f"cannot stop {self._name}: {MAX_WAITING} wait for its end already",
                 hint="it is being stopped",
             )
         self._waiting[sock.fileno()] = sock

@@ -256,6 +256,10 @@ class Index:
         self._db.execute(_REPORT, values)
         self.events.follow(state)
 
+    def rename(self, container: str, name: str) -> None:
+        """The container is called otherwise now."""
+        self._db.execute("UPDATE containers SET name = ? WHERE id = ?", (name, container))
+
     def remove(self, container: str, time: str | None = None) -> None:
         """The container is gone, since `time`, if that is known."""
         self.events.gone(container, time)

@@ -33,7 +33,9 @@ class Names:
         self._taken[uid, name] = ""
 
     def bind(self, uid: int, name: str, container: str) -> None:
-        """`container` has the name now, whether or not it was reserved."""
+        """`container` has the name now, whether or not it was reserved; one that it had before is free."""
+        if self._of.get(container) != (uid, name):
+            self.forget(container)
         self._taken[uid, name] = container
         self._of[container] = (uid, name)
 

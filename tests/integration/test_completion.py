@@ -122,6 +122,7 @@ def test_a_value_behind_an_equals_sign(
         ("dkrctl stop ", ["alive"]),
         ("dkrctl restart -t 1 b", ["bad-1", "bad-2"]),
         ("dkrctl pause ", ["alive"]),
+        ("dkrctl rename b", ["bad-1", "bad-2"]),
         ("dkrctl top ", ["alive"]),
         ("dkrctl stats --no-stream a", ["alive"]),
         ("dkrctl unpause ", []),  # only what is paused
