@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from common import shapes  # noqa: TC001  # pydantic reads the annotations when the program runs
+from common import checks, shapes  # pydantic reads the annotations when the program runs
 from common.models import About, Id, LateModel, Model, Time
 
 
@@ -102,3 +102,30 @@ class RenameRequest(Model):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "calm_otter4821"}]})
 
     name: Annotated[shapes.NewName, About("none of the other containers of its owner's has it")]
+
+
+class UpdateRequest(Model):
+    """How a container is bounded from now on; what is absent stays as it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"minProperties": 1, "examples": [{"memory": 67_108_864, "cpus": 0.5}]}
+    )
+
+    memory: Annotated[shapes.Memory, About("bytes that it may use, not less than it does")] = None
+    swap: Annotated[
+        shapes.Swap, About("bytes of swap beside memory, which must be bounded; -1: without bound")
+    ] = None
+    cpus: Annotated[shapes.Cpus, About("processors' worth of time, as in 1.5")] = None
+    pids_limit: Annotated[
+        shapes.Pids, About("processes and threads; more than the daemon's bound is for admins, -1: without")
+    ] = None
+
+    def to_ask(self) -> dict[str, object]:
+        """What root's side is told: what was given."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+    @model_validator(mode="after")
+    def _something(self) -> UpdateRequest:
+        if not self.model_fields_set:
+            checks.fault("", "holds nothing that could be changed")
+        return self

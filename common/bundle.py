@@ -57,11 +57,11 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
     mounts = spec["mounts"]
     assert isinstance(mounts, list)
     mounts += [_tmpfs(path, options) for path, options in _strings(request.get("tmpfs", {})).items()]
-    resources = _resources(request)
-    if resources:
+    bounds = resources(request)
+    if bounds:
         linux = spec["linux"]
         assert isinstance(linux, dict)
-        linux["resources"] = resources
+        linux["resources"] = bounds
     user = str(request.get("user") or "0:0")
     process = spec["process"]
     assert isinstance(process, dict)
@@ -129,7 +129,7 @@ def _life(request: Json) -> Json:
     }
 
 
-def _resources(request: Json) -> Json:
+def resources(request: Json) -> Json:
     """linux.resources: what the request bounds, and nothing else."""
     found: Json = {}
     memory, swap, cpus, pids = (request.get(key) for key in ("memory", "swap", "cpus", "pidsLimit"))

@@ -4,7 +4,7 @@ Beside common/options.py, and not in it, because `dkrctl run` would load all thi
 meanings are Docker's wherever Docker has the option.
 """
 
-from common.acts import PAUSE, RENAME, RESTART, STATS, STOP, TOP, UNPAUSE
+from common.acts import PAUSE, RENAME, RESTART, STATS, STOP, TOP, UNPAUSE, UPDATE
 from common.housekeeping import DIFF, EVENTS, PRUNE
 from common.lifecycle import CREATE, KILL, LOGS, RM, START, WAIT
 from common.options import (
@@ -250,6 +250,7 @@ COMMANDS: tuple[Command, ...] = (
     PAUSE,
     UNPAUSE,
     RENAME,
+    UPDATE,
     KILL,
     WAIT,
     RM,

@@ -52,7 +52,7 @@ def build(parsed: Parsed, command: options.Command = options.RUN) -> dict[str, o
         if value:
             request[key] = value
     _times(parsed, request)
-    _limits(parsed, request)
+    take_limits(parsed, request)
     return request
 
 
@@ -112,7 +112,8 @@ def _times(parsed: Parsed, request: dict[str, object]) -> None:
         request["timeout"] = limit
 
 
-def _limits(parsed: Parsed, request: dict[str, object]) -> None:
+def take_limits(parsed: Parsed, request: dict[str, object]) -> None:
+    """Put what bounds a container into `request`. Raises BadRequest."""
     memory, both = parsed.last("memory"), parsed.last("memory-swap")
     if memory is not None:
         request["memory"] = size(memory, "memory")

@@ -99,6 +99,28 @@ class Acts:
         """Call a container otherwise, whether or not it runs. Raises NotFound, Conflict where the name is in use, BadRequest."""
         await self._transport.ask("POST", target(container, "/rename"), {"name": name})
 
+    async def update(
+        self,
+        container: str,
+        *,
+        memory: int | None = None,
+        swap: int | None = None,
+        cpus: float | None = None,
+        pids_limit: int | None = None,
+    ) -> None:
+        """Bound a container otherwise, now and at its next starts: all that is given, or nothing.
+
+        memory      bytes, not less than it uses
+        swap        bytes beside that, -1: without bound
+        cpus        processors' worth of time
+        pids_limit  processes and threads, -1: without bound, for who may
+
+        Raises NotFound, BadRequest, NotPermitted, Conflict (rules `memory-in-use`, `unguarded`), HostUnfit.
+        """
+        wanted = {"memory": memory, "swap": swap, "cpus": cpus, "pidsLimit": pids_limit}
+        body = {key: value for key, value in wanted.items() if value is not None}
+        await self._transport.ask("POST", target(container, "/update"), body)
+
 
 def stop_of(signal: str | int | None, timeout: float | None) -> dict[str, object] | None:
     """How something is stopped, as the API wants it."""

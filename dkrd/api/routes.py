@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from common.act_models import RenameRequest, Stats, StatsQuery, StopRequest, Top
+from common.act_models import RenameRequest, Stats, StatsQuery, StopRequest, Top, UpdateRequest
 from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
 from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
 from common.events import EventLine, EventsQuery
@@ -40,6 +40,7 @@ from dkrd.api.run import run
 from dkrd.api.stats import all_stats, stats
 from dkrd.api.stop import restart, stop
 from dkrd.api.top import top
+from dkrd.api.update import update
 from dkrd.api.upgrade import PROTOCOL, STREAM
 from dkrd.api.usage import disk_usage
 
@@ -282,6 +283,18 @@ ROUTES = (
         rename,
         "Call a container otherwise",
         about="Whether or not it runs. Its host name stays.",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/update",
+        Who.OWNER,
+        None,
+        UpdateRequest,
+        None,
+        update,
+        "Bound a container otherwise",
+        errors=(HostUnfit,),
+        about="Now, if it runs, and at its next starts: all that is named, or nothing.",
     ),
     Route(
         "POST",

@@ -83,6 +83,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
         stats,
         top,
         trace,
+        updating,
         usage,
     )
     from dkrd.shim import main as shim
@@ -105,6 +106,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
             "attach": ended.attach,
             "kill": ended.kill,
             "rename": called.rename_kept,
+            "update": updating.update_kept,
             "stop": ended.stop,
             "pause": ended.pause,
             "unpause": ended.unpause,

@@ -192,6 +192,14 @@ def _read(path: str) -> list[str]:
     return data.decode().split()
 
 
+def read(path: str) -> str | None:
+    """What a file of the cgroup filesystem says; None where it is not there. Raises OSError."""
+    try:
+        return " ".join(_read(path))
+    except FileNotFoundError:
+        return None
+
+
 def write(path: str, text: str) -> None:
     """Write `text` to a file of the cgroup filesystem, which is there or not. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)

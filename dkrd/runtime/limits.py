@@ -92,16 +92,22 @@ def read(reader: Reader) -> Resources:
 
 
 def plan(
-    layout: Layout, paths: tuple[str, ...], wanted: Resources, there: frozenset[str] | None = None
+    layout: Layout,
+    paths: tuple[str, ...],
+    wanted: Resources,
+    there: frozenset[str] | None = None,
+    *,
+    lifts: bool = False,
 ) -> tuple[Write, ...]:
     """What is written for `wanted` into the cgroup whose directories `paths` are (cgroups.places), in this order.
 
     there  the controllers that containers have on cgroup v2; without, that turns out by the writing
+    lifts  there may be bounds already: outright no bound is written too
 
     Raises HostUnfit where a controller is missing.
     """
     found: list[Write] = []
-    for key, files in _files(wanted, v2=layout.kind == "v2"):
+    for key, files in _files(wanted, v2=layout.kind == "v2", lifts=lifts):
         directory = _directory(layout, paths, CONTROLLERS[key], there)
         if directory is not None:
             found += [Write(f"{directory}/{n}", text, key, key in wanted.unasked) for n, text in files]
@@ -120,7 +126,7 @@ def _directory(
     return next((p for p in paths if mount_point is not None and p.startswith(f"{mount_point}/")), None)
 
 
-def _files(wanted: Resources, *, v2: bool) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
+def _files(wanted: Resources, *, v2: bool, lifts: bool) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
     """For each limit that is one its name, and the names of its files with what belongs in them."""
     memory, swap = wanted.memory, wanted.swap
     if memory is not None:
@@ -131,11 +137,12 @@ def _files(wanted: Resources, *, v2: bool) -> Iterator[tuple[str, tuple[tuple[st
             (("memory.max", f"{memory}"), *group) if v2 else (("memory.limit_in_bytes", f"{memory}"),),
         )
         # Behind the memory: of both together less than of the memory alone is refused by v1.
-        if swap is not None and swap != UNLIMITED:
+        if swap is not None and (lifts or swap != UNLIMITED):
+            bound = swap != UNLIMITED
             yield (
                 "swap",
                 (
-                    ("memory.swap.max", f"{swap - memory}")
+                    ("memory.swap.max", f"{swap - memory}" if bound else "max")
                     if v2
                     else ("memory.memsw.limit_in_bytes", f"{swap}"),
                 ),
@@ -148,8 +155,8 @@ def _files(wanted: Resources, *, v2: bool) -> Iterator[tuple[str, tuple[tuple[st
             if v2
             else (("cpu.cfs_period_us", period), ("cpu.cfs_quota_us", quota)),
         )
-    if wanted.pids is not None and wanted.pids != UNLIMITED:
-        yield "pidsLimit", (("pids.max", f"{wanted.pids}"),)
+    if wanted.pids is not None and (lifts or wanted.pids != UNLIMITED):
+        yield "pidsLimit", (("pids.max", "max" if wanted.pids == UNLIMITED else f"{wanted.pids}"),)
 
 
 def apply(writes: tuple[Write, ...], *, v2: bool) -> tuple[str, ...]:

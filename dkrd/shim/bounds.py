@@ -10,6 +10,7 @@ from dkrd import policy
 from dkrd.runtime import cgroups
 
 if TYPE_CHECKING:
+    from dkrd.runtime.limits import Resources
     from dkrd.shim.config import Config
     from dkrd.shim.container import Container
     from dkrd.shim.task import ShimTask
@@ -30,14 +31,16 @@ def granted(task: ShimTask, config: Config, grant: dict[str, object]) -> Config:
 
 
 def _with(config: Config, pids: int | None) -> Config:
-    asked = config.spec.resources
+    return replace(config, limits=whole(config.spec.resources, pids))
+
+
+def whole(asked: Resources, pids: int | None) -> Resources:
+    """All that bounds a container of which this was asked, and which was given so many processes."""
     unasked = frozenset() if pids == asked.pids else frozenset(("pidsLimit",))
     swap = asked.swap
     if asked.memory is not None and swap is None:
         swap, unasked = 2 * asked.memory, unasked | {"swap"}
-    return (
-        replace(config, limits=replace(asked, pids=pids, swap=swap, unasked=unasked)) if unasked else config
-    )
+    return replace(asked, pids=pids, swap=swap, unasked=unasked)
 
 
 def cause_of(err: DkrError, container: Container) -> DkrError:

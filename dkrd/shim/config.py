@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common import frames, oci
-from common.errors import BadRequest
+from common.errors import BadRequest, DkrError, Internal
 from dkrd.runtime import limits, spec
 from dkrd.runtime.document import Reader, refuse
 
 MAX_PRESERVED = 250  # with stdio's three the most that one message carries (SCM_MAX_FD, unix(7))
 MAX_NAME = 128  # characters
+_MAX_BYTES = 8 * 1024 * 1024
 ROOTS = ("builtin", "directory", "rootfs")
 DISCONNECT = ("stop", "kill", "keep")
 
@@ -93,3 +94,15 @@ def parse(data: bytes) -> Config:
     if not 0 < len(config.name) <= MAX_NAME or "/" in config.name:
         refuse("dkr.name", "between 1 and 128 characters without / are wanted")
     return config
+
+
+def read(path: str) -> Config:
+    """The config of a container that was written down. Raises Internal."""
+    try:
+        with open(path, "rb") as file:
+            return parse(file.read(_MAX_BYTES))
+    except (OSError, DkrError) as err:
+        raise Internal(
+            f"cannot read {path}: {err}",
+            hint="an older release wrote it, or the disk is damaged; remove the container and make it anew",
+        ) from err

@@ -23,6 +23,7 @@ from dkrd.shim.called import Called, Renaming
 from dkrd.shim.clients import Clients, Deeds, is_integer
 from dkrd.shim.pausing import Pausing
 from dkrd.shim.stopping import Stopping
+from dkrd.shim.updating import Updating
 
 if TYPE_CHECKING:
     import socket
@@ -116,6 +117,7 @@ class Guard:
             "attach": self._attaching.ask,
             "kill": self._asked_to_kill,
             "rename": Renaming(task, container.directory, state).ask,
+            "update": Updating(task, container.directory, config, container.cgroup.paths, name).ask,
             "pause": self._pausing.pause,
             "unpause": self._pausing.unpause,
             "stop": self._stopping.ask,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from common.clock import now
-from common.errors import Conflict, DkrError, Internal, NotFound, NotPermitted
+from common.errors import Conflict, DkrError, NotFound, NotPermitted
 from dkrd import ids, policy
 from dkrd.shim import bounds, callers, cleanup, roots
 from dkrd.shim import config as configs
@@ -50,7 +50,7 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
     callers.check_owner(who, owner, task.id)
     if os.path.lexists(f"{task.settings.run_dir}/containers/{task.id}"):
         raise running(task.id[:12])
-    config = _config(f"{directory}/config.json", task.id)
+    config = configs.read(f"{directory}/config.json")
     state = cleanup.document(f"{directory}/state.json") or _after_a_power_cut(task)
     if state.get("status") not in ("created", "stopped"):
         raise Conflict(f"cannot start {config.name}: its end is still being written down", hint="try again")
@@ -101,14 +101,3 @@ def root_of(task: ShimTask, config: configs.Config, recorder: Recorder) -> mount
     """Its root. Raises as roots.root_of; a root that a descriptor named was refused before."""
     # Not even with `rm`: a volatile overlay is mounted once, and a start that fails may be tried again.
     return roots.of_the_daemon(task, config, volatile=False, recorder=recorder)
-
-
-def _config(path: str, container: str) -> configs.Config:
-    try:
-        with open(path, "rb") as file:
-            return configs.parse(file.read(cleanup.MAX_DOCUMENT))
-    except (OSError, DkrError) as err:
-        raise Internal(
-            f"cannot start {container[:12]}: its config.json cannot be read: {err}",
-            hint="an older release wrote it, or the disk is damaged; remove it and make it anew",
-        ) from err

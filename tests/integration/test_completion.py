@@ -123,6 +123,7 @@ def test_a_value_behind_an_equals_sign(
         ("dkrctl restart -t 1 b", ["bad-1", "bad-2"]),
         ("dkrctl pause ", ["alive"]),
         ("dkrctl rename b", ["bad-1", "bad-2"]),
+        ("dkrctl update -m 64m m", ["made"]),
         ("dkrctl top ", ["alive"]),
         ("dkrctl stats --no-stream a", ["alive"]),
         ("dkrctl unpause ", []),  # only what is paused

@@ -67,6 +67,23 @@ def test_without_limits_nothing_is_written(layout: cgroups.Layout) -> None:
     }
 
 
+def test_what_is_bounded_already_may_be_lifted() -> None:
+    lifted = limits.Resources(memory=2**26, swap=-1, pids=-1)
+    leaf = cgroups.places(V2, *PLACE)
+    assert [(w.path.rpartition("/")[2], w.text) for w in limits.plan(V2, leaf, lifted, lifts=True)] == [
+        ("memory.max", "67108864"),
+        ("memory.oom.group", "1"),
+        ("memory.swap.max", "max"),
+        ("pids.max", "max"),
+    ]
+    places = cgroups.places(V1, *PLACE)
+    assert [(w.path.rpartition("/")[2], w.text) for w in limits.plan(V1, places, lifted, lifts=True)] == [
+        ("memory.limit_in_bytes", "67108864"),
+        ("memory.memsw.limit_in_bytes", "-1"),
+        ("pids.max", "max"),
+    ]
+
+
 def test_no_swap_at_all() -> None:
     assert plan(V2, limits.Resources(memory=2**26, swap=2**26))[-1][1] == "0"
 

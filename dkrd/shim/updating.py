@@ -1,0 +1,228 @@
+"""New bounds for a container that stands: what bounds it now, and what is kept for its next start. All of it, or nothing.
+
+judged ─► its cgroup (if it runs) ─► config.json ─► grant.json
+             ▲                          │ cannot be written
+             └── as it was before ──────┘
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common import bundle, frames
+from common.errors import BadRequest, Conflict, LimitReached, NotFound, StartFailed
+from dkrd import policy
+from dkrd.runtime import cgroup_tree, cgroups, limits, usage
+from dkrd.runtime.document import Reader
+from dkrd.shim import bounds, cleanup
+from dkrd.shim import config as configs
+from dkrd.shim.container import layout
+from dkrd.shim.ended import unguarded
+from dkrd.shim.state import write_file
+
+if TYPE_CHECKING:
+    from dkrd.ids import Pool
+    from dkrd.policy import Caller, Credentials
+    from dkrd.runtime.limits import Resources
+    from dkrd.settings import Settings
+    from dkrd.shim.asks import Ask
+    from dkrd.shim.called import Called
+    from dkrd.shim.config import Config
+    from dkrd.shim.task import ShimTask
+
+_KEYS = frozenset(limits.CONTROLLERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What bounds a container.
+
+    asked  what was asked for, as linux.resources of its spec
+    pids   how many processes it was given; None or below 0: no bound
+    """
+
+    asked: Resources
+    pids: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From what was to what is to be. `resources`: the new linux.resources; `differs`: the bounds that were named."""
+
+    new: Bounds
+    resources: dict[str, object]
+    differs: Resources
+
+
+class Updating:
+    """Of a container that runs. `directory`: where its files are, if it is kept."""
+
+    def __init__(
+        self, task: ShimTask, directory: str, config: Config, paths: tuple[str, ...], name: Called
+    ) -> None:
+        self._task = task
+        self._directory = directory
+        self._paths = paths
+        self._name = name
+        self._bounds = Bounds(config.spec.resources, config.limits.pids)
+
+    def ask(self, ask: Ask) -> dict[str, object]:
+        """Answer `{"type": "update", …}` with keys of a request: it is bounded so."""
+        change = _change(self._bounds, ask.body, ask.who, self._task.settings)
+        memory, used = change.differs.memory, usage.measure(self._paths).memory
+        if memory is not None and used is not None and memory < used:
+            raise Conflict(
+                f"cannot bound the memory of {self._name} to {memory} bytes: it uses {used}",
+                rule="memory-in-use",
+                hint="the kernel would end it for that",
+            )
+        writes = limits.plan(layout(), self._paths, change.differs, lifts=True)
+        if memory is not None and memory > (self._bounds.asked.memory or memory):
+            # v1 wants the bound of both together above that of the memory alone at each moment.
+            writes = tuple(reversed(writes))
+        with contextlib.ExitStack() as undo:
+            undo.callback(_restore, [(write.path, cgroup_tree.read(write.path)) for write in writes])
+            try:
+                limits.apply(writes, v2=layout().kind == "v2")
+            except StartFailed as err:
+                raise Conflict(err.message, hint=err.hint, step=err.step, errno=err.errno) from err
+            _write_down(self._directory, change)
+            undo.pop_all()
+        self._bounds = change.new
+        self._task.log.audit("updated", id=self._task.id, uid=ask.who.uid, **_named(ask.body))
+        return {}
+
+
+def update_kept(
+    settings: Settings,
+    pool: Pool,
+    container: str,
+    credentials: Credentials,
+    admin_gid: int | None,
+    ask: dict[str, object],
+    given: int,
+) -> dict[str, object]:
+    """The same for one that does not run: a job of the launcher's. Raises NotFound for another's, Conflict for one that runs on
+    without its guardian, or is about to be started.
+    """
+    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    asker = cleanup.asker(pool, credentials, admin_gid)
+    if asker.owner is None:
+        raise NotFound(f"cannot find {container[:12]}: there is no such container")
+    who = policy.Caller(asker.owner, credentials.gid, asker.admin)
+    if cleanup.lives(cleanup.read_state(settings, container)):
+        raise unguarded(f"cannot update {container[:12]}")
+    claim = cleanup.take_over(settings, pool, container, "update")
+    try:
+        directory = f"{settings.state_dir}/containers/{container}"
+        grant = cleanup.document(f"{directory}/grant.json")
+        config = configs.read(f"{directory}/config.json")
+        pids = grant.get("pids", settings.pids_per_container)
+        before = Bounds(config.spec.resources, pids if isinstance(pids, int) else None)
+        change = _change(before, ask, who, settings)
+        # What the host cannot do is refused now, not at the next start.
+        group = cgroup_tree.group_of(asker.owner)
+        places = cgroups.places(layout(), settings.cgroup_parent, container, group)
+        there = cgroups.controllers(layout(), settings.cgroup_parent)
+        limits.plan(layout(), places, change.differs, there, lifts=True)
+        _write_down(directory, change)
+    finally:
+        if claim is not None:
+            os.close(claim.fd)
+    return {}
+
+
+def _named(body: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in body.items() if key != "type"}
+
+
+def _change(before: Bounds, body: dict[str, object], who: Caller, settings: Settings) -> Change:
+    """What is to be. Raises BadRequest, NotPermitted."""
+    named = _named(body)
+    if not named or not _KEYS.issuperset(named):
+        raise BadRequest(
+            f"cannot read the ask: update has some of {', '.join(sorted(_KEYS))}, and no further keys"
+        )
+    wanted = {**_request(before.asked), **named}
+    if "swap" in wanted and "memory" not in wanted:
+        raise Conflict(
+            "cannot bound swap: the memory is not bounded, beside which it would be",
+            rule="swap",
+            hint="bound the memory as well",
+        )
+    try:
+        resources = bundle.resources(wanted)
+    except TypeError as err:
+        raise BadRequest(f"cannot read the ask: {err}") from None
+    asked = limits.read(Reader(resources, "resources"))
+    pids = before.pids
+    if "pidsLimit" in named:
+        pids = _judged(who, asked.pids, before.pids, settings)
+    whole = bounds.whole(asked, pids)
+    memory = {"memory", "swap"} & named.keys()
+    differs = limits.Resources(
+        memory=whole.memory if memory else None,
+        swap=whole.swap if memory else None,
+        quota=whole.quota if "cpus" in named else None,
+        period=whole.period if "cpus" in named else None,
+        pids=whole.pids if "pidsLimit" in named else None,
+        unasked=whole.unasked & {"swap"},
+    )
+    return Change(Bounds(asked, pids), resources, differs)
+
+
+def _request(asked: Resources) -> dict[str, object]:
+    """The keys of a request that mean these resources."""
+    found: dict[str, object] = {}
+    if asked.memory is not None:
+        found["memory"] = asked.memory
+        if asked.swap is not None:
+            found["swap"] = asked.swap if asked.swap == limits.UNLIMITED else asked.swap - asked.memory
+    if asked.quota is not None and asked.period is not None:
+        found["cpus"] = asked.quota / asked.period
+    if asked.pids is not None:
+        found["pidsLimit"] = asked.pids
+    return found
+
+
+def _judged(who: Caller, wanted: int | None, given: int | None, settings: Settings) -> int | None:
+    """How many processes it may have. Whoever's it is may take away; more than it has is judged as a request over plain HTTP."""
+    unbounded = given is None or given < 0
+    if wanted is not None and (unbounded or (given is not None and 0 <= wanted <= given)):
+        return wanted
+    return policy.bound_pids(who, wanted, settings.pids_per_container, proven=settings.http_lifts)
+
+
+def _restore(before: list[tuple[str, str | None]]) -> None:
+    for path, text in reversed(before):
+        if text is not None:
+            with contextlib.suppress(OSError):
+                cgroup_tree.write(path, text)
+
+
+def _write_down(directory: str, change: Change) -> None:
+    """For its next start, where it is kept. Raises LimitReached; then all is as it was."""
+    document = cleanup.document(f"{directory}/config.json")
+    spec = document.get("spec")
+    if not isinstance(spec, dict):
+        return  # of a run with `rm`
+    linux = {**spec["linux"], "resources": change.resources}
+    grant = cleanup.document(f"{directory}/grant.json")
+    try:
+        _exchange(f"{directory}/config.json", {**document, "spec": {**spec, "linux": linux}})
+        try:
+            _exchange(f"{directory}/grant.json", {**grant, "pids": change.new.pids})
+        except OSError:
+            _exchange(f"{directory}/config.json", document)
+            raise
+    except OSError as err:
+        raise LimitReached(
+            f"cannot write down the new bounds: {err.strerror}", hint="make room on the disk", errno=err.errno
+        ) from err
+
+
+def _exchange(path: str, document: dict[str, object]) -> None:
+    write_file(path, frames.dumps(document))
