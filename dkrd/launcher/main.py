@@ -66,27 +66,10 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     """
     from dkrd import journal
     from dkrd.launcher import listener, runner
-    from dkrd.launcher.jobs import busybox_root, host_root, seccomp
     from dkrd.launcher.notify import Notifier
-    from dkrd.launcher.requests import Work
     from dkrd.launcher.server import Launcher
+    from dkrd.launcher.work import WORK
     from dkrd.log import Log
-    from dkrd.shim import (
-        called,
-        changes,
-        cleanup,
-        container,
-        default_root,
-        ended,
-        logs,
-        rehearsal,
-        stats,
-        top,
-        trace,
-        updating,
-        usage,
-    )
-    from dkrd.shim import main as shim
 
     passed = listener.inherited(os.environ)
     # Whatever whoever started us has left open is nobody's business from here on.
@@ -95,31 +78,6 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     os.dup2(null, 0)
     os.close(null)
     os.umask(0o022)
-    work = Work(
-        shim=shim.run,
-        rehearse=rehearsal.rehearse,
-        remove=cleanup.remove,
-        measure=usage.measure,
-        diff=changes.tell,
-        collect=cleanup.collect,
-        asks={
-            "attach": ended.attach,
-            "kill": ended.kill,
-            "rename": called.rename_kept,
-            "update": updating.update_kept,
-            "stop": ended.stop,
-            "pause": ended.pause,
-            "unpause": ended.unpause,
-            "explain": trace.read_kept,
-            "logs": logs.read_kept,
-        },
-        seccomp=seccomp.compile_default,
-        layers={host_root.NAME: host_root.ensure, busybox_root.NAME: busybox_root.ensure},
-        directory=default_root.check,
-        prime=container.prime,
-        looks={"top": top.look, "stats": stats.look},
-    )
     log = Log(settings.log_level, settings.log_format, journal=journal.connected(os.environ))
     notifier = Notifier(os.environ)
-
-    return Launcher(settings, api_argv, work, log, notifier, lambda: _parse()[0], passed).run()
+    return Launcher(settings, api_argv, WORK, log, notifier, lambda: _parse()[0], passed).run()

@@ -1,0 +1,47 @@
+"""What the launcher forks into, each thing by the name that it has there: all that its children will need is loaded by this."""
+
+from __future__ import annotations
+
+from dkrd.launcher.jobs import busybox_root, host_root, seccomp
+from dkrd.launcher.requests import Work
+from dkrd.shim import (
+    called,
+    changes,
+    cleanup,
+    container,
+    default_root,
+    ended,
+    logs,
+    main,
+    rehearsal,
+    stats,
+    top,
+    trace,
+    updating,
+    usage,
+)
+
+WORK = Work(
+    shim=main.run,
+    rehearse=rehearsal.rehearse,
+    remove=cleanup.remove,
+    measure=usage.measure,
+    diff=changes.tell,
+    collect=cleanup.collect,
+    asks={
+        "attach": ended.attach,
+        "kill": ended.kill,
+        "rename": called.rename_kept,
+        "update": updating.update_kept,
+        "stop": ended.stop,
+        "pause": ended.pause,
+        "unpause": ended.unpause,
+        "explain": trace.read_kept,
+        "logs": logs.read_kept,
+    },
+    seccomp=seccomp.compile_default,
+    layers={host_root.NAME: host_root.ensure, busybox_root.NAME: busybox_root.ensure},
+    directory=default_root.check,
+    prime=container.prime,
+    looks={"top": top.look, "stats": stats.look},
+)
