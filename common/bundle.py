@@ -68,7 +68,7 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
     process.update(cwd=str(request.get("cwd") or "/"), terminal=terminal)
     if "user" not in private:
         _without_mknod(process)
-    numbers = _numeric_user(user)
+    numbers = numeric_user(user)
     if numbers is not None:
         process["user"] = {"uid": numbers[0], "gid": numbers[1]}
     if terminal and request.get("consoleSize") is not None:
@@ -185,7 +185,7 @@ def signal_number(value: object) -> int:
     )
 
 
-def _numeric_user(user: str) -> tuple[int, int] | None:
+def numeric_user(user: str) -> tuple[int, int] | None:
     """(uid, gid) of "UID:GID"; None where any part is a name, or the gid is to be found in the container's
     passwd.
     """

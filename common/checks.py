@@ -82,6 +82,23 @@ def command(value: object) -> tuple[str, ...]:
     return words
 
 
+def fits(words: tuple[str, ...], variables: dict[str, str]) -> None:
+    """Refuse a command whose words and variables no execve(2) takes."""
+    if len(words) > MAX_STRINGS:
+        fault(
+            "args",
+            f"with the entrypoint there are {len(words)} strings; at most {MAX_STRINGS} are possible",
+        )
+    # as execve(2) counts: each string with its NUL, and a pointer to it
+    size = sum(len(text.encode()) + 9 for text in words)
+    size += sum(len(name.encode()) + len(text.encode()) + 10 for name, text in variables.items())
+    if size > MAX_ARGUMENTS:
+        fault(
+            "args",
+            f"argument list too long: args and env take {size} bytes, {MAX_ARGUMENTS} are possible",
+        )
+
+
 def _pairs(
     value: object, key: Callable[[str], str | None], limit: int, entries: int = MAX_STRINGS
 ) -> dict[str, str]:

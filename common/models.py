@@ -183,19 +183,7 @@ class RunRequest(Model):
         command = (*self.entrypoint, *self.args)
         if not command[0]:
             checks.fault("entrypoint[0]" if self.entrypoint else "args[0]", "is empty: a command is wanted")
-        if len(command) > checks.MAX_STRINGS:
-            checks.fault(
-                "args",
-                f"with the entrypoint there are {len(command)} strings; at most {checks.MAX_STRINGS} are possible",
-            )
-        # as execve(2) counts: each string with its NUL, and a pointer to it
-        size = sum(len(text.encode()) + 9 for text in command)
-        size += sum(len(name.encode()) + len(text.encode()) + 10 for name, text in self.env.items())
-        if size > checks.MAX_ARGUMENTS:
-            checks.fault(
-                "args",
-                f"argument list too long: args and env take {size} bytes, {checks.MAX_ARGUMENTS} are possible",
-            )
+        checks.fits(command, self.env)
         if self.rootfs is not None:
             self._check_rootfs()
         if self.hostname is not None and not self.is_private("uts"):

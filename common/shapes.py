@@ -114,7 +114,9 @@ Namespaces = Annotated[
 ]
 Cwd = Annotated[str, AfterValidator(checks.absolute), WithJsonSchema(_text(checks.MAX_PATH, r"/[^\x00]*"))]
 Rootfs = Annotated[str | None, _given(checks.absolute), WithJsonSchema(_text(checks.MAX_PATH, r"/[^\x00]*"))]
+OtherCwd = Rootfs  # absent: the container's
 User = Annotated[str, AfterValidator(checks.user), WithJsonSchema(_text(131, _USER))]
+OtherUser = Annotated[str | None, _given(checks.user), WithJsonSchema(_text(131, _USER))]
 Signal = Annotated[int, PlainValidator(checks.signal), WithJsonSchema(_text(16, _SIGNAL))]
 StopSignal = Annotated[int | None, PlainValidator(checks.signal), WithJsonSchema(_text(16, _SIGNAL))]
 Image = Annotated[str | None, _given(checks.image), WithJsonSchema(_text(255, "[ -~]+"))]

@@ -5,6 +5,7 @@ meanings are Docker's wherever Docker has the option.
 """
 
 from common.acts import PAUSE, RENAME, RESTART, STATS, STOP, TOP, UNPAUSE, UPDATE
+from common.exec_options import EXEC
 from common.housekeeping import DIFF, EVENTS, PRUNE
 from common.lifecycle import CREATE, KILL, LOGS, RM, START, WAIT
 from common.options import (
@@ -44,6 +45,7 @@ SYNONYMS = {
     "del": "rm",
     "check": "doctor",
     "log": "logs",
+    "enter": "exec",
     "new": "create",
 }
 
@@ -238,6 +240,7 @@ COMMANDS: tuple[Command, ...] = (
     CREATE,
     START,
     ATTACH,
+    EXEC,
     LOGS,
     PS,
     INSPECT,

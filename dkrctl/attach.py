@@ -8,7 +8,7 @@ import posix
 from common.errors import BadRequest
 from common.options import ATTACH
 from dkrctl import stdio
-from dkrctl.http import ask_session
+from dkrctl.http import ask_session, target_of
 from dkrctl.keys import keys_of
 from dkrctl.parse import Parsed, parse, utf8
 from dkrctl.pump import Pump, never_wait
@@ -17,15 +17,6 @@ from dkrctl.run import socket_path, status_of
 from dkrctl.session import Attendance, Detached, Left, Session
 from dkrctl.signals import Signals
 from dkrctl.terminal import Terminal
-
-_PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
-
-
-def _target(name: str) -> str:
-    """The path of the request; a name that no container can have is refused here, where it would be another path."""
-    if not name or not all(letter in _PLAIN for letter in name) or name.strip(".") == "":
-        raise BadRequest(f"cannot attach to {ascii(name)[1:-1] or 'nothing'}: that is no name and no id")
-    return f"/v1/containers/{name}/attach"
 
 
 class Attachment:
@@ -133,4 +124,4 @@ def attach(words: list[str], socket: str | None) -> int:
         )
     name = utf8(parsed.rest[0], "argument 1")
     attachment = Attachment(name, parsed, found, given=not parsed.flag("no-stdin"))
-    return attachment.go(socket_path(parsed.last("socket"), socket), _target(name))
+    return attachment.go(socket_path(parsed.last("socket"), socket), target_of(name, "attach", "attach to"))

@@ -10,7 +10,7 @@ import _socket
 import posix
 import sys
 
-from common.errors import DkrError, ProtocolError, Unavailable, from_wire
+from common.errors import BadRequest, DkrError, ProtocolError, Unavailable, from_wire
 from common.frames import dumps, loads_object
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
@@ -24,6 +24,7 @@ ROOM = _socket.CMSG_SPACE(4)
 _UCRED = 12  # bytes of struct ucred: pid, uid, gid; unix(7)
 _CHUNK = 65536
 _BEGIN = b"HTTP/1."  # of every answer
+_PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
 
 
 def descriptors_of(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
@@ -274,6 +275,13 @@ def problem(answer: Answer, body: bytes, path: str) -> DkrError:
 
         return unexplained(path, answer.status, answer.headers.get("server", ""))
     return from_wire({**said, "message": said.get("detail") or said.get("title")})
+
+
+def target_of(name: str, what: str, verb: str) -> str:
+    """The path of `what` of a container; a name that no container can have is refused here, where it would be another path."""
+    if not name or not all(letter in _PLAIN for letter in name) or name.strip(".") == "":
+        raise BadRequest(f"cannot {verb} {ascii(name)[1:-1] or 'nothing'}: that is no name and no id")
+    return f"/v1/containers/{name}/{what}"
 
 
 def ask_run(

@@ -1,6 +1,6 @@
 """The client's entry: `from dkrctl.lean import entry; entry()`.
 
-`dkrctl run` and `attach` (and `__complete`, which answers a shell) take the **lean path**: it may load what the
+`dkrctl run`, `exec` and `attach` (and `__complete`, which answers a shell) take the **lean path**: it may load what the
 interpreter has loaded anyway, modules written in C (`posix`, `_socket`, `_signal`, `_json`, `select`, `fcntl`, `errno`;
 `termios` with a terminal), and our own lean modules, which say so at their top. `os json socket re enum
 dataclasses argparse typing contextlib signal` and the like are loaded to print help or an error, never on the way
@@ -22,16 +22,28 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-def main(words: list[str]) -> int:
-    """`dkrctl WORDS...`; the exit status. Raises DkrError and Terminated."""
-    if words[:1] == ["run"]:
+_LEAN = ("run", "exec", "attach")
+
+
+def _lean(verb: str, words: list[str], socket: str | None) -> int:
+    """A verb of the lean path, each with modules of its own."""
+    if verb == "run":
         from dkrctl.run import run
 
-        return run(words[1:], None)
-    if words[:1] == ["attach"]:
-        from dkrctl.attach import attach
+        return run(words, socket)
+    if verb == "exec":
+        from dkrctl.exec import execute
 
-        return attach(words[1:], None)
+        return execute(words, socket)
+    from dkrctl.attach import attach
+
+    return attach(words, socket)
+
+
+def main(words: list[str]) -> int:
+    """`dkrctl WORDS...`; the exit status. Raises DkrError and Terminated."""
+    if words and words[0] in _LEAN:
+        return _lean(words[0], words[1:], None)
     if words[:1] == ["__complete"]:
         from dkrctl.complete import complete
 
@@ -40,14 +52,8 @@ def main(words: list[str]) -> int:
     from dkrctl.parse import parse
 
     parsed = parse(GLOBAL, words, "dkrctl")
-    if parsed.rest[:1] == ["run"] and not parsed.flag("help"):
-        from dkrctl.run import run
-
-        return run(parsed.rest[1:], parsed.last("socket"))
-    if parsed.rest[:1] == ["attach"] and not parsed.flag("help"):
-        from dkrctl.attach import attach
-
-        return attach(parsed.rest[1:], parsed.last("socket"))
+    if parsed.rest and parsed.rest[0] in _LEAN and not parsed.flag("help"):
+        return _lean(parsed.rest[0], parsed.rest[1:], parsed.last("socket"))
     if not parsed.rest or parsed.flag("version") or parsed.flag("help"):
         from dkrctl import help as pages
 

@@ -85,7 +85,7 @@ class Cidfile:
             return  # somebody tidied up
 
 
-def _load_session() -> None:
+def load_session() -> None:
     """Load what is needed once there is a session: half a millisecond that the daemon needs longer anyway."""
     __import__("dkrctl.session")
 
@@ -93,8 +93,8 @@ def _load_session() -> None:
 _ROOT = ["rootfs", "mntns"]  # what the descriptors of --rootfs are, in their order
 
 
-class _Run:
-    """One run: what is decided before the daemon is asked."""
+class Run:
+    """One run: what is decided before the daemon is asked. `exec` differs in what it overrides (exec.py)."""
 
     __slots__ = (
         "attendance",
@@ -116,7 +116,7 @@ class _Run:
         self.quiet = bool(parsed.flag("quiet"))
         # Before anything else is opened: a descriptor of the client's own must not pass for the caller's.
         self.extra, listening = self._extra()
-        self.request = requests.build(parsed)
+        self.request = self._build()
         if listening:
             self._announce(listening)
         if self.extra:
@@ -125,6 +125,10 @@ class _Run:
         self.typed = self._typed()
         self.cidfile: Cidfile | None = None
         self.attendance: Attendance | None = None
+
+    def _build(self) -> dict[str, object]:
+        """The request, but for what depends on the caller's descriptors."""
+        return requests.build(self.parsed)
 
     def _extra(self) -> tuple[list[int], dict[str, str]]:
         count, listening = stdio.handed_on(requests.preserved(self.parsed))
@@ -216,18 +220,37 @@ class _Run:
         first = {"type": "start", "request": self.request, **frame}
         return dry_run.run(self.path, first, self.extra + self.root, self.parsed.last("format"))
 
-    def _attend(self) -> int:
-        signals = Signals()
+    def _passing(self) -> stdio.Passing:
+        """What the command gets of the caller's 0-2."""
         given = self.parsed.flag("interactive") is not False
         own = not self.parsed.flag("no-tty")
-        passing = stdio.prepare(self.found, give_input=given, typed=self.typed, own=own)
+        return stdio.prepare(self.found, give_input=given, typed=self.typed, own=own)
+
+    def _ask(self) -> int:
+        """Ask the daemon; the descriptor of the session."""
+        return ask_run(self.path, self.request, load_session)[1]
+
+    def _head(self, passing: stdio.Passing) -> dict[str, object]:
+        """The first frame."""
+        return {
+            "type": "start",
+            "request": self.request,
+            "asks": requests.asks(self.request),
+            "stdio": passing.numbers,
+            "tty": passing.tty,
+            "want": ["trace"] if self.parsed.flag("explain") else [],
+            "root": _ROOT[: len(self.root)],
+        }
+
+    def _attend(self) -> int:
+        signals = Signals()
+        passing = self._passing()
         terminal = self._terminal(passing)
         cidfile = self.parsed.last("cidfile")
         if cidfile is not None:
             self.cidfile = Cidfile(cidfile)
         try:
-            _, descriptor = ask_run(self.path, self.request, _load_session)
-            ended = self._attend_session(descriptor, signals, passing, terminal)
+            ended = self._attend_session(self._ask(), signals, passing, terminal)
         finally:
             if terminal is not None:
                 terminal.leave()
@@ -247,29 +270,21 @@ class _Run:
             signals.record()
             if self.typed:
                 signals.keep_job_control()
-            session.first(
-                {
-                    "type": "start",
-                    "request": self.request,
-                    "asks": requests.asks(self.request),
-                    "stdio": passing.numbers,
-                    "tty": passing.tty,
-                    "want": ["trace"] if self.parsed.flag("explain") else [],
-                    "root": _ROOT[: len(self.root)],
-                },
-                passing.descriptors + self.extra + self.root,
-            )
+            session.first(self._head(passing), passing.descriptors + self.extra + self.root)
             passing.sent()
             self._let_go(passing.fed)
             attendance = self.attendance = Attendance(session, signals, passing.pumps, terminal)
             container = attendance.until_started()
             if self.cidfile is not None and container:
                 self.cidfile.fill(container)
-            return attendance.until_exit()
+            return self._until_exit(attendance)
         except Left as left:
             return left.status
         except Detached:
             return self._detached(container, terminal)
+
+    def _until_exit(self, attendance: "Attendance") -> "dict[str, object] | int":
+        return attendance.until_exit()
 
     def _let_go(self, fed: bool) -> None:
         """Hold none of what the command has now: a pipe it closes must be closed, as if no client stood
@@ -332,4 +347,4 @@ def run(words: list[str], socket: str | None) -> int:
         from dkrctl.detached import run_detached
 
         return run_detached(parsed, socket_path(parsed.last("socket"), socket))
-    return _Run(parsed, socket_path(parsed.last("socket"), socket), found).go()
+    return Run(parsed, socket_path(parsed.last("socket"), socket), found).go()

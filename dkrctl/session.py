@@ -177,6 +177,7 @@ class Attendance:
         "_session",
         "_signals",
         "_terminal",
+        "executed",
         "started_as",
         "trace",
         "wanted",
@@ -202,6 +203,7 @@ class Attendance:
         self._alone = alone
         self._exit: dict[str, object] | None = None
         self.started_as: str | None = None
+        self.executed: object = None  # the id of a further command in the container, where it is one
         self.wanted = ""  # by what name or beginning of an id it is attached to, where it is
         self.trace: object = None
 
@@ -210,6 +212,11 @@ class Attendance:
         while self.started_as is None and self._exit is None:
             self._turn()
         return self.started_as or ""
+
+    def leave(self) -> None:
+        """Leave the command, which runs on, to itself."""
+        self._session.post({"type": "detach"})
+        self._session.flush()
 
     def until_exit(self) -> dict[str, object]:
         """Attend until the command has ended and all its output is where it belongs; the exit of the last
@@ -264,8 +271,7 @@ class Attendance:
         """What is to be done about the caller's side. Raises Left, Detached."""
         terminal = self._terminal
         if terminal is not None and terminal.leaving and (terminal.settle() or not moved):
-            self._session.post({"type": "detach"})
-            self._session.flush()
+            self.leave()
             raise Detached
         lost = terminal.lost if terminal is not None else 0
         if self._attached is not None and any(pump.outward and pump.broken for pump in self._pumps):
@@ -300,8 +306,7 @@ class Attendance:
         elif self._forwards:
             self._session.signal(number)
         elif number in _LEAVING:
-            self._session.post({"type": "detach"})
-            self._session.flush()
+            self.leave()
             raise Left(128 + number)
 
     def _frame(self) -> None:
@@ -314,7 +319,7 @@ class Attendance:
         frame, descriptors = got
         kind = frame.get("type")
         if kind == "started" and self.started_as is None and isinstance(frame.get("id"), str):
-            self.started_as = str(frame["id"])
+            self.started_as, self.executed = str(frame["id"]), frame.get("exec")
             if self._terminal is not None and len(descriptors) == 1:
                 terminal = self._terminal
                 self._pumps += terminal.begin(self._session, master=descriptors.pop(), whole=terminal.typed)

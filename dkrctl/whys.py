@@ -306,7 +306,7 @@ WHYS: dict[str, Why] = {
     ),
     "new session": Why(
         "No terminal, no keys and no ignored signals of the daemon come along.",
-        "dkrd/runtime/init.py",
+        "dkrd/runtime/becoming.py",
         _pages("setsid(2) session-keyring(7) signal(7)"),
     ),
     "bounding set": Why(
@@ -334,7 +334,7 @@ WHYS: dict[str, Why] = {
     "terminal": Why(
         "Opened in the container's own devpts, by its own root: it belongs to an id of the container, and no other can be "
         "mistaken for it.",
-        "dkrd/runtime/init.py",
+        "dkrd/runtime/becoming.py",
         _pages("pty(7) ioctl_tty(2)"),
     ),
     "filter": Why(
@@ -344,7 +344,7 @@ WHYS: dict[str, Why] = {
     ),
     "descriptors": Why(
         "Only what the caller gave stays open: one descriptor of the host's would be a way out (CVE-2024-21626).",
-        "dkrd/runtime/init.py",
+        "dkrd/runtime/becoming.py",
         _pages("dup(2) close_range(2)"),
     ),
     "init": Why(
@@ -354,7 +354,7 @@ WHYS: dict[str, Why] = {
     ),
     "controlling terminal": Why(
         "So that ctrl-C typed there is a signal here.",
-        "dkrd/runtime/init.py",
+        "dkrd/runtime/becoming.py",
         _pages("ioctl_tty(2) credentials(7)"),
     ),
     "capabilities": Why(

@@ -1,7 +1,8 @@
-"""POST /v1/containers/{container}/attach: find it, answer 101, hand the client's connection to its guardian.
+"""Sessions with a container that runs, to attach to it or to execute in it: find it, answer 101, hand the client's connection to its
+guardian.
 
-Who may attach is judged by the guardian, on that connection and on what the client says to it; so is whether
-there is a terminal to attach to. What it refuses is told by us: nobody else has the client's ear.
+Who may is judged by the guardian, on that connection and on what the client says to it; so is whether there is a terminal to attach
+to. What it refuses is told by us: nobody else has the client's ear.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dkrd.api.upgrade import tell, upgrade
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from common.exec_models import ExecRequest
     from dkrd.api.channel import Answer
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
@@ -25,8 +27,23 @@ log = logging.getLogger("dkr.api")
 
 async def attach(context: Context, peer: Peer, request: web.Request) -> web.StreamResponse:
     """Attach the client to the terminal of a running container."""
+    return await _session(context, peer, request, "attach", "attach to")
+
+
+async def execute(
+    context: Context, peer: Peer, request: web.Request, body: ExecRequest
+) -> web.StreamResponse:
+    """Have a further command executed in a running container. The request was read here for the sake of what is told of a bad one:
+    the guardian goes by what the client says to it, and is not told of this one.
+    """
+    return await _session(context, peer, request, "exec", "execute in")
+
+
+async def _session(
+    context: Context, peer: Peer, request: web.Request, ask: str, verb: str
+) -> web.StreamResponse:
     container = await find(context, peer, request)
-    check_runs(container, "attach to")
+    check_runs(container, verb)
 
     def hand_over(fd: int) -> None:
         def answered(answer: Answer) -> None:
@@ -35,10 +52,10 @@ async def attach(context: Context, peer: Peer, request: web.Request) -> web.Stre
                 if answer.get("type") == "done":
                     return
                 answer = from_wire(answer.get("error"))
-            log.info("uid %d is not attached to %s: %s", peer.uid, container.id[:12], answer)
+            log.info("uid %d cannot %s %s: %s", peer.uid, verb, container.id[:12], answer)
             tell(fd, answer)
 
-        message: dict[str, object] = {"type": "ask", "id": container.id, "ask": {"type": "attach"}}
+        message: dict[str, object] = {"type": "ask", "id": container.id, "ask": {"type": ask}}
         context.channel.ask(message, (fd,), answered)
 
     return await upgrade(request, hand_over)

@@ -9,6 +9,7 @@ from common.act_models import RenameRequest, Stats, StatsQuery, StopRequest, Top
 from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
 from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
 from common.events import EventLine, EventsQuery
+from common.exec_models import ExecRequest
 from common.info import Info, VersionInfo
 from common.models import (
     Container,
@@ -23,7 +24,7 @@ from common.models import (
 from common.trace import Trace
 from common.usage import Change, DiskUsage, Pruned, PruneRequest
 from dkrd.api import containers, launch, life, streams, version
-from dkrd.api.attach import attach
+from dkrd.api.attach import attach, execute
 from dkrd.api.create import create, create_by_session
 from dkrd.api.diff import diff
 from dkrd.api.events import events
@@ -388,6 +389,18 @@ ROUTES = (
         upgrade="websocket",
         about="Binary messages begin with the byte 0 (input), 1 (output) or 2 (errors); text is JSON. What goes wrong before the 101 is a "
         "problem.",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/exec",
+        Who.OWNER,
+        None,
+        ExecRequest,
+        Switched,
+        execute,
+        "Execute a further command in a running container, with descriptors of the caller's own",
+        upgrade=PROTOCOL,
+        about=_BEHIND,
     ),
     Route(
         "GET",

@@ -30,6 +30,7 @@ WORK = Work(
     collect=cleanup.collect,
     asks={
         "attach": ended.attach,
+        "exec": ended.execute,
         "kill": ended.kill,
         "rename": called.rename_kept,
         "update": updating.update_kept,

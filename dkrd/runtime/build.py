@@ -143,7 +143,7 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
         recorder.note(str(pid))
         pidfd = os.pidfd_open(pid)
         kill = stack.enter_context(_killed_on_failure(pid, pidfd))
-        _end_protection(pid)
+        end_protection(pid)
         userns = _map_ids(pid, task, recorder, stack)
         ours.send(init.MAPS)
         work = mounting.Work(
@@ -297,7 +297,7 @@ def oom_score() -> int:
         return int(stream.read())
 
 
-def _end_protection(pid: int) -> None:
+def end_protection(pid: int | str) -> None:
     """A daemon that is spared when memory runs out (OOMScoreAdjust= of its unit) has containers that are not.
 
     Written from here, where the capability for it is: then the container cannot go back to the old value either.

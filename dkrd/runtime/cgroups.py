@@ -84,6 +84,16 @@ class Cgroup:
     leaf: int = -1
     tasks: tuple[int, ...] = ()
 
+    def enter(self, *, born: bool) -> None:
+        """Move the calling process, which has one thread, there; `born`: into the v2 leaf it need not."""
+        enter(self.tasks)
+        if self.leaf >= 0 and not born:
+            fd = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.leaf)
+            try:
+                os.write(fd, b"0")
+            finally:
+                os.close(fd)
+
     def close(self) -> None:
         """Close the descriptors; the directories stay."""
         for fd in (self.leaf, *self.tasks):
@@ -129,6 +139,35 @@ def create(layout: Layout, parent: str, name: str, group: str = "") -> Cgroup:
         remove(cgroup.paths, deadline=0)
         raise
     return cgroup
+
+
+def reopen(paths: tuple[str, ...]) -> Cgroup:
+    """The cgroup that stands at `paths`, with the descriptors by which one more process gets there. Raises OSError."""
+    cgroup = Cgroup(paths)
+    try:
+        for path in paths:
+            if path.endswith(f"/{LEAF}"):
+                cgroup.leaf = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            else:
+                cgroup.tasks += (os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC),)
+    except OSError:
+        cgroup.close()
+        raise
+    return cgroup
+
+
+def is_full(paths: tuple[str, ...]) -> bool:
+    """Whether the v1 cgroup has as many processes as it may. One that moves itself there is not held back by that, on v2 one that
+    is born there is.
+    """
+    for path in paths:
+        if not path.endswith(f"/{LEAF}"):
+            with contextlib.suppress(OSError, ValueError):
+                with open(f"{path}/pids.max", encoding="ascii") as bound:
+                    most = int(bound.read())  # ValueError: "max"
+                with open(f"{path}/pids.current", encoding="ascii") as count:
+                    return int(count.read()) >= most
+    return False
 
 
 def places(layout: Layout, parent: str, name: str, group: str = "") -> tuple[str, ...]:

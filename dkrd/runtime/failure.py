@@ -28,26 +28,29 @@ HINTS = {
 }
 
 
-def describe(error: BaseException, step: str) -> DkrError:
-    """The DkrError for whatever went wrong in `step`."""
+START = "start the container"
+
+
+def describe(error: BaseException, step: str, what: str = START) -> DkrError:
+    """The DkrError for whatever went wrong in `step`; `what` cannot be done therefore."""
     if isinstance(error, DkrError):
         if error.step is None:
             error.step = step
         return error
     if isinstance(error, OSError) and error.errno is not None:
-        what = f" ({error.filename})" if error.filename else ""
+        where = f" ({error.filename})" if error.filename else ""
         return StartFailed(
-            f"cannot start the container: {step}{what}: {os.strerror(error.errno).lower()}",
+            f"cannot {what}: {step}{where}: {os.strerror(error.errno).lower()}",
             step=step,
             errno=error.errno,
             hint=HINTS.get((step, error.errno)),
         )
-    return Internal(f"cannot start the container: {step}: {type(error).__name__}: {error}", step=step)
+    return Internal(f"cannot {what}: {step}: {type(error).__name__}: {error}", step=step)
 
 
-def send(fd: int, error: BaseException, step: str) -> None:
+def send(fd: int, error: BaseException, step: str, what: str = START) -> None:
     """Write the record for `error` to the pipe `fd`; called in the child just before it ends."""
-    wire = describe(error, step).to_wire()
+    wire = describe(error, step, what).to_wire()
     data = frames.dumps(wire)
     if len(data) > MAX_RECORD:
         wire["message"] = str(wire["message"])[:500] + "…"

@@ -15,24 +15,20 @@ after the pivot the library's files are gone.
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
 import socket
 import struct
-import termios
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import Internal
-from dkrd.runtime import capabilities, cgroups, command, failure, reaper, signals, syscalls, users
+from dkrd.runtime import becoming, capabilities, cgroups, failure, reaper, syscalls, users
 
 if TYPE_CHECKING:
     from dkrd.runtime.spec import Spec
     from dkrd.runtime.steps import Log
 
-TIOCSPTLCK = 0x40045431
-TIOCGPTPEER = 0x5441
 # In these init is not born: it makes them itself, while the guardian is at work on the mounts. They belong to its user namespace
 # either way. The cgroup namespace must come after the cgroup: its root is where its maker is.
 NAMESPACES = {
@@ -101,9 +97,7 @@ def _run(task: InitTask, error: int, recorder: Log) -> NoReturn:
     _await(task.sync, MAPS)
     if "user" in spec.namespaces:
         recorder.begin("identity")
-        os.setgroups([])
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
+        becoming.be_root()
     _prepare(task, recorder)
     recorder.begin("await root")
     task.sync.send(READY)
@@ -112,7 +106,7 @@ def _run(task: InitTask, error: int, recorder: Log) -> NoReturn:
     syscalls.unshare(syscalls.CLONE_NEWNS)
     recorder.begin("user")
     user = users.resolve(task.user, spec.process.uid, spec.process.gid, spec.process.additional_gids)
-    recorder.note(_ids(user))
+    recorder.note(becoming.ids(user))
     descriptors = dict(task.stdio)
     if spec.process.terminal:
         recorder.begin("terminal")
@@ -124,15 +118,10 @@ def _run(task: InitTask, error: int, recorder: Log) -> NoReturn:
     # user namespace).
     syscalls.seccomp_filter(task.program)
     recorder.begin("descriptors")
-    _descriptors(descriptors, task.preserved, error)
+    becoming.descriptors(descriptors, task.preserved, error)
     if task.reaper:
-        _with_reaper(task, user, recorder)
-    _become(task, user, recorder)
-
-
-def _ids(user: users.User) -> str:
-    """For the record: uid, gid, how many groups, and which."""
-    return " ".join(map(str, (user.uid, user.gid, len(user.groups), *user.groups)))
+        _with_reaper(user, recorder)
+    becoming.become(spec.process, user, recorder, controlling=0 in task.tty)
 
 
 def _prepare(task: InitTask, recorder: Log) -> None:
@@ -150,15 +139,7 @@ def _prepare(task: InitTask, recorder: Log) -> None:
     if spec.hostname is not None:
         recorder.begin("hostname")
         socket.sethostname(spec.hostname)
-    recorder.begin("new session")
-    os.setsid()
-    syscalls.join_session_keyring()
-    os.umask(0o022)
-    signals.set_default()
-    recorder.begin("bounding set")
-    # It bounds what execve can give; what is held now stays until capset.
-    bounding = capabilities.mask(spec.process.capabilities.bounding)
-    capabilities.drop_bounding(bounding, task.last_cap)
+    becoming.begin_anew(spec.process, task.last_cap, recorder)
 
 
 def _await(sync: socket.socket, word: bytes) -> None:
@@ -189,23 +170,9 @@ def _loopback() -> None:
 
 
 def _terminal(task: InitTask, owner: int) -> int:
-    """A pty of the container's own devpts: the master goes to the shim, the peer is returned.
-
-    Opened here and not by host root: the peer's owner must be an id of the container. TIOCGPTPEER
-    (ioctl_tty(2)) finds the peer without a path, so nothing that the root holds in /dev/pts can be mistaken
-    for it.
-    """
-    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
+    """A pty of the container's own devpts, which is /dev/console as well: the master goes to the shim, the peer is returned."""
     process = task.spec.process
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", process.rows, process.columns, 0, 0))
-    peer = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    if 0 not in task.tty:
-        # Output only: the caller's own terminal makes the line ends, and would make them twice.
-        mode = termios.tcgetattr(peer)
-        mode[1] &= ~termios.OPOST
-        termios.tcsetattr(peer, termios.TCSANOW, mode)
-    os.fchown(peer, owner, -1)
+    master, peer = becoming.terminal(process.rows, process.columns, task.tty, owner)
     tree = syscalls.open_tree(peer, "", syscalls.AT_EMPTY_PATH | syscalls.OPEN_TREE_CLONE)
     console = syscalls.openat2(
         syscalls.AT_FDCWD, "/dev/console", os.O_PATH | os.O_NOFOLLOW, syscalls.RESOLVE_NO_SYMLINKS
@@ -213,32 +180,11 @@ def _terminal(task: InitTask, owner: int) -> int:
     syscalls.move_mount(tree, console)
     os.close(tree)
     os.close(console)
-    task.sync.sendmsg([b"master"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))])
-    os.close(master)
+    becoming.send_master(task.sync, master)
     return peer
 
 
-def _descriptors(stdio: dict[int, int], preserved: tuple[int, ...], error: int) -> None:
-    """Put the descriptors at their numbers and close all others but the error pipe.
-
-    Closed now and not by execve: a working directory of /proc/self/fd/N must find nothing of the host
-    (CVE-2024-21626).
-    """
-    targets = {**stdio, **{3 + i: fd for i, fd in enumerate(preserved)}}
-    above = 3 + len(preserved)
-    # First out of the way of every target, then into place.
-    moved = {target: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for target, fd in targets.items()}
-    for number in range(3):
-        if number not in moved:
-            os.close(number)
-    for target, fd in moved.items():
-        os.dup2(fd, target, inheritable=True)
-    if error > above:
-        syscalls.close_range(above, error - 1)
-    syscalls.close_range(error + 1)
-
-
-def _with_reaper(task: InitTask, user: users.User, recorder: Log) -> None:
+def _with_reaper(user: users.User, recorder: Log) -> None:
     """Return in a child that is to become the command; PID 1 stays behind as the reaper and never returns."""
     recorder.begin("init")
     child = os.fork()
@@ -258,38 +204,3 @@ def _with_reaper(task: InitTask, user: users.User, recorder: Log) -> None:
         reaper.run(child)
     finally:
         os._exit(125)
-
-
-def _become(task: InitTask, user: users.User, recorder: Log) -> NoReturn:
-    """Terminal, groups, capabilities, user, directory, signals; then the command."""
-    process = task.spec.process
-    # Not one for output only: nobody types there, and /dev/tty says so at once (ENXIO) where it would wait for ever.
-    if 0 in task.tty:
-        recorder.begin("controlling terminal")
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    recorder.begin("capabilities")
-    recorder.note(_ids(user))
-    sets = process.capabilities
-    os.setgroups(list(user.groups))
-    os.setresgid(user.gid, user.gid, user.gid)
-    os.setresuid(user.uid, user.uid, user.uid)
-    capabilities.set_all(
-        capabilities.mask(sets.effective),
-        capabilities.mask(sets.permitted),
-        capabilities.mask(sets.inheritable),
-    )
-    if process.no_new_privileges:
-        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    recorder.begin("chdir")
-    command.change_directory(process.cwd)
-    recorder.begin("execve")
-    env: dict[str, str] = {}
-    for entry in process.env:
-        name, _, value = entry.partition("=")
-        env[name] = value
-    env.setdefault("HOME", user.home)
-    if "LISTEN_FDS" in env:
-        # sd_listen_fds(3) compares it with its own pid, which only this process can tell.
-        env.setdefault("LISTEN_PID", str(os.getpid()))
-    signals.unblock_all()
-    command.execute(process.args, env)

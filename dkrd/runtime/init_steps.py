@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dkrd.runtime.build import Task
 
-_READ = "O_RDONLY|O_NONBLOCK|O_NOCTTY|O_CLOEXEC"
+_READ = "{flags=O_RDONLY|O_NONBLOCK|O_NOCTTY|O_CLOEXEC, resolve=RESOLVE_NO_MAGICLINKS}"
 
 
 def describe(task: Task, place: int, name: str, note: str) -> str:
@@ -53,7 +53,7 @@ def _bounding_set(task: Task, note: str) -> str:
 def _user(task: Task, note: str) -> str:
     # Who is not found in the first is not looked for in the second.
     files = ("/etc/passwd", "/etc/group") if task.user is not None and note else ("/etc/passwd",)
-    looked = [f"openat(AT_FDCWD, {strace.text(path)}, {_READ})" for path in files]
+    looked = [f"openat2(AT_FDCWD, {strace.text(path)}, {_READ})" for path in files]
     ids = note.split()
     found = f" = uid {ids[0]}, gid {ids[1]}, groups [{', '.join(ids[3:])}]" if ids else ""
     return strace.calls(*looked) + found

@@ -13,6 +13,7 @@ import stat
 from dataclasses import dataclass
 
 from common.errors import StartFailed
+from dkrd.runtime import syscalls
 
 MAX_FILE = 1024 * 1024  # bytes of passwd or group that are read
 MAX_GROUPS = 256
@@ -81,8 +82,10 @@ def _group(group: str, groups: list[list[str]], user: str) -> int:
 def _entries(path: str) -> list[list[str]]:
     """The fields of each line of `path`; nothing where it is absent or not a regular file."""
     try:
-        # O_NONBLOCK: a FIFO opens at once and is then seen not to be a file.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        # O_NONBLOCK: a FIFO opens at once and is then seen not to be a file. A link of /proc/self/fd would be one of the
+        # descriptors that this process has for the command, or for its own work.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+        fd = syscalls.openat2(syscalls.AT_FDCWD, path, flags, syscalls.RESOLVE_NO_MAGICLINKS)
     except OSError:
         return []
     try:

@@ -9,26 +9,25 @@ lesser of the two credentials counts, the connection's and the frame's.
 
 from __future__ import annotations
 
-import select
-from functools import partial
 from typing import TYPE_CHECKING
 
-from common.errors import BadRequest, DkrError, LimitReached, NotPermitted, ProtocolError, Unavailable
+from common.errors import BadRequest, DkrError, NotPermitted, ProtocolError
 from dkrd.shim import callers
+from dkrd.shim.awaited import Awaited
 from dkrd.shim.clients import MAX_SIZE, has_ended, is_integer
 from dkrd.shim.config import DISCONNECT
 from dkrd.shim.descriptors import close_all
-from dkrd.shim.session import FIRST_FRAME_SECONDS, VERSION, Session, offer
+from dkrd.shim.session import VERSION
 
 if TYPE_CHECKING:
-    from dkrd.loop import Loop, Timer
+    from dkrd.loop import Loop
     from dkrd.policy import Caller, Credentials
     from dkrd.shim.asks import Ask
     from dkrd.shim.called import Called
     from dkrd.shim.clients import Clients
+    from dkrd.shim.session import Session
     from dkrd.shim.task import ShimTask
 
-MAX_PENDING = 16  # sessions without a first frame
 _KEYS = {"type", "version", "container", "onDisconnect", "stdin", "height", "width"}
 
 
@@ -36,42 +35,25 @@ class Attaching:
     """Those who want to attach, until their first frame has come and was judged. `owner` has the container."""
 
     def __init__(self, loop: Loop, task: ShimTask, name: Called, owner: int, clients: Clients) -> None:
-        self._loop = loop
         self._task = task
         self._name = name
         self._owner = owner
         self._clients = clients
-        self._pending: dict[Session, Timer] = {}
+        self._awaited = Awaited(loop, task, f"attach to {name}", self._hear)
 
     def ask(self, ask: Ask) -> dict[str, object]:
         """Answer `{"type": "attach"}`: the session is on its way to the client. Raises DkrError."""
         if set(ask.body) != {"type"}:
             raise BadRequest("cannot read the ask: attach has no further keys")
         self._clients.check_attach()
-        if len(self._pending) >= MAX_PENDING:
-            raise LimitReached(
-                f"cannot attach to {self._name}: too many clients are about to", hint="try again"
-            )
-        given = ask.take_socket()
-        try:
-            session = Session(given or offer(ask.connection, self._task.id))
-        except OSError as err:
-            raise Unavailable(
-                f"cannot attach to {self._name}: the client takes no session: {err.strerror}"
-            ) from err
-        fd = session.fileno()
-        session.on_close = lambda: self._loop.forget(fd)
-        hear = partial(self._hear, session, ask.credentials, plain=given is not None)
-        self._loop.watch(fd, select.EPOLLIN, hear)
-        self._pending[session] = self._loop.later(FIRST_FRAME_SECONDS, partial(self._late, session))
+        self._awaited.take(ask)
         return {}
 
     def end(self) -> None:
         """The container has ended: nobody can attach any more."""
-        for session in list(self._pending):
-            self._refuse(session, has_ended(self._name))
+        self._awaited.end(has_ended(self._name))
 
-    def _hear(self, session: Session, connection: Credentials, events: int, *, plain: bool) -> None:
+    def _hear(self, session: Session, connection: Credentials, plain: bool) -> None:
         uid = connection.uid
         try:
             frame, descriptors, credentials = session.hello()
@@ -96,26 +78,14 @@ class Attaching:
                 rule=error.rule,
                 cause=error.message,
             )
-            self._refuse(session, error)
+            self._awaited.refuse(session, error)
             return
         self._admit(session, who, frame, size)
 
     def _admit(self, session: Session, who: Caller, frame: dict[str, object], size: tuple[int, int]) -> None:
-        self._pending.pop(session).cancel()
-        self._loop.forget(session.fileno())
+        self._awaited.admit(session)
         self._task.log.audit("attached", id=self._task.id, uid=who.uid, admin=who.admin or None)
         self._clients.attach(session, str(frame["onDisconnect"]), frame["stdin"] is True, size)
-
-    def _late(self, session: Session) -> None:
-        self._refuse(
-            session,
-            ProtocolError(f"cannot go on: the client sent no first frame within {FIRST_FRAME_SECONDS:.0f} s"),
-        )
-
-    def _refuse(self, session: Session, error: DkrError) -> None:
-        self._pending.pop(session).cancel()
-        session.send({"type": "error", "error": error.to_wire()})
-        session.close()
 
 
 def admit(clients: Clients, session: Session, frame: dict[str, object]) -> None:

@@ -21,23 +21,25 @@ def close_all(descriptors: Iterable[int]) -> None:
     (SO_LINGER, socket(7)).
     """
     for fd in descriptors:
-        with contextlib.suppress(OSError):  # it is no socket
+        try:
             sock = socket.socket(fileno=fd)
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-            finally:
-                sock.detach()
-        close_soon((fd,))
+        except OSError:  # it is no socket
+            close_soon((fd,))
+            continue
+        with sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
 
 
 def close_soon(descriptors: Iterable[int]) -> None:
-    """Close descriptors that the container has as well, and return at once.
+    """Close descriptors that the container has as well, or had, and return at once.
 
     Of a file the server of its filesystem may have to be heard (FUSE_FLUSH, at each close(2)), and a caller's own server
-    need not answer. Another thread waits for it; the number is free before.
+    need not answer; a socket that the container has closed before may linger. Another thread waits for it; the number is free
+    before.
     """
     for fd in descriptors:
-        if stat.S_ISREG(syscalls.statx(fd).mode):
+        mode = syscalls.statx(fd).mode
+        if stat.S_ISREG(mode) or stat.S_ISSOCK(mode):
             try:
                 _thread.start_new_thread(_close, (fd,))
                 continue

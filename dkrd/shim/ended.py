@@ -88,16 +88,33 @@ def attach(
 ) -> NoReturn:
     """Why there is nothing to attach to. Raises NotFound for another's container, else Conflict."""
     cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    _nobody(settings, container, "attach to", "its guardian was killed, and its terminal went with it")
+
+
+def execute(
+    settings: Settings,
+    pool: Pool,
+    container: str,
+    credentials: Credentials,
+    admin_gid: int | None,
+    *ask: object,
+) -> NoReturn:
+    """Why nothing can be executed there. Raises NotFound for another's container, else Conflict."""
+    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    _nobody(settings, container, "execute in", "its guardian was killed, and nobody else may")
+
+
+def _nobody(settings: Settings, container: str, verb: str, why: str) -> NoReturn:
     state = cleanup.read_state(settings, container)
     if state.get("status") == "created":
-        raise not_started(f"cannot attach to {container[:12]}")
+        raise not_started(f"cannot {verb} {container[:12]}")
     if cleanup.lives(state):
         raise Conflict(
-            f"cannot attach to {container[:12]}: its guardian was killed, and its terminal went with it",
+            f"cannot {verb} {container[:12]}: {why}",
             rule="unguarded",
             hint="its command runs on until it ends by itself; the daemon will tell how",
         )
-    raise Conflict(f"cannot attach to {container[:12]}: it has ended", rule="ended")
+    raise Conflict(f"cannot {verb} {container[:12]}: it has ended", rule="ended")
 
 
 def not_started(what: str) -> Conflict:

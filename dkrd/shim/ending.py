@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from dkrd.runtime.steps import Recorder
     from dkrd.shim.config import Config
     from dkrd.shim.container import Container
-    from dkrd.shim.guard import Exit, Guard
+    from dkrd.shim.exits import Exit
+    from dkrd.shim.guard import Guard
     from dkrd.shim.state import State
     from dkrd.shim.task import ShimTask
 

@@ -91,14 +91,30 @@ def _start(message: dict[str, object], descriptors: list[int], credentials: Cred
     want, root = message["want"], message["root"]
     if want not in _WANTS:
         raise ProtocolError("cannot read the first frame: want is none of the possible values")
+    if root not in _ROOT or not isinstance(root, list):
+        raise ProtocolError("cannot read the first frame: root is nothing, rootfs, or rootfs and mntns")
+    stdio, tty, rest = passed(message, descriptors, preserved(request) + len(root))
+    assert isinstance(want, list)
+    end = len(rest) - len(root)
+    return First(False, request, asks, frozenset(want), stdio, tty, rest[:end], rest[end:], credentials)
+
+
+def preserved(request: dict[str, object]) -> int:
+    """How many descriptors from 3 on the request has come along."""
+    count = request.get("preserveFds", 0)
+    return count if type(count) is int and count > 0 else 0
+
+
+def passed(
+    message: dict[str, object], descriptors: list[int], others: int
+) -> tuple[dict[int, int], tuple[int, ...], tuple[int, ...]]:
+    """What the descriptors of a first frame are: those of 0..2 by their number, which of 0..2 are the terminal, and `others` more.
+    Raises ProtocolError, BadRequest.
+    """
     stdio, tty = _numbers(message, "stdio"), _numbers(message, "tty")
     if set(stdio) & set(tty):
         raise ProtocolError("cannot read the first frame: a number is in stdio and in tty")
-    if root not in _ROOT or not isinstance(root, list):
-        raise ProtocolError("cannot read the first frame: root is nothing, rootfs, or rootfs and mntns")
-    preserved = request.get("preserveFds", 0)
-    count = preserved if type(preserved) is int and preserved > 0 else 0
-    wanted = len(stdio) + count + len(root)
+    wanted = len(stdio) + others
     if len(descriptors) != wanted:
         raise ProtocolError(
             f"cannot read the first frame: {wanted} descriptors were promised, {len(descriptors)} came"
@@ -106,10 +122,7 @@ def _start(message: dict[str, object], descriptors: list[int], credentials: Cred
     named = dict(zip(stdio, descriptors, strict=False))
     for number, fd in named.items():
         _check_stdio(number, fd)
-    assert isinstance(want, list)
-    end = len(stdio) + count
-    kept, brought = tuple(descriptors[len(stdio) : end]), tuple(descriptors[end:])
-    return First(False, request, asks, frozenset(want), named, tty, kept, brought, credentials)
+    return named, tty, tuple(descriptors[len(stdio) :])
 
 
 def _numbers(message: dict[str, object], key: str) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import select
 import signal
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,9 @@ from dkrd.shim.asks import Asks
 from dkrd.shim.attach import Attaching
 from dkrd.shim.called import Called, Renaming
 from dkrd.shim.clients import Clients, Deeds, is_integer
+from dkrd.shim.execs import Execs
+from dkrd.shim.executed import Place
+from dkrd.shim.exits import Exit
 from dkrd.shim.pausing import Pausing
 from dkrd.shim.stopping import Stopping
 from dkrd.shim.updating import Updating
@@ -47,20 +49,6 @@ _LOOKS = 100  # what waits for longer is held back on purpose
 # What a signal does by default; signal(7). The rest ends the process.
 _IGNORED = frozenset((signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH))
 _STOPPING = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How it ended: `code`, or the `signal` that ended it (then code is None), and the cause of
-    docs/protocol.md (3).
-    """
-
-    code: int | None
-    signal: int | None
-    cause: str
-
-    def to_wire(self) -> dict[str, object]:
-        return {"code": self.code, "signal": self.signal, "cause": self.cause}
 
 
 def _told_to_end() -> int:
@@ -113,8 +101,10 @@ class Guard:
         self._stopping = Stopping(
             loop, task, config, name, self._ask_to_end, self._kill, self._pausing.resume
         )
+        self._execs = Execs(Place(loop, task, config, container, built, state), owner)
         own: dict[str, Handler] = {
             "attach": self._attaching.ask,
+            "exec": self._execs.ask,
             "kill": self._asked_to_kill,
             "rename": Renaming(task, container.directory, state).ask,
             "update": Updating(task, container.directory, config, container.cgroup.paths, name).ask,
@@ -157,6 +147,7 @@ class Guard:
         """Tell the clients, who get the rest of the output before; False where `settle` has to follow."""
         self._attaching.end()
         self._stopping.end()
+        self._execs.end()
         all_told = self.clients.end({"type": "exited", "exit": ending.to_wire()})
         for call in self.on_told:
             call()

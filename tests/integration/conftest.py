@@ -60,6 +60,28 @@ class Caller:
             options.setdefault(name, subprocess.PIPE)
         return self.daemon.popen("run", "--rm", *args, user=self.user, **options)
 
+    @contextmanager
+    def standing(self, *args: str, name: str = "web") -> Iterator[str]:
+        """The id of a container that runs `dkrctl run -d --name NAME ARGS...` for the block; without a command it sleeps."""
+        command = args if any(word.startswith("/") for word in args) else (*args, "/bin/sleep", "600")
+        done = self.daemon.dkrctl("run", "-d", "--name", name, *command, user=self.user, check=True)
+        container = str(done.stdout).strip()
+        try:
+            yield container
+        finally:
+            self.daemon.dkrctl("rm", "-f", container, user=self.user, check=True)
+
+    def exec(self, *args: str, **options: Any) -> subprocess.CompletedProcess[Any]:
+        """`dkrctl exec ARGS...` to its end, whatever that is."""
+        return self.daemon.dkrctl("exec", *args, user=self.user, **options)
+
+    def start_exec(self, *args: str, **options: Any) -> subprocess.Popen[Any]:
+        """Starts `dkrctl exec ARGS...` with pipes (of text) to all three; options as those of subprocess.Popen."""
+        for stream in ("stdin", "stdout", "stderr"):
+            options.setdefault(stream, subprocess.PIPE)
+        options.setdefault("text", True)
+        return self.daemon.popen("exec", *args, user=self.user, **options)
+
     def shell(self, line: str, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Runs a line of bash(1) to its end as this user; see `popen_shell`."""
         options.setdefault("stdin", subprocess.DEVNULL)

@@ -65,6 +65,11 @@ class Terminal:
         self.client = self.caller.daemon.popen("attach", *args, user=self.caller.user, **self.here(**options))
         return self.client
 
+    def exec(self, *args: str, **options: Any) -> subprocess.Popen[Any]:
+        """Starts `dkrctl exec ARGS...` here."""
+        self.client = self.caller.daemon.popen("exec", *args, user=self.caller.user, **self.here(**options))
+        return self.client
+
     def here(self, **options: Any) -> dict[str, Any]:
         """Options of subprocess.Popen with which a program is at this terminal."""
         slave = self.slave

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.exec_options import EXEC
 from common.options import GLOBAL, Command, Option
 from common.verbs import COMMANDS
 from dkrd.api.routes import ROUTES
@@ -38,6 +39,7 @@ STATUSES = {
     "dkrctl pause web": 1,
     "dkrctl unpause web": 1,
 }
+STATUSES |= {line: 125 for line, _ in EXEC.examples}  # the same; tests/integration/test_exec.py
 if "/v1/info" not in {route.path for route in ROUTES}:
     STATUSES |= {"dkrctl info": 1, "dkrctl info --format json": 1}
 

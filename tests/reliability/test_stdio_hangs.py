@@ -13,6 +13,7 @@ import pytest
 
 from tests import host, trees
 from tests.reliability.support import ask, eventually, null_stdio, settle, start_raw
+from tests.sessions import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,23 @@ def test_the_guardian_of_such_a_file_answers(daemon: Daemon, server: tuple[Path,
     assert frame["type"] == "started"
     status, trace = ask(daemon, "GET", "/v1/containers/hangs/explain")
     assert (status, trace["outcome"]) == (200, "started")
+    # Forked beside the thread that waits.
+    [shim] = [process for process in daemon.processes() if process.comm == "dkr-shim"]
+    assert len(os.listdir(f"/proc/{shim.pid}/task")) == 2
+    with Client(daemon) as executing:  # by no process of ours, which would have to close the file as well
+        request = {"args": ["/bin/sh", "-c", "exit 5"]}
+        executing.post("/v1/containers/hangs/exec", request)
+        executing.hand_over()
+        first = {
+            "type": "exec",
+            "version": 2,
+            "container": "hangs",
+            "request": request,
+            "stdio": [],
+            "tty": [],
+        }
+        executing.send(first)
+        assert executing.exit()["code"] == 5
     assert ask(daemon, "POST", "/v1/containers/hangs/kill", {"signal": "TERM"})[0] == 204
     os.kill(pid, signal.SIGKILL)  # the connection ends with it, and lets go of everybody
     frame = client.frame()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LISTENER, CHANNEL = 3, 4
 HANG_SECONDS = 10.0
-WISHES = ("attach", "launch", "logs", "measure", "diff")
+WISHES = ("attach", "exec", "launch", "logs", "measure", "diff")
 
 
 def tell(what: Json) -> None:
@@ -112,7 +112,7 @@ class Api:
         if self.wish == "diff":
             return self._ask_for_changes(descriptor)
         if self.about:
-            return self.ask("ask", descriptor, id=self.about, ask={"type": "attach"})
+            return self.ask("ask", descriptor, id=self.about, ask={"type": self.wish})
         return self.ask("start", descriptor, json.dumps(bundle).encode())
 
     def _ask_for_logs(self, descriptor: int) -> Json:
@@ -317,6 +317,18 @@ def plain_create(api: Api, client: socket.socket, _bundle: Json, argument: str) 
         tell({"frame": json.loads(ours.recv(1 << 18))})
 
 
+def plain_exec(api: Api, client: socket.socket, _bundle: Json, container: str) -> None:
+    """A command that no client has asked for, in the place of one that speaks plain HTTP."""
+    first = {"type": "exec", "version": 2, "container": container, "request": {"args": ["/bin/true"]}}
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with ours, theirs:
+        ours.send(json.dumps({**first, "stdio": [], "tty": []}).encode())
+        api.ask("ask", client.fileno(), b"", theirs.fileno(), id=container, ask={"type": "exec"})
+        theirs.close()
+        tell({"frame": json.loads(ours.recv(1 << 18))})
+
+
 def remove(api: Api, client: socket.socket, _bundle: Json, argument: str) -> None:
     """Removal of a container by its id, on the connection of whoever it is that asks for something else."""
     api.ask("remove", client.fileno(), id=argument)
@@ -339,6 +351,7 @@ DEEDS: dict[str, Callable[[Api, socket.socket, Json, str], None]] = {
     "own-session": own_session,
     "plain-root": plain_root,
     "plain-create": plain_create,
+    "plain-exec": plain_exec,
     "channel-as-session": channel_as_session,
     "remove": remove,
     "remove-by-listener": remove_by_listener,

@@ -52,10 +52,16 @@ def victim(taken_over: TakenOver) -> Iterator[Client]:
     taken_over.assert_nothing()
 
 
-def sent_to(evil: TakenOver, container: str, user: host.User | None = None, deed: str = "honest") -> Client:
+def sent_to(
+    evil: TakenOver,
+    container: str,
+    user: host.User | None = None,
+    deed: str = "honest",
+    wish: str = "attach",
+) -> Client:
     """A client whose connection the api uses to ask for this container: up to the 101."""
     client = Client(evil.daemon, user)
-    client.post("/v1/run", {"args": ["/bin/true"], "labels": {"evil": f"attach {deed} {container}"}})
+    client.post("/v1/run", {"args": ["/bin/true"], "labels": {"evil": f"{wish} {deed} {container}"}})
     return client
 
 
@@ -67,11 +73,15 @@ def all_told(evil: TakenOver, key: str) -> list[Any]:
 
 
 def verdict(
-    evil: TakenOver, container: str, user: host.User | None = None, deed: str = "honest"
+    evil: TakenOver,
+    container: str,
+    user: host.User | None = None,
+    deed: str = "honest",
+    wish: str = "attach",
 ) -> tuple[str, str | None, str | None]:
     """What the launcher answers then: type, code and rule."""
     before = len(all_told(evil, "answer"))
-    with sent_to(evil, container, user, deed):
+    with sent_to(evil, container, user, deed, wish):
         [answer] = all_told(evil, "answer")[before:]
     error = answer.get("error", {})
     return answer["type"], error.get("code"), error.get("rule")

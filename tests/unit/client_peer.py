@@ -2,7 +2,7 @@
 
 `python client_peer.py SOCKET`: serves one connection after the other, each in a child, until it is killed. Each first
 frame, each signal and what else the tests look at is told on stdout, a JSON object a line. What the peer does is chosen
-by the request's label `peer`, in an attach by the container's name; see `Shim` and `api`.
+by the request's label `peer`, in an attach or an exec by the container's name; see `Shim` and `api`.
 """
 
 import contextlib
@@ -87,8 +87,9 @@ def api(client: socket.socket) -> None:
         return
     request = json.loads(body) if body else {}
     log({"head": head.decode(), "request": request})
-    attach = head.startswith(b"POST /v1/containers/")
-    what = head.split(b"/")[3].decode() if attach else request.get("labels", {}).get("peer", "")
+    attach = head.startswith(b"POST /v1/containers/") and b"/exec " not in head
+    named = head.startswith(b"POST /v1/containers/")
+    what = head.split(b"/")[3].decode() if named else request.get("labels", {}).get("peer", "")
     if is_left(client, what):
         return
     client.sendall(

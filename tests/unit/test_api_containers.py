@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 from typing import TYPE_CHECKING, Any
@@ -288,6 +289,59 @@ def test_each_way_to_start_has_its_own_query(api: Api) -> None:
     assert (answer.status, answer.headers["upgrade"]) == (426, "dkr-session/1, dkr-stream/1")
 
 
+# --- exec
+
+
+def test_an_exec_by_session(api: Api) -> None:
+    """Root's side is not told what the api was: it goes by what the client says to it."""
+    stands(api, "running")
+    client = post(api, "/v1/containers/one/exec", {"args": ["/bin/id"], "user": "7"}, SESSION)
+    answer = client.answer()
+    assert (answer.status, answer.headers["upgrade"]) == (101, "dkr-session/1")
+    message, [fd] = api.hear()
+    assert message == {"type": "ask", "seq": message["seq"], "id": ONE, "ask": {"type": "exec"}}
+    with socket.socket(fileno=fd) as connection:
+        connection.send(b"from root")
+    api.say({"type": "done", "seq": message["seq"], "value": {}})
+    assert client.sock.recv(20) == b"from root"
+    assert client.sock.recv(20) == b""
+
+
+def test_a_refused_exec_is_told_by_the_api(api: Api) -> None:
+    stands(api, "running")
+    client = post(api, "/v1/containers/one/exec", {"args": ["/bin/id"]}, SESSION)
+    assert client.answer().status == 101
+    message, [fd] = api.hear()
+    api.say({"type": "refused", "seq": message["seq"], "error": {"code": "limit-reached", "message": "m"}})
+    record, _ = client.record()
+    assert record == {"type": "error", "error": {"code": "limit-reached", "message": "m"}}
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({}, "args"),
+        ({"args": []}, "args"),
+        ({"args": [""]}, "args[0]"),
+        ({"args": ["x"], "cwd": "tmp"}, "cwd"),
+        ({"args": ["x"], "cwd": None}, "cwd"),
+        ({"args": ["x"], "user": "a b"}, "user"),
+        ({"args": ["x"], "env": {"": "b"}}, "env"),
+        ({"args": ["x"], "onDisconnect": "stay"}, "onDisconnect"),
+        ({"args": ["x"], "preserveFds": 251}, "preserveFds"),
+        ({"args": ["x"], "consoleSize": {"height": 1, "width": 1}}, "consoleSize"),
+        ({"args": ["x"], "privileged": True}, "privileged"),
+        ({"args": ["x" * 100_000] * 30}, "args"),
+    ],
+)
+def test_a_bad_exec_is_told_where_it_is_bad(api: Api, body: object, path: str) -> None:
+    stands(api, "running")
+    answer = post(api, "/v1/containers/one/exec", body, SESSION).answer()
+    assert problem(answer) == (400, "bad-request")
+    assert answer.json()["fields"][0]["path"].startswith(path)
+
+
 # --- what only was made
 
 
@@ -299,13 +353,14 @@ def test_each_way_to_start_has_its_own_query(api: Api) -> None:
         ("POST", "attach", SESSION),
         ("POST", "attach", {**SESSION, "Upgrade": "dkr-stream/1"}),
         ("GET", "attach", {"Connection": "Upgrade", "Upgrade": "websocket"}),
+        ("POST", "exec", SESSION),
     ],
 )
 def test_one_that_was_not_started_does_none_of_that(
     api: Api, method: str, path: str, headers: dict[str, str]
 ) -> None:
     stands(api, "created", started=None)
-    body = b"{}" if path == "kill" else b""
+    body = {"kill": b"{}", "exec": b'{"args": ["x"]}'}.get(path, b"")
     answer = api.ask(method, f"/v1/containers/one/{path}", body, {**(JSON if body else {}), **headers})
     assert problem(answer) == (409, "conflict")
     assert answer.json()["rule"] == "not-started"

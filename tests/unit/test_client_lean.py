@@ -1,4 +1,4 @@
-"""What `dkrctl run` and `attach` may load: the start of every container pays for it."""
+"""What `dkrctl run`, `exec` and `attach` may load: the start of every container pays for it."""
 
 import os
 import socket
@@ -23,6 +23,7 @@ COMPLETION = {
 }
 C = {"_json", "_signal", "_socket", "errno", "fcntl", "posix", "select", "termios"}
 TERMINAL = {"dkrctl.keeper", "dkrctl.keys", "dkrctl.line", "dkrctl.pump", "dkrctl.terminal"}
+EXEC = {"dkrctl.exec", "common.exec_options"}
 ATTACH = {"dkrctl.attach", "dkrctl.report"}
 
 # Written in place of the exit: the client ends by _exit, which runs no hook of Python's.
@@ -99,6 +100,13 @@ def test_a_rootfs_costs_one_module_more(peer: Peer) -> None:
     done = peer.run("--rootfs", "/", "/bin/echo", "hi")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"hi\n", b"")
     assert loaded(peer) - C == OURS | {"dkrctl.rootfs"}
+
+
+def test_an_exec_costs_two_modules_more(peer: Peer) -> None:
+    words = peer.verb("exec", "-e", "A=b", "web", "/bin/echo", "hi")
+    done = subprocess.run(words, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hi\n", b"")
+    assert loaded(peer) - C == OURS | EXEC
 
 
 def test_what_is_written_in_c_is_so() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-LEAN = {"run", "attach"}  # verbs of the lean path have no module below dkrctl/commands
+LEAN = {"run", "exec", "attach"}  # verbs of the lean path have no module below dkrctl/commands
 NOW = 1_000_000_000.0  # 2001-09-09T01:46:40Z
 
 

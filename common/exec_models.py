@@ -1,0 +1,68 @@
+"""What crosses the HTTP border of further commands in a container: docs/protocol.md, section 1. As common/models.py, for processes
+that have time.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from common import checks, shapes
+from common.models import About, ConsoleSize, LateModel
+
+EXEC_SCHEMA: dict[str, Any] = {
+    "examples": [{"args": ["/bin/ls", "/tmp"]}],
+    "dependentSchemas": {
+        "consoleSize": {"required": ["terminal"], "properties": {"terminal": {"const": True}}}
+    },
+}
+
+
+def _schema(schema: dict[str, Any]) -> None:
+    schema.update(EXEC_SCHEMA)
+    # Beside the properties, not in them: what is said of the first word must not take the place of what is said of all.
+    schema["allOf"] = [{"properties": {"args": shapes.NOT_EMPTY}}]
+
+
+class ExecRequest(LateModel):
+    """Which command is wanted in a container that runs. Where it runs and with which rights is the container's."""
+
+    model_config = ConfigDict(json_schema_extra=_schema)
+
+    args: Annotated[shapes.Command, About("the command and its arguments")]
+    env: Annotated[
+        shapes.Env,
+        About("variables, added to those of the container; each with name and value within 128 KiB"),
+    ] = Field(default={})
+    cwd: Annotated[shapes.OtherCwd, About("working directory; that of the container if absent")] = None
+    user: Annotated[
+        shapes.OtherUser, About("UID[:GID] or NAME[:GROUP], inside; that of the container if absent")
+    ] = None
+    terminal: Annotated[bool, About("it gets a terminal of its own")] = False
+    console_size: Annotated[
+        ConsoleSize | None, AfterValidator(checks.given), About("of its terminal at the start")
+    ] = None
+    preserve_fds: Annotated[
+        int,
+        Field(ge=0, le=250),
+        shapes.WHOLE,
+        About("how many of the caller's descriptors from 3 on come along"),
+    ] = 0
+    on_disconnect: Annotated[
+        Literal["stop", "kill", "keep"],
+        About("what becomes of it when its client vanishes"),
+    ] = "stop"
+
+    def to_request(self) -> dict[str, Any]:
+        """What was given, with the keys of the wire: the defaults are filled in by the container's guardian."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    @model_validator(mode="after")
+    def _whole(self) -> ExecRequest:
+        if not self.args[0]:
+            checks.fault("args[0]", "is empty: a command is wanted")
+        checks.fits(self.args, self.env)
+        if self.console_size is not None and not self.terminal:
+            checks.fault("consoleSize", "has no meaning without terminal")
+        return self
