@@ -21,6 +21,8 @@ from dkrd.api.connections import ended_when_lost
 from dkrd.api.openapi import LINES_TYPE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from common.events import EventsQuery
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
@@ -42,8 +44,8 @@ async def events(
     with ended_when_lost(request):
         await context.channel.catch_up(NEWS_SECONDS)
         past = query.since is not None or query.until is not None
-        place = await context.feed.place(query.since, past=past)
-        reader = _Reader(context, scope, filters, query, place)
+        place = await context.feed.place(query.since, scope, past=past)
+        reader = _Reader(context, scope, filters, query, *place)
         response = web.StreamResponse(headers={"Server": "dkr"})
         response.content_type = LINES_TYPE
         await response.prepare(request)
@@ -57,7 +59,13 @@ class _Reader:
     """One reader's place, and what it wants."""
 
     def __init__(
-        self, context: Context, scope: int | None, filters: Filters, query: EventsQuery, place: int
+        self,
+        context: Context,
+        scope: int | None,
+        filters: Filters,
+        query: EventsQuery,
+        place: int,
+        known: Mapping[int, int],
     ) -> None:
         self._context = context
         self._feed = context.feed
@@ -65,6 +73,7 @@ class _Reader:
         self._filters = filters
         self._since, self._until = query.since, query.until
         self._place = place
+        self._known = known
         self._time = query.since or now()  # of the last event that was read
         self._over = False
 
@@ -72,7 +81,7 @@ class _Reader:
         """Lines, maybe none; None at the end."""
         if self._over:
             return None
-        if await self._feed.has_lost(self._place, self._scope):
+        if await self._feed.has_lost(self._place, self._scope, self._known):
             self._over = True
             return await self._lost()
         found, place = await self._feed.after(self._place, self._scope)

@@ -11,6 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dkrd.state.events import Event
     from dkrd.state.worker import Worker
 
@@ -33,10 +35,17 @@ class Feed:
                 if not future.done():
                     future.set_result(None)
 
-    async def place(self, since: str | None, *, past: bool) -> int:
-        """Where a reader begins: with the first of `since`, with all there are, or (without `past`) with what comes."""
+    async def place(
+        self, since: str | None, scope: int | None, *, past: bool
+    ) -> tuple[int, Mapping[int, int]]:
+        """Where a reader begins: with the first of `since`, with all there are, or (without `past`) with what comes. And what was
+        no longer there then, which nobody expects.
+        """
         return await self._index.ask(
-            lambda index: index.events.before(since) if past else index.events.last,
+            lambda index: (
+                index.events.before(since) if past else index.events.last,
+                index.events.floors(scope),
+            ),
         )
 
     async def after(self, place: int, scope: int | None) -> tuple[list[Event], int]:
@@ -50,11 +59,11 @@ class Feed:
             return found, max(place, self._ring[-1].number)
         return await self._index.ask(lambda index: index.events.page(place, scope))
 
-    async def has_lost(self, place: int, scope: int | None) -> bool:
-        """Whether events after a place are no longer there."""
+    async def has_lost(self, place: int, scope: int | None, known: Mapping[int, int]) -> bool:
+        """Whether events after a place are no longer there, besides those of which that was known at the beginning."""
         if self._ring and self._ring[0].number <= place + 1:
             return False
-        return await self._index.ask(lambda index: index.events.has_lost(place, scope))
+        return await self._index.ask(lambda index: index.events.has_lost(place, scope, known))
 
     async def news(self, place: int) -> None:
         """Return when there is an event after a place, or may be."""

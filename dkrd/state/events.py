@@ -17,6 +17,7 @@ from common.clock import now
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Mapping
 
     from common.models import ContainerState
 
@@ -220,10 +221,13 @@ class Events:
         found = [_event(row) for row in rows]
         return found, found[-1].number if len(found) == PAGE else self.last
 
-    def has_lost(self, after: int, uid: int | None) -> bool:
-        """Whether some after a number are no longer there that `uid` (None: anybody) could have read."""
-        floors = self._floors.values() if uid is None else (self._floors.get(uid, 0),)
-        return any(floor > after for floor in floors)
+    def floors(self, uid: int | None) -> dict[int, int]:
+        """The newest that is no longer there, by user, of those whose events `uid` (None: anybody) may read."""
+        return dict(self._floors) if uid is None else {uid: self._floors.get(uid, 0)}
+
+    def has_lost(self, after: int, uid: int | None, known: Mapping[int, int]) -> bool:
+        """Whether some after a number are no longer there that `uid` could have read, and were there when `floors` was `known`."""
+        return any(floor > max(after, known.get(owner, 0)) for owner, floor in self.floors(uid).items())
 
 
 def _behind(before: str, time: str) -> str:

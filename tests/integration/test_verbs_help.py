@@ -26,6 +26,8 @@ NOT_RUN = {
     "dkrctl attach 4f6b": "the beginning of some container's id",
     "dkrctl run --rm --rootfs ./alpine sh": "a directory of the reader's; tests/integration/test_rootfs.py",
     "dkrctl rename web old-web": "and other examples would not find it; tests/integration/test_rename.py",
+    "dkrctl events": "goes on until ctrl-C; tests/integration/test_events.py",
+    "dkrctl events --format '{{.action}} {{.name}} {{.exit.code}}'": "the same",
     "dkrctl stats web": "goes on as long as the container runs; tests/integration/test_stats.py",
     "dkrctl attach --no-stdin build": "looks on as long as the container runs; tests/integration/test_attach.py",
 }

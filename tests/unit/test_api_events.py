@@ -181,6 +181,8 @@ def test_a_reader_that_does_not_read_is_told_what_it_lost(api: Api) -> None:
     assert f"those between {events[-1]['time']} and 2026-" in last["error"]["message"]
     times = [event["time"] for event in events]
     assert times == sorted(set(times))
+    # Who comes now is told what is there.
+    assert past(api)[-1] == ("1", "die")
 
 
 def test_whoever_goes_leaves_nothing(api: Api) -> None:

@@ -156,10 +156,19 @@ def test_each_user_keeps_so_many(index: Index, monkeypatch: pytest.MonkeyPatch) 
     assert len(mine) <= 10
     assert mine[-1].number == place == 22
     assert [event.action for event in index.events.page(0, 6)[0]] == ["create"]
-    assert index.events.has_lost(2, 5)
-    assert index.events.has_lost(2, None)
-    assert not index.events.has_lost(2, 6)
-    assert not index.events.has_lost(place, 5)
+    assert index.events.has_lost(2, 5, {})
+    assert index.events.has_lost(2, None, {})
+    assert not index.events.has_lost(2, 6, {})
+    assert not index.events.has_lost(place, 5, {})
+    # Nobody misses what was not there any more when they came.
+    for uid in (5, None):
+        known = index.events.floors(uid)
+        assert not index.events.has_lost(0, uid, known)
+        assert known.keys() == ({5} if uid else known.keys())
+    known = index.events.floors(5)
+    for _ in range(20):
+        index.events.note(ID, "kill", T.format(1), {"signal": 1})
+    assert index.events.has_lost(place, 5, known)
 
 
 def test_labels_by_the_megabyte_are_left_out(index: Index) -> None:
