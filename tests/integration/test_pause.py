@@ -251,6 +251,16 @@ def test_it_can_be_looked_at_and_attached_to(root: Caller) -> None:
     logged(root.daemon, "it", "hup\n")
 
 
+def test_nothing_is_executed_in_it(caller: Caller) -> None:
+    paused(caller, "it", PLAIN)
+    done = dkrctl(caller, "exec", "it", "/bin/echo", "hi")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "cannot execute in it: it is paused" in done.stderr
+    assert dkrctl(caller, "unpause", "it").returncode == 0
+    assert dkrctl(caller, "exec", "it", "/bin/echo", "hi").stdout == "hi\n"
+    remove(caller.daemon, "it")
+
+
 def test_by_python(caller: Caller) -> None:
     async def scenario(dkr: Client) -> None:
         await dkr.pause("it")
