@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from common import checks, shapes
-from common.models import About, ConsoleSize, LateModel
+from common.models import About, ConsoleSize, Id, LateModel, Time
 
 EXEC_SCHEMA: dict[str, Any] = {
     "examples": [{"args": ["/bin/ls", "/tmp"]}],
@@ -66,3 +66,29 @@ class ExecRequest(LateModel):
         if self.console_size is not None and not self.terminal:
             checks.fault("consoleSize", "has no meaning without terminal")
         return self
+
+
+class Exec(LateModel):
+    """A further command in a container, while it runs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "6f" * 32,
+                    "pid": 4711,
+                    "uid": 1000,
+                    "args": ["/bin/sleep", "60"],
+                    "terminal": False,
+                    "started": "2026-01-31T12:00:00.000000000Z",
+                }
+            ]
+        }
+    )
+
+    id: Id
+    pid: Annotated[int, About("of its process, on the host")]
+    uid: Annotated[int, About("who wanted it, on the host")]
+    args: tuple[str, ...]
+    terminal: Annotated[bool, About("it has a terminal of its own")]
+    started: Time

@@ -62,7 +62,8 @@ EXEC = Command(
     "exec",
     "dkrctl exec [OPTIONS] CONTAINER COMMAND [ARG...]",
     "Execute a further command in a running container, as if it ran here: its input, output, terminal, signals and exit status are "
-    "the caller's. It runs where the container's own command runs, bounded as that is, and ends with it.",
+    "the caller's. It runs where the container's own command runs, bounded as that is, and ends with it. `dkrctl exec ls CONTAINER` lists "
+    "what is executed in one, `dkrctl exec kill CONTAINER EXEC...` sends signals: containers of these two names are reached by their ids.",
     EXEC_OPTIONS,
     (
         ("dkrctl exec web /bin/sh", "a shell in it"),

@@ -6,6 +6,7 @@ meanings are Docker's wherever Docker has the option.
 
 from common.acts import PAUSE, RENAME, RESTART, STATS, STOP, TOP, UNPAUSE, UPDATE
 from common.exec_options import EXEC
+from common.exec_verbs import SUBCOMMANDS
 from common.housekeeping import DIFF, EVENTS, PRUNE
 from common.lifecycle import CREATE, KILL, LOGS, RM, START, WAIT
 from common.options import (
@@ -268,8 +269,8 @@ COMMANDS: tuple[Command, ...] = (
 
 
 def command_of(name: str) -> Command | None:
-    """The command `name` of the table, or None."""
-    for command in COMMANDS:
+    """The command `name` of the table, or None; also one of two words."""
+    for command in (*COMMANDS, *SUBCOMMANDS):
         if command.name == name:
             return command
     return None

@@ -122,6 +122,11 @@ class Exec(Run):
 
 def execute(words: list[str], socket: str | None) -> int:
     """`dkrctl exec WORDS...`; `socket` is what was given before the verb. The exit status; raises DkrError."""
+    if words and words[0] in ("ls", "kill"):
+        # Late: what looks at commands, or ends them, is no command.
+        from dkrctl.verbs import dispatch
+
+        return dispatch(f"exec {words[0]}", words[1:], socket)
     found = stdio.survey()  # first of all: nothing may be opened before
     parsed = parse(EXEC.options, words, "dkrctl exec")
     if parsed.flag("help"):

@@ -72,7 +72,7 @@ def dispatch(name: str, words: list[str], socket: str | None) -> int:
 
             return print_command(command)
         _refuse(command, parsed)
-        module = import_module(f"dkrctl.commands.{name}")
+        module = import_module(f"dkrctl.commands.{name.replace(' ', '_')}")
         status: int = module.run(Call(command, parsed, socket_path(parsed.last("socket"), socket)))
     except DkrError as error:
         report(error)

@@ -12,6 +12,7 @@ import textwrap
 import tomllib
 
 from common.errors import EXIT_ENGINE
+from common.exec_verbs import SUBCOMMANDS
 from common.options import FLAG, GLOBAL, HELP, SOCKET, VERB_HELP, Command, Option
 from common.verbs import COMMANDS
 from common.version import VERSION
@@ -119,6 +120,9 @@ def dkrctl(date: str) -> str:
     lines += [".SH COMMANDS"]
     for command in COMMANDS:
         lines += _command(command)
+        for other in SUBCOMMANDS:
+            if other.name.startswith(f"{command.name} "):
+                lines += _command(other)
     return "\n".join(lines + _templates() + _surroundings()) + "\n"
 
 

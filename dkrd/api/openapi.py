@@ -76,6 +76,16 @@ _CONTAINER: Object = {
 }
 
 
+_EXEC: Object = {
+    "name": "exec",
+    "in": "path",
+    "required": True,
+    "description": "the id of an exec, or the unique beginning of it",
+    "schema": {"type": "string", "minLength": 1},
+    "example": "6f6f6f6f6f6f",
+}
+
+
 class _Generator(GenerateJsonSchema):
     """Pydantic's, less what is not so here: null is no value, and a field is called what it is called."""
 
@@ -186,7 +196,8 @@ def _text(route: Route) -> str:
 
 
 def _of_path(route: Route) -> list[Object]:
-    return [_CONTAINER] if "{container}" in route.path else []
+    named = {"{container}": _CONTAINER, "{exec}": _EXEC}
+    return [parameter for name, parameter in named.items() if name in route.path]
 
 
 def _of_queries(lines: tuple[Route, ...]) -> list[Object]:

@@ -9,7 +9,7 @@ from common.act_models import RenameRequest, Stats, StatsQuery, StopRequest, Top
 from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
 from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
 from common.events import EventLine, EventsQuery
-from common.exec_models import ExecRequest
+from common.exec_models import Exec, ExecRequest
 from common.info import Info, VersionInfo
 from common.models import (
     Container,
@@ -23,7 +23,7 @@ from common.models import (
 )
 from common.trace import Trace
 from common.usage import Change, DiskUsage, Pruned, PruneRequest
-from dkrd.api import containers, launch, life, streams, version
+from dkrd.api import containers, execs, launch, life, streams, version
 from dkrd.api.attach import attach, execute
 from dkrd.api.create import create, create_by_session
 from dkrd.api.diff import diff
@@ -412,6 +412,27 @@ ROUTES = (
         diff,
         "What a container has changed of its root",
         about="At most 50000 changes are told.",
+    ),
+    Route(
+        "GET",
+        "/v1/containers/{container}/execs",
+        Who.OWNER,
+        None,
+        None,
+        list[Exec],
+        execs.list_execs,
+        "What is executed in a container, the oldest first",
+        about="What has ended is not told any more.",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/execs/{exec}/kill",
+        Who.OWNER,
+        None,
+        KillRequest,
+        None,
+        execs.kill_exec,
+        "Send a signal to what is executed in a container",
     ),
     Route(
         "GET",

@@ -31,6 +31,8 @@ WORK = Work(
     asks={
         "attach": ended.attach,
         "exec": ended.execute,
+        "execs": ended.execute,
+        "exec-kill": ended.execute,
         "kill": ended.kill,
         "rename": called.rename_kept,
         "update": updating.update_kept,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.errors import BadRequest, Conflict, DkrError, LimitReached, ProtocolError
+from common.errors import BadRequest, Conflict, DkrError, LimitReached, NotFound, ProtocolError
 from dkrd import policy
 from dkrd.runtime import cgroups, failure, joining
 from dkrd.shim import callers, exec_request
 from dkrd.shim.awaited import Awaited
+from dkrd.shim.clients import is_integer
 from dkrd.shim.descriptors import close_all
 from dkrd.shim.executed import Executed, Place
 
@@ -40,6 +41,38 @@ class Execs:
             raise BadRequest("cannot read the ask: exec has no further keys")
         self._check_room()
         self._awaited.take(ask)
+        return {}
+
+    def list(self, ask: Ask) -> dict[str, object]:
+        """Answer `{"type": "execs"}`: those that run. Raises BadRequest."""
+        if set(ask.body) != {"type"}:
+            raise BadRequest("cannot read the ask: execs has no further keys")
+        return {"execs": [executed.describe() for executed in self._running]}
+
+    def kill(self, ask: Ask) -> dict[str, object]:
+        """Answer `{"type": "exec-kill", "exec": "<id or its beginning>", "signal": 15}`. Raises BadRequest, NotFound, Conflict."""
+        number, wanted = ask.body.get("signal"), ask.body.get("exec")
+        if set(ask.body) != {"type", "exec", "signal"} or not is_integer(number, 1, 64):
+            raise BadRequest(
+                "cannot read the ask: exec-kill has an id and a signal's number, and no further keys"
+            )
+        if not isinstance(wanted, str) or not wanted:
+            raise BadRequest("cannot read the ask: exec is the id of one, or its beginning")
+        found = [executed for executed in self._running if executed.id.startswith(wanted)]
+        if not found:
+            raise NotFound(
+                f"cannot find exec {wanted[:12]!r} in {self._place.name}: nothing of this id is executed there",
+                hint="it may have ended",
+            )
+        if len(found) > 1:
+            raise Conflict(
+                f"cannot tell which exec {wanted[:12]!r} is: {len(found)} ids begin so",
+                hint="give more of it",
+            )
+        found[0].signal(number)
+        self._place.task.log.audit(
+            "exec signalled", id=self._place.task.id, uid=ask.who.uid, exec=found[0].id, signal=number
+        )
         return {}
 
     def end(self) -> None:

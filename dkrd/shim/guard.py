@@ -105,6 +105,8 @@ class Guard:
         own: dict[str, Handler] = {
             "attach": self._attaching.ask,
             "exec": self._execs.ask,
+            "execs": self._execs.list,
+            "exec-kill": self._execs.kill,
             "kill": self._asked_to_kill,
             "rename": Renaming(task, container.directory, state).ask,
             "update": Updating(task, container.directory, config, container.cgroup.paths, name).ask,

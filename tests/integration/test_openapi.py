@@ -26,7 +26,7 @@ from common.models import PlainRun
 from dkrd.api.routes import ROUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from dkrd.api.route import Route
     from tests.daemon import Daemon
@@ -195,8 +195,10 @@ def drive(
     session: requests.Session,
     count: int,
     there: str = "",
+    execs: Sequence[str] = (),
 ) -> set[int]:
-    """Ask `count` times, half of them of the container that is `there`; the statuses that came."""
+    """Ask `count` times, half of them of the container that is `there`, and of what is executed in it; the statuses that came."""
+    left = list(execs)
     statuses = set()
 
     cases = line.operation(document).as_strategy(generation_mode=mode, headers=line.headers)
@@ -227,6 +229,8 @@ def drive(
                 case.body["args"] = ["/bin/cat"]
             if real and "{container}" in line.route.path:
                 case.path_parameters["container"] = there
+                if "{exec}" in line.route.path and left:
+                    case.path_parameters["exec"] = left.pop()
                 if line.route.path.endswith("/wait"):
                     case.query = {
                         "condition": "stopped"
@@ -263,9 +267,13 @@ def there(session: requests.Session, request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("count", MANY)
 @pytest.mark.parametrize("line", LINES, ids=str)
 def test_what_is_described_is_taken(
-    document: dict[str, Any], session: requests.Session, there: str, line: Line, count: int
+    document: dict[str, Any], session: requests.Session, there: str, line: Line, count: int, daemon: Daemon
 ) -> None:
-    statuses = drive(line, document, GenerationMode.POSITIVE, session, count, there)
+    execs = []
+    if "{exec}" in line.route.path:
+        sleeps = ("exec", "-d", there, "/bin/sleep", "600")
+        execs = [daemon.dkrctl(*sleeps, check=True).stdout.strip() for _ in range(3)]
+    statuses = drive(line, document, GenerationMode.POSITIVE, session, count, there, execs)
     assert line.route.status in statuses
 
 

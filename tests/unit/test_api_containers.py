@@ -57,6 +57,12 @@ def post(api: Api, path: str, body: object = None, headers: dict[str, str] | Non
     return client
 
 
+def get(api: Api, path: str) -> Client:
+    client = api.client()
+    client.send("GET", path)
+    return client
+
+
 def problem(answer: Answer) -> tuple[int, str]:
     assert answer.headers["content-type"].startswith("application/problem+json")
     return answer.status, answer.json()["code"]
@@ -316,6 +322,44 @@ def test_a_refused_exec_is_told_by_the_api(api: Api) -> None:
     record, _ = client.record()
     assert record == {"type": "error", "error": {"code": "limit-reached", "message": "m"}}
     os.close(fd)
+
+
+def test_what_is_executed_is_asked_of_the_guardian(api: Api) -> None:
+    stands(api, "running")
+    client = get(api, "/v1/containers/one/execs")
+    message, [fd] = api.hear()
+    os.close(fd)
+    assert message["ask"] == {"type": "execs"}
+    one = {
+        "id": "6" * 64,
+        "pid": 1,
+        "uid": 2,
+        "args": ["x"],
+        "terminal": False,
+        "started": "2026-01-31T12:00:00Z",
+    }
+    api.say({"type": "done", "seq": message["seq"], "value": {"execs": [one]}})
+    answer = client.answer()
+    assert (answer.status, answer.json()) == (200, [one])
+
+
+def test_a_guardian_that_tells_nonsense_of_them(api: Api) -> None:
+    stands(api, "running")
+    client = get(api, "/v1/containers/one/execs")
+    message, [fd] = api.hear()
+    os.close(fd)
+    api.say({"type": "done", "seq": message["seq"], "value": {"execs": [{"id": 1}]}})
+    assert problem(client.answer()) == (502, "protocol")
+
+
+def test_a_signal_for_an_exec(api: Api) -> None:
+    stands(api, "running")
+    client = post(api, "/v1/containers/one/execs/abc/kill", {"signal": "TERM"})
+    message, [fd] = api.hear()
+    os.close(fd)
+    assert message["ask"] == {"type": "exec-kill", "exec": "abc", "signal": 15}
+    api.say({"type": "done", "seq": message["seq"], "value": {}})
+    assert client.answer().status == 204
 
 
 @pytest.mark.parametrize(

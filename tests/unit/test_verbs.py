@@ -9,6 +9,7 @@ import pytest
 
 from common import info, models, options, verbs
 from common.errors import BadRequest, ProtocolError
+from common.exec_verbs import SUBCOMMANDS
 from dkrctl.commands import version
 from dkrctl.commands.info import lines_of, words
 from dkrctl.commands.ps import Filters
@@ -40,6 +41,13 @@ def test_the_client_knows_the_fields_of_the_api() -> None:
     assert set(FIELDS) == keys(models.Container)
     assert set(EXIT_FIELDS) == keys(models.ExitStatus)
     assert set(version.SERVER_FIELDS) == keys(info.VersionInfo)
+
+
+def test_a_verb_of_two_words_has_its_module_too() -> None:
+    for command in SUBCOMMANDS:
+        assert callable(import_module(f"dkrctl.commands.{command.name.replace(' ', '_')}").run)
+        assert command_named(command.name) is command
+        assert command.usage.startswith(f"dkrctl {command.name}")
 
 
 def test_every_verb_has_its_module_and_what_its_table_promises() -> None:
