@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from common import checks, shapes
-from common.models import About, ConsoleSize, Id, LateModel, Time
+from common.models import MAX_OUTPUT, About, ConsoleSize, Id, LateModel, Time
 
 EXEC_SCHEMA: dict[str, Any] = {
     "examples": [{"args": ["/bin/ls", "/tmp"]}],
@@ -66,6 +66,50 @@ class ExecRequest(LateModel):
         if self.console_size is not None and not self.terminal:
             checks.fault("consoleSize", "has no meaning without terminal")
         return self
+
+
+def _plain_schema(schema: dict[str, Any]) -> None:
+    """Without what has no meaning here."""
+    _schema(schema)
+    del schema["properties"]["consoleSize"], schema["dependentSchemas"]
+    schema["not"] = {"required": ["stdin", "stdinBase64"]}
+    schema["examples"] = [{"args": ["/bin/sh", "-c", "tr a-z A-Z; exit 3"], "stdin": "some words\n"}]
+
+
+class PlainExec(ExecRequest):
+    """A further command as one request: its standard input, and how much of its output is kept. What needs descriptors of the
+    client's own has no place here.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_plain_schema)
+
+    stdin: Annotated[shapes.Text, About("its standard input as text, empty if absent")] = None
+    stdin_base64: Annotated[shapes.Base64, About("its standard input as bytes, in place of stdin")] = None
+    max_output: Annotated[
+        int,
+        Field(ge=0, le=MAX_OUTPUT),
+        shapes.WHOLE,
+        About("bytes of each stream that are kept; the rest is read and dropped"),
+    ] = 1024 * 1024
+    terminal: Annotated[shapes.NoTerminal, About("a terminal needs a session")] = False
+    preserve_fds: Annotated[shapes.NoDescriptors, About("descriptors need a session")] = 0
+    on_disconnect: Annotated[
+        Literal["stop", "kill", "keep"],
+        AfterValidator(checks.ends),
+        WithJsonSchema({"enum": ["stop", "kill"], "default": "stop"}),
+        About("what becomes of it when its client goes away before the answer"),
+    ] = "stop"
+
+    @model_validator(mode="after")
+    def _one_input(self) -> PlainExec:
+        if self.stdin is not None and self.stdin_base64 is not None:
+            checks.fault("stdinBase64", "cannot be there beside stdin")
+        return self
+
+    def to_request(self) -> dict[str, Any]:
+        """The request that root's side is told."""
+        own = {"stdin", "stdin_base64", "max_output"}
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=own)
 
 
 class Exec(LateModel):

@@ -20,6 +20,7 @@ from dkrd.api.sessions import Session, close_all, starting
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from common.exec_models import PlainExec
     from common.models import PlainRun
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
@@ -40,15 +41,15 @@ async def plain_run(context: Context, peer: Peer, request: web.Request, body: Pl
         "want": [],
     }
     with (
-        contextlib.closing(_Streams(body)) as streams,
+        contextlib.closing(Streams(body)) as streams,
         contextlib.closing(Session("run", first, streams.theirs())) as session,
     ):
         streams.begin()
         async with starting(context, peer, request, body, session):
-            return await _outcome(session, streams)
+            return await outcome(session, streams, "id")
 
 
-def _stdin(wanted: PlainRun) -> bytes:
+def _stdin(wanted: PlainRun | PlainExec) -> bytes:
     if wanted.stdin is not None:
         return wanted.stdin.encode()
     return base64.b64decode(wanted.stdin_base64 or "")
@@ -129,10 +130,10 @@ class _Input:
         self.reader = self.writer = -1
 
 
-class _Streams:
+class Streams:
     """The three pipes."""
 
-    def __init__(self, wanted: PlainRun) -> None:
+    def __init__(self, wanted: PlainRun | PlainExec) -> None:
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as undo:
             self._input = undo.enter_context(contextlib.closing(_Input(loop, _stdin(wanted))))
@@ -166,18 +167,18 @@ class _Streams:
             output.close()
 
 
-async def _outcome(session: Session, streams: _Streams) -> RunAnswer:
-    """What becomes of it. Raises DkrError."""
+async def outcome(session: Session, streams: Streams, key: str) -> RunAnswer:
+    """What becomes of it; its id is that of the frame `started` under `key`. Raises DkrError."""
     frame, fds = await session.expect("started")
     close_all(fds)
-    begun, container = time.monotonic(), str(frame.get("id"))
+    begun, found = time.monotonic(), str(frame.get(key))
     frame, fds = await session.expect("exited")
     close_all(fds)
     duration = time.monotonic() - begun
     exit_status = ExitStatus.model_validate(frame.get("exit"), by_alias=True)
     out, err = await streams.ended()
     return RunAnswer(
-        id=container,
+        id=found,
         exit=exit_status,
         truncated=out.truncated or err.truncated,
         duration=round(duration, 6),

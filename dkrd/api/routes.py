@@ -9,7 +9,7 @@ from common.act_models import RenameRequest, Stats, StatsQuery, StopRequest, Top
 from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
 from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
 from common.events import EventLine, EventsQuery
-from common.exec_models import Exec, ExecRequest
+from common.exec_models import Exec, ExecRequest, PlainExec
 from common.info import Info, VersionInfo
 from common.models import (
     Container,
@@ -389,6 +389,20 @@ ROUTES = (
         upgrade="websocket",
         about="Binary messages begin with the byte 0 (input), 1 (output) or 2 (errors); text is JSON. What goes wrong before the 101 is a "
         "problem.",
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/exec",
+        Who.OWNER,
+        None,
+        PlainExec,
+        RunAnswer,
+        execs.plain_exec,
+        "Execute a further command in a running container, to its end",
+        errors=_STARTING,
+        about="Answers when the command has ended; the id is that of the exec. Refused in a container that has anything beyond a tenant's "
+        "defaults (rule `http`), unless the setting `http_lifts` lets admins. A client that goes away before the answer has vanished: "
+        "onDisconnect.",
     ),
     Route(
         "POST",

@@ -205,6 +205,12 @@ def attach(context: Context, container: Container, session: Session, connection:
     _introduce(context, ask, session, connection)
 
 
+def execute(context: Context, container: Container, session: Session, connection: int) -> None:
+    """Have a further command executed in `container`, whose session this is. The same of `connection`."""
+    ask: Frame = {"type": "ask", "id": container.id, "ask": {"type": "exec"}}
+    _introduce(context, ask, session, connection)
+
+
 def _introduce(context: Context, message: Frame, session: Session, connection: int) -> None:
     def answered(answer: Answer) -> None:
         if isinstance(answer, DkrError):
