@@ -18,6 +18,7 @@ from common.errors import (
     StartFailed,
     Unavailable,
 )
+from common.exec_models import Exec
 from common.info import Info, VersionInfo
 from common.models import Container, ExitStatus
 from common.trace import Trace, TraceStep
@@ -25,6 +26,7 @@ from common.usage import Change, DiskUsage, Pruned
 from dkrctl.sdk.client import Client
 from dkrctl.sdk.descriptors import DEVNULL, PIPE, STDOUT
 from dkrctl.sdk.events import Event
+from dkrctl.sdk.execs import ExecOptions
 from dkrctl.sdk.logs import LogLine
 from dkrctl.sdk.options import Options
 from dkrctl.sdk.plain import PlainResult
@@ -45,6 +47,8 @@ __all__ = [
     "DiskUsage",
     "DkrError",
     "Event",
+    "Exec",
+    "ExecOptions",
     "ExitStatus",
     "HostUnfit",
     "Info",

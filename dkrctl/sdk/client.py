@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter
 
-from common.frames import dumps
 from common.info import Info, VersionInfo
 from common.models import Container, ExitStatus, RunAnswer, WaitAnswer
 from common.options import DEFAULT_SOCKET, SOCKET_VARIABLE
@@ -18,6 +17,7 @@ from dkrctl.sdk.acts import Acts
 from dkrctl.sdk.answers import model
 from dkrctl.sdk.creation import create
 from dkrctl.sdk.descriptors import Passing
+from dkrctl.sdk.execs import LIMIT, Execs, of_descriptors
 from dkrctl.sdk.handover import ask_session
 from dkrctl.sdk.housekeeping import Housekeeping
 from dkrctl.sdk.logs import log_lines, query_of
@@ -25,7 +25,6 @@ from dkrctl.sdk.options import Options, request_of
 from dkrctl.sdk.pipes import Pipes
 from dkrctl.sdk.plain import PlainResult, input_of, result_of
 from dkrctl.sdk.process import Process, Starting
-from dkrctl.sdk.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from dkrctl.sdk.descriptors import Descriptor
+    from dkrctl.sdk.execs import Given
     from dkrctl.sdk.logs import LogLine
 
 _CONTAINERS = TypeAdapter(list[Container])
@@ -43,10 +43,9 @@ _INFO = TypeAdapter(Info)
 _TRACE = TypeAdapter(Trace)
 _ANSWER = TypeAdapter(RunAnswer)
 _WAIT = TypeAdapter(WaitAnswer)
-LIMIT = 65536  # bytes
 
 
-class Client(Acts, Housekeeping):
+class Client(Acts, Execs, Housekeeping):
     """A client of the daemon: `async with Client() as dkr:`.
 
     Every method raises the classes of common/errors.py: what the daemon said, or Unavailable and NotPermitted where it cannot be
@@ -59,9 +58,7 @@ class Client(Acts, Housekeeping):
                 is ever sent twice
         """
         path = os.fspath(socket) if socket is not None else os.environ.get(SOCKET_VARIABLE)
-        self._path = path or DEFAULT_SOCKET
-        self._transport = Transport(self._path, retry)
-        self._processes: set[Process] = set()
+        super().__init__(path or DEFAULT_SOCKET, retry)
 
     async def __aenter__(self) -> Self:
         await self._transport.open()
@@ -219,14 +216,7 @@ class Client(Acts, Housekeeping):
         Raises CommandNotFound, CommandNotExecutable, StartFailed, NotPermitted and the like; TypeError for what it does not know.
         """
         request = request_of("run", args, options)
-        if size is not None and not terminal:
-            raise ValueError("size has no meaning without terminal=True")
-        if terminal:
-            request["terminal"] = True
-        if size is not None:
-            request["consoleSize"] = {"height": size[0], "width": size[1]}
-        if preserve_fds:
-            request["preserveFds"] = len(preserve_fds)
+        request.update(of_descriptors(terminal, size, preserve_fds))
         return Starting(
             self._run(request, (stdin, stdout, stderr), tuple(preserve_fds), terminal=terminal, limit=limit)
         )
@@ -234,42 +224,18 @@ class Client(Acts, Housekeeping):
     async def _run(
         self,
         request: dict[str, object],
-        given: tuple[Descriptor | None, Descriptor | None, Descriptor | None],
+        given: Given,
         preserved: tuple[Descriptor, ...],
         *,
         terminal: bool,
         limit: int,
     ) -> Process:
-        self._transport.check()
         rootfs = request.get("rootfs")
         passing = Passing(given, preserved, None if rootfs is None else str(rootfs), terminal=terminal)
         if passing.rootfs is not None:
             request["rootfs"] = passing.rootfs
-        pipes = Pipes()
-        process = None
-        try:
-            await pipes.connect(passing, limit)
-            container, descriptor = await ask_session(self._path, "/v1/run", dumps(request))
-            process = Process(container, pipes, passing.copies, self._processes.discard)
-            self._processes.add(process)
-            head: dict[str, object] = {
-                "type": "start",
-                "request": request,
-                "asks": asks(request),
-                "stdio": passing.numbers,
-                "tty": passing.tty,
-                "root": passing.root,
-                "want": [],
-            }
-            await process.begin(descriptor, head, passing, typed=0 in passing.tty)
-        except BaseException:
-            passing.close()
-            pipes.close()
-            if process is not None:
-                await process.close()
-            await pipes.wait_closed()
-            raise
-        return process
+        more = {"asks": asks(request), "root": passing.root, "want": []}
+        return await self._begin("/v1/run", request, {"type": "start", **more}, passing, limit)
 
     def attach(
         self,

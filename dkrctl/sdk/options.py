@@ -68,15 +68,20 @@ class Options(TypedDict, total=False):
 _KEYS = {name: to_camel(name) for name in Options.__annotations__}
 
 
+def words_of(call: str, args: tuple[object, ...]) -> list[object]:
+    """The words of a command. Raises TypeError for what is no text among them."""
+    for word in args:
+        if not isinstance(word, str):
+            raise TypeError(f"{call}() takes the words of a command as str, not {type(word).__name__}")
+    return list(args)
+
+
 def request_of(call: str, args: tuple[object, ...], options: Options) -> dict[str, object]:
     """The request of docs/protocol.md, section 1, for a `call` with these arguments.
 
     Raises TypeError, as any function does, for a keyword that is none of `Options`, and for what is no text among `args`.
     """
-    for word in args:
-        if not isinstance(word, str):
-            raise TypeError(f"{call}() takes the words of a command as str, not {type(word).__name__}")
-    request: dict[str, object] = {"args": list(args)}
+    request: dict[str, object] = {"args": words_of(call, args)}
     for name, value in options.items():
         if name not in _KEYS:
             raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")

@@ -34,6 +34,7 @@ class Process:
     Leaving `async with` closes it (`close`). What it has open closes by itself only where all output was read to its end.
 
     id        the container's id, 64 hex digits
+    exec      the id of a further command in the container; None for its own
     pid       the command's process on the host; None for one that was attached to
     stdin     where PIPE was given; of a container whose guardian has its stdio, where that is open
     stdout    where PIPE was given; of a container whose guardian has its stdio
@@ -42,6 +43,7 @@ class Process:
     """
 
     id: str
+    exec: str | None
     pid: int | None
     terminal: Terminal | None
 
@@ -49,6 +51,7 @@ class Process:
         self, container: str, pipes: Pipes, copies: list[Copy], on_end: Callable[[Process], None]
     ) -> None:
         self.id = container
+        self.exec = None
         self.pid = None
         self.terminal = None
         self._pipes = pipes
@@ -303,7 +306,8 @@ class Process:
             raise ProtocolError(
                 "cannot take the terminal: the container's guardian sent none, or one unasked"
             )
-        pid = frame.get("pid")
+        pid, executed = frame.get("pid"), frame.get("exec")
+        self.exec = executed if isinstance(executed, str) else None
         self.pid = pid if isinstance(pid, int) else None
         if descriptors:
             self._show(descriptors.pop(), master=True)
