@@ -62,6 +62,7 @@ class Container:
     directory  state_dir/containers/<id>
     claim      its id range, or None with the host's user namespace
     mounts     descriptor of the running container's mount namespace, or -1
+    program    its seccomp filter, once it is started: what is executed in it later has the same, whatever the daemon has by then
     """
 
     id: str
@@ -69,6 +70,7 @@ class Container:
     claim: ids.Claim | None
     cgroup: cgroups.Cgroup
     mounts: int = -1
+    program: bytes = b""
 
     def let_mounts_go(self) -> None:
         """Let the mounts of a container that has ended go: the kernel takes them down when the last descriptor closes.
@@ -219,6 +221,7 @@ def start(
 ) -> build.Built:
     """Build the container and execute its command. Raises DkrError."""
     recorder.begin("plan", partial(told.plan, task.seccomp))
+    container.program = seccomp_bpf.read_program(task.seccomp)
     plan = mounts.plan(config.spec, root, container.base)
     recorder.note(str(len(plan)))
     what = build.Task(
@@ -233,7 +236,7 @@ def start(
         stdio=passed.stdio,
         tty=passed.tty,
         preserved=passed.preserved,
-        program=seccomp_bpf.read_program(task.seccomp),
+        program=container.program,
         last_cap=capabilities.last_cap(),
         tree=root.tree,
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from common.clock import now
 from common.errors import DkrError, Internal, StartFailed
-from dkrd.runtime import becoming, capabilities, cgroups, errands, failure, joining, seccomp_bpf
+from dkrd.runtime import becoming, capabilities, cgroups, errands, failure, joining
 from dkrd.shim import outlets
 from dkrd.shim.called import Called
 from dkrd.shim.clients import Clients, Deeds
@@ -130,7 +130,7 @@ class Executed:
                     stdio=wanted.stdio,
                     tty=wanted.tty,
                     preserved=wanted.preserved,
-                    program=seccomp_bpf.read_program(place.task.seccomp),
+                    program=place.container.program,
                     last_cap=capabilities.last_cap(),
                     sync=sync,
                 )

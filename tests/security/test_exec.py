@@ -26,6 +26,7 @@ from tests.sessions import ECHO, Client, Refused, gone
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.conftest import MakeDaemon
     from tests.daemon import Daemon
     from tests.security.taken_over import TakenOver
 
@@ -104,6 +105,19 @@ def test_its_rights_are_those_of_the_container(daemon: Daemon, options: tuple[st
             client.stdin.close()
         assert mine == first
         assert (mine["Seccomp"], mine["Seccomp_filters"]) == ("2", "1")
+
+
+def test_the_filter_is_the_one_that_the_container_has(make_daemon: MakeDaemon) -> None:
+    """Not one that has taken its place meanwhile, as after an upgrade; and none at all is no reason to go without."""
+    daemon = make_daemon()
+    with standing(daemon):
+        for path in (daemon.state_dir / "seccomp").iterdir():
+            path.write_bytes(b"")
+            path.unlink()
+        status = status_fields(execute(daemon, "web", "/bin/cat", "/proc/self/status", check=True).stdout)
+        assert (status["Seccomp"], status["Seccomp_filters"]) == ("2", "1")
+        done = execute(daemon, "web", "/usr/bin/unshare", "-U", "/bin/true")
+        assert done.returncode == 1
 
 
 def test_a_tenants_too_and_another_user_has_no_capability(daemon: Daemon, tenant: host.User) -> None:
