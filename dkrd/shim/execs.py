@@ -7,6 +7,7 @@ is executed in a container that has anything beyond a tenant's defaults, as noth
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from common.errors import BadRequest, Conflict, DkrError, LimitReached, NotFound, ProtocolError
@@ -94,10 +95,7 @@ class Execs:
                 hint="wait for some to end, or end them",
             )
         if cgroups.is_full(self._place.container.cgroup.paths):
-            raise LimitReached(
-                f"cannot execute in {name}: it has as many processes as it may have",
-                hint="--pids-limit is for all that runs in it",
-            )
+            raise self._full()
 
     def _hear(self, session: Session, connection: Credentials, plain: bool) -> None:
         task, config, uid = self._place.task, self._place.config, connection.uid
@@ -128,8 +126,16 @@ class Execs:
         self._awaited.admit(session)
         self._running.append(executed)
 
+    def _full(self) -> LimitReached:
+        return LimitReached(
+            f"cannot execute in {self._place.name}: it has as many processes as it may have",
+            hint="--pids-limit is for all that runs in it",
+        )
+
     def _unforked(self, err: OSError) -> DkrError:
         """Why there is no process for it."""
+        if err.errno == errno.EAGAIN:
+            return self._full()  # of the v2 cgroup, or of one above it
         if isinstance(err, ProcessLookupError):
             return Conflict(f"cannot execute in {self._place.name}: it has ended", rule="ended")
         return failure.describe(err, "clone", joining.WHAT)

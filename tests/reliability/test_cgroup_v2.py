@@ -113,6 +113,31 @@ def test_guardian_and_container_are_in_leaves_of_their_own(tree: Tree, tenant: h
     eventually(lambda: not tree.directories(), "nothing is left")
 
 
+def test_what_is_executed_is_where_the_container_is(tree: Tree, tenant: host.User, tmp_path: Path) -> None:
+    """Born there; also while a thread of its guardian's closes a file, beside which it cannot be."""
+    daemon = tree.daemon
+    words = tmp_path / "words"
+    words.write_text("words\n")
+    with waiting(daemon, "--rm", "--name", "web", user=tenant) as run:
+        [init] = inits(daemon)
+        for _ in range(5):
+            with words.open() as given:
+                line = "cat; cat /proc/self/cgroup; sleep 0.1"
+                done = daemon.dkrctl("exec", "web", "/bin/sh", "-c", line, user=tenant, stdin=given)
+            assert done.stdout.startswith("words\n")
+            assert "0::/\n" in done.stdout
+        client = daemon.popen("exec", "web", "/bin/cat", user=tenant, stdin=subprocess.PIPE)
+        with client:
+            eventually(lambda: [p for p in daemon.processes() if p.comm == "cat"], "it runs")
+            [cat] = [process for process in daemon.processes() if process.comm == "cat"]
+            assert tree.place(cat) == tree.place(init)
+            assert client.stdin is not None
+            client.stdin.close()
+        assert run.end("x", 0) == 0
+    settle(daemon)
+    eventually(lambda: not tree.directories(), "nothing is left")
+
+
 def test_what_the_container_sees_is_its_own_top(tree: Tree) -> None:
     assert "0::/\n" in tree.daemon.run("/bin/cat", "/proc/self/cgroup").stdout
 
