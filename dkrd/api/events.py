@@ -41,7 +41,7 @@ async def events(
 ) -> web.StreamResponse:
     """The events that are wanted, the oldest first; without `until` further ones as they come."""
     scope, filters = peer.scope(), Filters(query.filter, KEYS)
-    with ended_when_lost(request):
+    with context.feed.reader(peer.uid), ended_when_lost(request):
         await context.channel.catch_up(NEWS_SECONDS)
         past = query.since is not None or query.until is not None
         place = await context.feed.place(query.since, scope, past=past)
@@ -103,11 +103,11 @@ class _Reader:
     async def _wait(self) -> bool:
         """Return at the next news; False where `until` comes before."""
         if self._until is None:
-            await self._feed.news(self._place)
+            await self._feed.news(self._place, self._scope)
             return True
         try:
             async with asyncio.timeout(_seconds_to(self._until)):
-                await self._feed.news(self._place)
+                await self._feed.news(self._place, self._scope)
         except TimeoutError:
             return False
         return True

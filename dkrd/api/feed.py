@@ -7,15 +7,19 @@ memory any more it reads from the index; what is not even there any more is lost
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import contextlib
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+from common.errors import LimitReached
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from dkrd.state.events import Event
     from dkrd.state.worker import Worker
 
+MAX_READERS = 32  # of one user; uid 0 has no bound
 RING = 256  # events in memory; one has 16 KiB of labels at most
 
 
@@ -25,13 +29,29 @@ class Feed:
     def __init__(self, index: Worker) -> None:
         self._index = index
         self._ring: deque[Event] = deque(maxlen=RING)
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[int | None, set[asyncio.Future[None]]] = {}  # by whose events they read
+        self._readers: Counter[int] = Counter()
+
+    @contextlib.contextmanager
+    def reader(self, uid: int) -> Iterator[None]:
+        """One more reader of this user's, for the block. Raises LimitReached: each costs something at each event."""
+        if uid and self._readers[uid] >= MAX_READERS:
+            raise LimitReached(
+                f"cannot tell events: uid {uid} has {MAX_READERS} readers of them", hint="end some"
+            )
+        self._readers[uid] += 1
+        try:
+            yield
+        finally:
+            self._readers[uid] -= 1
+            if not self._readers[uid]:
+                del self._readers[uid]
 
     def add(self, events: list[Event]) -> None:
         """These have been written down."""
         self._ring.extend(events)
-        if events:
-            for future in self._waiting:
+        for scope in {None, *(event.uid for event in events)} if events else ():
+            for future in self._waiting.get(scope, ()):
                 if not future.done():
                     future.set_result(None)
 
@@ -51,12 +71,7 @@ class Feed:
     async def after(self, place: int, scope: int | None) -> tuple[list[Event], int]:
         """The next events of a user (None: of everyone) after a place, and the place behind them, the same where there are none."""
         if self._ring and self._ring[0].number <= place + 1:
-            found = [
-                event
-                for event in self._ring
-                if event.number > place and (scope is None or event.uid == scope)
-            ]
-            return found, max(place, self._ring[-1].number)
+            return self._newer(place, scope), max(place, self._ring[-1].number)
         return await self._index.ask(lambda index: index.events.page(place, scope))
 
     async def has_lost(self, place: int, scope: int | None, known: Mapping[int, int]) -> bool:
@@ -65,13 +80,22 @@ class Feed:
             return False
         return await self._index.ask(lambda index: index.events.has_lost(place, scope, known))
 
-    async def news(self, place: int) -> None:
-        """Return when there is an event after a place, or may be."""
-        if self._ring and self._ring[-1].number > place:
+    def _newer(self, place: int, scope: int | None) -> list[Event]:
+        return [
+            event for event in self._ring if event.number > place and (scope is None or event.uid == scope)
+        ]
+
+    async def news(self, place: int, scope: int | None) -> None:
+        """Return when there is an event of a user (None: of anybody) after a place, or may be."""
+        # What is in memory no longer may have been the reader's.
+        if self._ring and (self._ring[0].number > place + 1 or self._newer(place, scope)):
             return
         future = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
+        waiting = self._waiting.setdefault(scope, set())
+        waiting.add(future)
         try:
             await future
         finally:
-            self._waiting.discard(future)
+            waiting.discard(future)
+            if not waiting and self._waiting.get(scope) is waiting:
+                del self._waiting[scope]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.sessions import acting_as
 from tests.unit.api_process import Api, Client, api_directory, eventually, state
 
 if TYPE_CHECKING:
@@ -194,6 +195,43 @@ def test_whoever_goes_leaves_nothing(api: Api) -> None:
     say(api, 1)
     until_noted(api, 1)
     assert "Traceback" not in api.told()
+
+
+def test_a_user_has_so_many_readers(api: Api) -> None:
+    """Root has no bound: another one asks."""
+    if os.geteuid():
+        pytest.skip("only root can be somebody else")
+    api.start()
+    readers = []
+    with acting_as(4711):
+        readers += [Reader(api) for _ in range(32)]
+        client = api.client()
+    answer = client.ask("GET", "/v1/events")
+    assert (answer.status, answer.json()["code"]) == (429, "limit-reached")
+    say(api, 1, uid=4711)
+    assert [reader.next()["action"] for reader in readers] == ["create"] * 32
+    readers.pop().client.close()
+    with acting_as(4711):
+        client = api.client()
+    client.send("GET", "/v1/events?until=2026-01-31T13:00:00Z")
+    # It may come before the end of the other is known.
+    while client.answer().status == 429:
+        client.send("GET", "/v1/events?until=2026-01-31T13:00:00Z")
+    assert Reader(api, "?until=2026-01-31T13:00:00Z").rest()[0]["uid"] == 4711
+
+
+def test_others_events_do_not_make_one_lose_its_own(api: Api) -> None:
+    """Whose events do not come for long has its place in the index."""
+    if os.geteuid():
+        pytest.skip("only root can be somebody else")
+    api.start([state(ONE, uid=4711), state(TWO, uid=4712)])
+    with acting_as(4711):
+        reader = Reader(api)
+    for number in range(1, 600):
+        say(api, number, "event", TWO, action="kill", signal=1)
+    say(api, 600, "event", ONE, action="kill", signal=9)
+    event = reader.next()
+    assert (event["id"], event["signal"]) == (ONE, 9)
 
 
 @pytest.mark.parametrize(
