@@ -6,6 +6,7 @@ by the first scrape, and writes them in the text format.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from aiohttp import web
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from aiohttp.typedefs import Handler, Middleware
 
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
@@ -117,6 +120,19 @@ class Metrics:
         for labels, histogram in sorted(self._requests.items()):
             requests.add_metric(labels, **histogram.told())
         yield requests
+
+
+def counting(metrics: Metrics) -> Middleware:
+    """What counts each request, errors too: behind it stands what makes answers of them."""
+
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        begun = time.perf_counter()
+        answer = await handler(request)
+        metrics.answered(request, answer.status, time.perf_counter() - begun)
+        return answer
+
+    return count
 
 
 async def metrics(context: Context, peer: Peer, request: web.Request) -> web.Response:
