@@ -5,52 +5,38 @@
 
 from __future__ import annotations
 
-from common.act_models import RenameRequest, Stats, StatsQuery, StopRequest, Top, UpdateRequest
 from common.detached import AttachQuery, CreateRequest, LogLine, LogsQuery, RemoveQuery
-from common.errors import CommandNotExecutable, CommandNotFound, Conflict, HostUnfit, NotFound, StartFailed
+from common.errors import Conflict, NotFound
 from common.events import EventLine, EventsQuery
-from common.exec_models import Exec, ExecRequest, PlainExec
 from common.info import Info, VersionInfo
 from common.models import (
     Container,
     ContainersQuery,
-    KillRequest,
     PlainRun,
     RunAnswer,
     RunRequest,
-    WaitAnswer,
-    WaitQuery,
 )
-from common.trace import Trace
-from common.usage import Change, DiskUsage, Pruned, PruneRequest
-from dkrd.api import containers, execs, launch, life, streams, version
-from dkrd.api.attach import attach, execute
+from common.usage import DiskUsage, Pruned, PruneRequest
+from dkrd.api import containers, launch, streams, version
+from dkrd.api.act_routes import ACTS, BEHIND, STARTING
+from dkrd.api.attach import attach
 from dkrd.api.create import create, create_by_session
-from dkrd.api.diff import diff
 from dkrd.api.events import events
 from dkrd.api.info import info
 from dkrd.api.logs import logs
 from dkrd.api.metrics import metrics
 from dkrd.api.openapi import openapi
-from dkrd.api.pause import pause, unpause
 from dkrd.api.plain import plain_run
 from dkrd.api.prune import prune
-from dkrd.api.rename import rename
 from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.run import run
-from dkrd.api.stats import all_stats, stats
-from dkrd.api.stop import restart, stop
-from dkrd.api.top import top
-from dkrd.api.update import update
 from dkrd.api.upgrade import PROTOCOL, STREAM
 from dkrd.api.usage import disk_usage
 
-_BEHIND = "Behind the 101 comes one record, with the client's end of a session socket as descriptor: docs/protocol.md."
 _FRAMES = (
     "Behind the 101 both sides send frames: input, output, errors and JSON apart by their first byte: docs/protocol.md. What goes "
     "wrong before is a problem."
 )
-_STARTING = (StartFailed, CommandNotFound, CommandNotExecutable, HostUnfit)
 
 ROUTES = (
     Route("GET", "/_ping", Who.ANYONE, None, None, Plain, version.ping, "Alive", example="OK"),
@@ -103,7 +89,7 @@ ROUTES = (
         RunAnswer,
         plain_run,
         "Run a command to its end",
-        errors=(NotFound, Conflict, *_STARTING),
+        errors=(NotFound, Conflict, *STARTING),
         about="Answers when the command has ended. Nothing beyond a tenant's defaults is given (rule `http`), unless the setting "
         "`http_lifts` lets admins. A client that goes away before the answer is a client that has vanished: onDisconnect.",
     ),
@@ -118,7 +104,7 @@ ROUTES = (
         "Run a command with descriptors of the caller's own",
         upgrade=PROTOCOL,
         errors=(NotFound, Conflict),
-        about=_BEHIND,
+        about=BEHIND,
     ),
     Route(
         "GET",
@@ -140,7 +126,7 @@ ROUTES = (
         create,
         "Make a container, to be started later",
         made=True,
-        errors=(NotFound, Conflict, *_STARTING),
+        errors=(NotFound, Conflict, *STARTING),
         about="Its input and output are its guardian's: a log, and whoever attaches. Nothing beyond a tenant's defaults is given (rule "
         "`http`), unless the setting `http_lifts` lets admins.",
     ),
@@ -155,7 +141,7 @@ ROUTES = (
         "Make a container, and say so in a session",
         upgrade=PROTOCOL,
         errors=(NotFound, Conflict),
-        about=_BEHIND,
+        about=BEHIND,
     ),
     Route(
         "POST",
@@ -197,7 +183,7 @@ ROUTES = (
         None,
         launch.start,
         "Start a container that was made, or has ended",
-        errors=_STARTING,
+        errors=STARTING,
         about="Answers when its command runs, also where it ran already. One that has ended is started in the root it left behind.",
     ),
     Route(
@@ -210,7 +196,7 @@ ROUTES = (
         launch.start_by_session,
         "Start a container, attached by a session",
         upgrade=PROTOCOL,
-        about=_BEHIND,
+        about=BEHIND,
     ),
     Route(
         "POST",
@@ -222,136 +208,8 @@ ROUTES = (
         streams.start_stream,
         "Start a container, attached by a stream",
         upgrade=STREAM,
-        errors=_STARTING,
+        errors=STARTING,
         about=f"The client is attached before the command runs, so nothing is missed. {_FRAMES}",
-    ),
-    Route(
-        "POST",
-        "/v1/containers/{container}/stop",
-        Who.OWNER,
-        None,
-        StopRequest,
-        None,
-        stop,
-        "Stop a container",
-        optional=True,
-        about="Its command gets the stop signal, and SIGKILL when the time is over. Answers when it has ended, at once where it does not "
-        "run. Of several stops of one container each may shorten the time.",
-    ),
-    Route(
-        "POST",
-        "/v1/containers/{container}/restart",
-        Who.OWNER,
-        None,
-        StopRequest,
-        None,
-        restart,
-        "Stop a container, and start it again",
-        optional=True,
-        errors=_STARTING,
-        about="Answers when its command runs anew, in the root that it left behind; one that does not run is started. What cannot be "
-        "started again (rules `descriptors`, `rm`) is not stopped. Who goes away before it has ended leaves it stopped.",
-    ),
-    Route(
-        "POST",
-        "/v1/containers/{container}/pause",
-        Who.OWNER,
-        None,
-        None,
-        None,
-        pause,
-        "Pause a container",
-        errors=(HostUnfit,),
-        about="Answers when all of its processes stand still. It may be stopped, killed and removed by force; other signals wait.",
-    ),
-    Route(
-        "POST",
-        "/v1/containers/{container}/unpause",
-        Who.OWNER,
-        None,
-        None,
-        None,
-        unpause,
-        "Let a container that is paused go on",
-    ),
-    Route(
-        "POST",
-        "/v1/containers/{container}/rename",
-        Who.OWNER,
-        None,
-        RenameRequest,
-        None,
-        rename,
-        "Call a container otherwise",
-        about="Whether or not it runs. Its host name stays.",
-    ),
-    Route(
-        "POST",
-        "/v1/containers/{container}/update",
-        Who.OWNER,
-        None,
-        UpdateRequest,
-        None,
-        update,
-        "Bound a container otherwise",
-        errors=(HostUnfit,),
-        about="Now, if it runs, and at its next starts: all that is named, or nothing.",
-    ),
-    Route(
-        "POST",
-        "/v1/containers/{container}/kill",
-        Who.OWNER,
-        None,
-        KillRequest,
-        None,
-        life.kill,
-        "Send a signal to a container's command",
-        about="What it does is what it would do to the same command outside a container.",
-    ),
-    Route(
-        "POST",
-        "/v1/containers/{container}/wait",
-        Who.OWNER,
-        WaitQuery,
-        None,
-        WaitAnswer,
-        life.wait,
-        "Wait for a container's end",
-        about="Answers at once where it has ended already.",
-    ),
-    Route(
-        "GET",
-        "/v1/containers/{container}/explain",
-        Who.OWNER,
-        None,
-        None,
-        Trace,
-        containers.explain,
-        "How a container was started, step by step",
-    ),
-    Route(
-        "GET", "/v1/stats", Who.OWNER, None, None, list[Stats], all_stats, "What all containers that run use"
-    ),
-    Route(
-        "GET",
-        "/v1/containers/{container}/stats",
-        Who.OWNER,
-        StatsQuery,
-        None,
-        Lines[Stats],
-        stats,
-        "What a container uses of the machine",
-        about="One line; with `stream` one each second, until it ends.",
-    ),
-    Route(
-        "GET",
-        "/v1/containers/{container}/top",
-        Who.OWNER,
-        None,
-        None,
-        Top,
-        top,
-        "The processes of a container",
     ),
     Route(
         "POST",
@@ -363,7 +221,7 @@ ROUTES = (
         attach,
         "Come to a running container's terminal",
         upgrade=PROTOCOL,
-        about=_BEHIND,
+        about=BEHIND,
     ),
     Route(
         "POST",
@@ -391,64 +249,6 @@ ROUTES = (
         "problem.",
     ),
     Route(
-        "POST",
-        "/v1/containers/{container}/exec",
-        Who.OWNER,
-        None,
-        PlainExec,
-        RunAnswer,
-        execs.plain_exec,
-        "Execute a further command in a running container, to its end",
-        errors=_STARTING,
-        about="Answers when the command has ended; the id is that of the exec. Refused in a container that has anything beyond a tenant's "
-        "defaults (rule `http`), unless the setting `http_lifts` lets admins. A client that goes away before the answer has vanished: "
-        "onDisconnect.",
-    ),
-    Route(
-        "POST",
-        "/v1/containers/{container}/exec",
-        Who.OWNER,
-        None,
-        ExecRequest,
-        Switched,
-        execute,
-        "Execute a further command in a running container, with descriptors of the caller's own",
-        upgrade=PROTOCOL,
-        about=_BEHIND,
-    ),
-    Route(
-        "GET",
-        "/v1/containers/{container}/diff",
-        Who.OWNER,
-        None,
-        None,
-        list[Change],
-        diff,
-        "What a container has changed of its root",
-        about="At most 50000 changes are told.",
-    ),
-    Route(
-        "GET",
-        "/v1/containers/{container}/execs",
-        Who.OWNER,
-        None,
-        None,
-        list[Exec],
-        execs.list_execs,
-        "What is executed in a container, the oldest first",
-        about="What has ended is not told any more.",
-    ),
-    Route(
-        "POST",
-        "/v1/containers/{container}/execs/{exec}/kill",
-        Who.OWNER,
-        None,
-        KillRequest,
-        None,
-        execs.kill_exec,
-        "Send a signal to what is executed in a container",
-    ),
-    Route(
         "GET",
         "/v1/containers/{container}/logs",
         Who.OWNER,
@@ -459,4 +259,5 @@ ROUTES = (
         "What a container has written",
         about="As long as its files are kept: the settings log_max_size and log_max_files bound them.",
     ),
+    *ACTS,
 )
