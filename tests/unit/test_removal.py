@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,3 +90,27 @@ def test_below_a_directory(tmp_path: Path, beside: Path) -> None:
     finally:
         os.close(above)
     assert [path.name for path in tmp_path.iterdir()] == ["beside"]
+
+
+def test_a_tree_of_any_depth_goes(tmp_path: Path) -> None:
+    """Deeper than calls may be, longer than a path may be, and with fewer descriptors than it has levels."""
+    (tmp_path / "tree").mkdir()
+    place = os.open(tmp_path / "tree", os.O_RDONLY)
+    for level in range(3000):
+        name = "deep" * 60
+        os.mkdir(name, dir_fd=place)
+        below = os.open(name, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+        if level % 100 == 0:
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=place))
+    os.close(place)
+    free = os.open("/", os.O_RDONLY)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 20, hard))
+    try:
+        remove_tree(str(tmp_path / "tree"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
