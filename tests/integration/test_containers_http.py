@@ -212,6 +212,23 @@ def test_by_force_of_what_does_not_run(daemon: Daemon) -> None:
             assert ask(daemon, "DELETE", f"/v1/containers/{name}?force=true") == (204, None)
 
 
+DEEP = """
+import os
+for _ in range(3000):
+    os.mkdir("d" * 200)
+    os.chdir("d" * 200)
+"""
+
+
+def test_whatever_it_has_left_goes(caller: Caller) -> None:
+    wanted = {"args": ["/usr/bin/python3", "-c", DEEP], "cwd": "/srv"}
+    _, container = asked(caller, "POST", "/v1/containers", wanted)
+    place = f"/v1/containers/{container['id']}"
+    assert asked(caller, "POST", f"{place}/start")[0] == 204
+    assert asked(caller, "POST", f"{place}/wait")[1]["exit"]["code"] == 0
+    assert asked(caller, "DELETE", place) == (204, None)
+
+
 def test_one_of_a_run_too(root: Caller) -> None:
     client = root.daemon.popen("run", "--name", "of-run", "/bin/sleep", "600")
     root.command("sleep")
