@@ -171,17 +171,14 @@ def test_a_second_stop_waits_for_the_same_end(caller: Caller) -> None:
 
 
 def test_a_second_stop_may_shorten_the_time_and_not_lengthen_it(root: Caller) -> None:
-    started(root, "it", STUBBORN)
-    with stopping(root, "-t", "-1", "it") as first:
-        logged(root.daemon, "it", "term\n")
-        assert dkrctl(root, "stop", "-t", "0.05", "it").returncode == 0
-        assert first.communicate()[0] == "it\n"
-    started(root, "other", STUBBORN)
-    with stopping(root, "-t", "0.3", "other") as first:
-        logged(root.daemon, "other", "term\n")
-        assert dkrctl(root, "stop", "-t", "-1", "other").returncode == 0
-        assert first.communicate()[0] == "other\n"
-    assert exit_of(root, "other")["signal"] == 9
+    for first, second in (("-1", "0.05"), ("600", "0.05"), ("0.3", "-1"), ("0.3", "600")):
+        started(root, "it", STUBBORN)
+        with stopping(root, "-t", first, "it") as client:
+            logged(root.daemon, "it", "term\n")
+            assert dkrctl(root, "stop", "-t", second, "it").returncode == 0
+            assert client.communicate()[0] == "it\n"
+        assert exit_of(root, "it")["signal"] == 9
+        assert dkrctl(root, "rm", "it").returncode == 0
 
 
 def test_several_at_the_same_time(caller: Caller) -> None:

@@ -27,8 +27,18 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 LISTENER, CHANNEL = 3, 4
+ACTS: dict[str, Json] = {
+    "kill": {"signal": 9},
+    "stop": {"timeout": 0},
+    "pause": {},
+    "unpause": {},
+    "rename": {"name": "evil"},
+    "update": {"cpus": 1, "pidsLimit": 1},
+    "top": {},
+    "stats": {"ids": []},  # and the container's
+}
 HANG_SECONDS = 10.0
-WISHES = ("attach", "exec", "launch", "logs", "measure", "diff")
+WISHES = ("attach", "exec", "launch", "logs", "measure", "diff", *ACTS)
 
 
 def tell(what: Json) -> None:
@@ -111,6 +121,11 @@ class Api:
             return self.ask("measure", descriptor, ids=[self.about])
         if self.wish == "diff":
             return self._ask_for_changes(descriptor)
+        if self.wish in ACTS:
+            ask = {"type": self.wish, **ACTS[self.wish]}
+            if "ids" in ask:
+                ask["ids"] = [self.about]
+            return self.ask("ask", descriptor, id=self.about, ask=ask)
         if self.about:
             return self.ask("ask", descriptor, id=self.about, ask={"type": self.wish})
         return self.ask("start", descriptor, json.dumps(bundle).encode())
