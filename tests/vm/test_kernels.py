@@ -94,9 +94,9 @@ def test_containers_outlive_a_restart(guest: Guest) -> None:
 
 
 def test_a_container_is_started_again(guest: Guest) -> None:
-    guest.run(
-        "systemctl start dkrd.socket; dkrctl create --name again /bin/sh -c 'echo x >>/kept; cat /kept'"
-    )
+    # Whoever comes first waits for the daemon's start, which takes long here.
+    create = "DKR_TIMEOUT=120 dkrctl create --name again /bin/sh -c 'echo x >>/kept; cat /kept'"
+    guest.run(f"systemctl start dkrd.socket; {create}", seconds=180)
     for turn in (1, 2):
         assert guest.run("dkrctl start -a again") == "x\n" * turn
     guest.remove_all()
