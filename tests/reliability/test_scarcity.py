@@ -273,7 +273,7 @@ def test_a_full_state_directory(make_daemon: MakeDaemon) -> None:
 def test_an_index_without_room_catches_up(make_daemon: MakeDaemon) -> None:
     """Runs need no index; what it could not write down is written once it can."""
     daemon = make_daemon()
-    with _small(daemon, daemon.state_dir / "api", 256):
+    with _small(daemon, daemon.state_dir / "api", 1024):
         with waiting(daemon, "--rm") as removed, waiting(daemon, "--name", "kept") as kept:
             running(daemon)
             filler = _fill(daemon.state_dir / "api")

@@ -267,7 +267,7 @@ def test_clients_killed_at_any_moment_leave_nothing_behind(daemon: Daemon) -> No
             client.wait()
             holder.type(f"{number}\r")
             holder.until(f"got {number}\r\n")
-        eventually(lambda: len(host.descriptors(the_shim(daemon).pid)) == before, "the guardian lets go")
+        eventually(lambda: len(host.descriptors(the_shim(daemon).pid)) <= before, "the guardian lets go")
         holder.type("end 0\r")
         assert holder.exit()["code"] == 0
     settle(daemon)
