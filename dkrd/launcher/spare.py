@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dkrd.shim.task import ShimTask
 
 _MOST = 64 * 1024  # bytes of a bundle; one that is longer takes a fork
+_ROOM = _MOST + 1024  # for what stands before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +121,7 @@ class Spare:
         set_name("dkr-spare")
         with contextlib.suppress(DkrError, OSError):  # what is wrong is told when it is done for somebody
             self._rehearse(blank)
-        data, ancillary, flags, _ = sock.recvmsg(
-            frames.MAX_FRAME, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC
-        )
+        data, ancillary, flags, _ = sock.recvmsg(_ROOM, socket.CMSG_SPACE(8), socket.MSG_CMSG_CLOEXEC)
         if not data:
             return
         set_name("dkr-shim")
