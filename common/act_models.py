@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, model_validator
 
 from common import checks, shapes  # pydantic reads the annotations when the program runs
-from common.models import About, Id, LateModel, Model, Time
+from common.models import About, Id, Model, Time
 
 
 class StopRequest(Model):
@@ -29,7 +29,7 @@ class StopRequest(Model):
         return self.model_dump(exclude_unset=True)
 
 
-class Top(LateModel):
+class Top(Model):
     """The processes of a container, as ps(1) shows them with -ef."""
 
     model_config = ConfigDict(
@@ -56,7 +56,7 @@ class Top(LateModel):
 _Count = Annotated[int | None, Field(ge=0)]
 
 
-class Stats(LateModel):
+class Stats(Model):
     """What a container uses of the machine. What is absent nothing counts, or nothing bounds."""
 
     model_config = ConfigDict(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict
 
 from common import shapes  # noqa: TC001  # pydantic reads the annotations when the program runs
-from common.models import RUN_SCHEMA, About, LateModel, Model, RunRequest, Time
+from common.models import RUN_SCHEMA, About, Model, RunRequest, Time
 
 
 def _create_schema(schema: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ class LogsQuery(Model):
     ] = False
 
 
-class LogLine(LateModel):
+class LogLine(Model):
     """A line of output, or 16 KiB of one. Of bytes that are not UTF-8 the base64 is there, and not the text."""
 
     model_config = ConfigDict(

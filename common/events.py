@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 
 from common import shapes
 from common.filters import ACTIONS
-from common.models import About, ExitStatus, LateModel, Model, Time
+from common.models import About, ExitStatus, Model, Time
 
 Action = Literal["create", "start", "attach", "detach", "pause", "unpause", "kill", "oom", "die", "destroy"]
 assert get_args(Action) == ACTIONS
@@ -41,7 +41,7 @@ class EventsQuery(Model):
     ] = ()
 
 
-class EventError(LateModel):
+class EventError(Model):
     """Why there is no further event."""
 
     code: str
@@ -49,7 +49,7 @@ class EventError(LateModel):
     hint: str | None = None
 
 
-class EventLine(LateModel):
+class EventLine(Model):
     """What has happened to a container; or, as the last line, why nothing more can be told."""
 
     model_config = ConfigDict(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from common import checks, shapes
-from common.models import MAX_OUTPUT, About, ConsoleSize, Id, LateModel, Time
+from common.models import MAX_OUTPUT, About, ConsoleSize, Id, Model, Time
 
 EXEC_SCHEMA: dict[str, Any] = {
     "examples": [{"args": ["/bin/ls", "/tmp"]}],
@@ -25,7 +25,7 @@ def _schema(schema: dict[str, Any]) -> None:
     schema["allOf"] = [{"properties": {"args": shapes.NOT_EMPTY}}]
 
 
-class ExecRequest(LateModel):
+class ExecRequest(Model):
     """Which command is wanted in a container that runs. Where it runs and with which rights is the container's."""
 
     model_config = ConfigDict(json_schema_extra=_schema)
@@ -112,7 +112,7 @@ class PlainExec(ExecRequest):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=own)
 
 
-class Exec(LateModel):
+class Exec(Model):
     """A further command in a container, while it runs."""
 
     model_config = ConfigDict(

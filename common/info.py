@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict
 
-from common.models import About, LateModel
+from common.models import About, Model
 
 
-class VersionInfo(LateModel):
+class VersionInfo(Model):
     """What answers here."""
 
     version: str
@@ -20,7 +20,7 @@ class VersionInfo(LateModel):
     python: str
 
 
-class HostInfo(LateModel):
+class HostInfo(Model):
     """The machine."""
 
     os: str
@@ -34,7 +34,7 @@ class HostInfo(LateModel):
     ]
 
 
-class RootInfo(LateModel):
+class RootInfo(Model):
     """A built-in root filesystem. `why` and `hint` are there where the host cannot have it."""
 
     name: str
@@ -44,7 +44,7 @@ class RootInfo(LateModel):
     hint: str | None = None
 
 
-class Limits(LateModel):
+class Limits(Model):
     """Bounds that a caller may run into."""
 
     containers_per_user: Annotated[
@@ -62,7 +62,7 @@ class Limits(LateModel):
     ] = None
 
 
-class You(LateModel):
+class You(Model):
     """Who asks, as the kernel says."""
 
     uid: int
@@ -74,7 +74,7 @@ class You(LateModel):
     ]
 
 
-class Counts(LateModel):
+class Counts(Model):
     """Containers by status: the caller's own; of an admin everybody's."""
 
     creating: int = 0
@@ -84,7 +84,7 @@ class Counts(LateModel):
     stopped: int = 0
 
 
-class Info(LateModel):
+class Info(Model):
     """The daemon, its host, and what it is to you."""
 
     model_config = ConfigDict(

@@ -53,6 +53,7 @@ class Model(BaseModel):
     """A closed, unchangeable object with the keys of the wire (camelCase)."""
 
     model_config = ConfigDict(
+        defer_build=True,  # until it is used: half a millisecond each that the daemon's start does without
         extra="forbid",
         frozen=True,
         strict=True,
@@ -66,12 +67,6 @@ class Model(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """The object as JSON's types, with the keys of the wire and without what is absent."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-class LateModel(Model):
-    """One that is built when it is used for the first time: half a millisecond each that the daemon's start does without."""
-
-    model_config = ConfigDict(defer_build=True)
 
 
 class ConsoleSize(Model):

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from common.models import About, LateModel
+from common.models import About, Model
 
 
-class TraceStep(LateModel):
+class TraceStep(Model):
     """One step of a start: docs/protocol.md, section 7. Times are nanoseconds; `start` counts from the first step."""
 
     name: str
@@ -20,7 +20,7 @@ class TraceStep(LateModel):
     failed: bool | None = None
 
 
-class Trace(LateModel):
+class Trace(Model):
     """The record of a start."""
 
     version: Literal[1]

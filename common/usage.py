@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from common import checks, shapes
-from common.models import About, Id, LateModel, Model
+from common.models import About, Id, Model
 
 _PRUNE_FILTERS = WithJsonSchema(
     shapes.filters(
@@ -31,7 +31,7 @@ class PruneRequest(Model):
     dry_run: Annotated[bool, About("nothing is removed; it is told what would be")] = False
 
 
-class NotPruned(LateModel):
+class NotPruned(Model):
     """One that could not be removed."""
 
     id: Id
@@ -39,7 +39,7 @@ class NotPruned(LateModel):
     detail: str
 
 
-class Pruned(LateModel):
+class Pruned(Model):
     """What was removed."""
 
     removed: tuple[Id, ...]
@@ -47,7 +47,7 @@ class Pruned(LateModel):
     failed: Annotated[tuple[NotPruned, ...] | None, About("those that could not be removed")] = None
 
 
-class Share(LateModel):
+class Share(Model):
     """What one kind of things takes of the disk."""
 
     count: int
@@ -56,7 +56,7 @@ class Share(LateModel):
     reclaimable: Annotated[Bytes, About("of which so many would be free after a prune")]
 
 
-class DiskUsage(LateModel):
+class DiskUsage(Model):
     """What is taken of the disk."""
 
     containers: Annotated[Share, About("the roots of containers, beside their layers")]
@@ -65,7 +65,7 @@ class DiskUsage(LateModel):
     complete: Annotated[bool, About("all could be measured in time")]
 
 
-class Change(LateModel):
+class Change(Model):
     """A path that a container has changed. One that is not UTF-8 is base64, in place of the text."""
 
     model_config = ConfigDict(

@@ -128,16 +128,14 @@ class Channel:
         """Return when the reports that shims made before this call have been taken, or after `seconds` where the launcher is not
         up to it.
 
-        Twice there and back: of what arrives in one round the launcher may read our first ping before a
-        report.
+        The launcher answers a ping when it has read what was there by then.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                for _ in range(2):
-                    pong = self._loop.create_future()
-                    self._pongs.append(pong)
-                    self.post({"type": "ping"})
-                    await pong
+                pong = self._loop.create_future()
+                self._pongs.append(pong)
+                self.post({"type": "ping"})
+                await pong
 
     def end(self, error: DkrError | None) -> None:
         """Give up: every open question is answered with Unavailable, `on_end` is called. A second call does

@@ -47,7 +47,9 @@ log = logging.getLogger("dkr.api")
 
 LISTENER, CHANNEL = 3, 4
 BACKLOG = 4096  # as the launcher has it: listen(2) again would lower it
-HELLO_SECONDS = 30.0
+HELLO_SECONDS = (
+    300.0  # the launcher looks at the machine and makes layers before it; if it ends, the channel does
+)
 COMPLETE_BELOW = 1000  # containers; many more than this do not fit into one message
 FLUSH_SECONDS = 1.0  # for the index's last writes
 
@@ -172,6 +174,13 @@ def _change(context: Context, message: dict[str, object]) -> None:
     api_log.configure(context.settings.log_level, context.settings.log_format)
 
 
+def _settle() -> None:
+    """What was made until now lives as long as the process: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 class _LoopErrors:
     """What fails on the event loop outside of any task goes to the log.
 
@@ -229,13 +238,10 @@ class _Server:
         await loop.create_server(
             lambda: Connection(web_server, peers, loop), sock=listener, backlog=BACKLOG, start_serving=True
         )
-        # What was made until now lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        gc.enable()
         link.post({"type": "ready"})
         noting([], index.heard)
         log.info("serving")
+        loop.call_soon(_settle)
         status = await self._ended
         link.end(None)
         worker.stop(FLUSH_SECONDS)

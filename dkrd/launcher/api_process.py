@@ -160,6 +160,17 @@ class ApiProcess:
         for seconds, number in ((_TERM_SECONDS, signal.SIGTERM), (_KILL_SECONDS, signal.SIGKILL)):
             self._timers.append(self._loop.later(seconds, partial(self._signal, number)))
 
+    def abandon(self) -> None:
+        """End the api at once and for good, and wait for that: the launcher cannot go on."""
+        self._stopping = True
+        if self._pidfd >= 0:
+            self._loop.forget(self._pidfd)
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._close_channel()
+
     def _signal(self, number: int) -> None:
         if self._pidfd >= 0:
             signal.pidfd_send_signal(self._pidfd, number)

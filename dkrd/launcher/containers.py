@@ -189,6 +189,10 @@ class Containers:
 
     # --- reports
 
+    def has_reports(self) -> bool:
+        """Whether there are reports of shims of ours that are not read yet."""
+        return self._readable(self._reports)
+
     def _on_reports(self, events: int) -> None:
         self._drain(self._reports, None)
 

@@ -66,9 +66,7 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     """
     from dkrd import journal
     from dkrd.launcher import listener, runner
-    from dkrd.launcher.notify import Notifier
-    from dkrd.launcher.server import Launcher
-    from dkrd.launcher.work import WORK
+    from dkrd.launcher.opening import Opening
     from dkrd.log import Log
 
     passed = listener.inherited(os.environ)
@@ -79,5 +77,10 @@ def _serve(settings: Settings, api_argv: tuple[str, ...]) -> int:
     os.close(null)
     os.umask(0o022)
     log = Log(settings.log_level, settings.log_format, journal=journal.connected(os.environ))
-    notifier = Notifier(os.environ)
-    return Launcher(settings, api_argv, WORK, log, notifier, lambda: _parse()[0], passed).run()
+    opening = Opening(settings, api_argv, log, passed)
+    # The api starts meanwhile.
+    from dkrd.launcher.notify import Notifier
+    from dkrd.launcher.server import Launcher
+    from dkrd.launcher.work import WORK
+
+    return Launcher(settings, opening, WORK, log, Notifier(os.environ), lambda: _parse()[0]).run()

@@ -1,6 +1,6 @@
 """The launcher as a whole: from its start to its end.
 
-systemd ─ socket ─► launcher ─┬─ fork, drop, exec ─► api        started again whenever it ends
+systemd ─ socket ─► launcher ─┬─ fork, drop, exec ─► api        started again whenever it ends (first by opening.py)
                               ├─ fork ─► shim, shim, shim, …    live on when the launcher ends
                               └─ fork ─► job: compile, build the skeleton, collect, remove
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import grp
-import pwd
 import signal
 import time
 from dataclasses import fields, replace
@@ -17,13 +16,11 @@ from functools import partial
 from itertools import chain
 
 from common import frames
-from common.errors import DkrError, HostUnfit, ProtocolError
+from common.errors import DkrError, ProtocolError
 from dkrd import ids
-from dkrd.launcher import adoption, directories, features, listener, probe, requests, runner, wire
-from dkrd.launcher.api_process import ApiProcess, Identity, Message
+from dkrd.launcher import adoption, features, probe, requests, runner, wire
 from dkrd.launcher.containers import Containers
 from dkrd.launcher.leaves import Leaves
-from dkrd.launcher.loop import Loop
 from dkrd.launcher.reports import Reports
 from dkrd.launcher.requests import Host, Requests
 from dkrd.launcher.shims import OpenFiles
@@ -34,7 +31,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dkrd.launcher.api_process import Message
     from dkrd.launcher.notify import Notifier
+    from dkrd.launcher.opening import Opening
     from dkrd.launcher.requests import Work
     from dkrd.log import Log
 
@@ -54,44 +53,47 @@ _LIVE = (
     "http_lifts",
 )  # settings that SIGHUP changes
 _HOST = "host"  # the built-in root without which nothing is served
-_SYSUSERS_HINT = "run `make install`, or systemd-sysusers with the package's sysusers.d file"
 
 
 class Launcher:
     """The daemon's root process.
 
-    passed  how many listening sockets systemd passed (descriptors from 3 on)
-    reread  the settings as file and command line have them now
+    opening  what was done before: from here on it is the launcher's
+    reread   the settings as file and command line have them now
     """
 
     def __init__(
         self,
         settings: Settings,
-        api_argv: tuple[str, ...],
+        opening: Opening,
         work: Work,
         log: Log,
         notifier: Notifier,
         reread: Callable[[], Settings],
-        passed: int = 0,
     ) -> None:
         self._settings = settings
         self._work = work
         self._log = log
         self._notifier = notifier
         self._reread = reread
-        self._passed = passed
-        self._argv = api_argv
+        self._opening = opening
+        self._listener = opening.listener
+        self._api = opening.api
         self._ending = False
         self._pong_due = False
         self._settled = False
-        self._loop = Loop()
+        self._loop = opening.loop
         self._runner = runner.Runner(self._loop)
 
     def run(self) -> int:
         """Start, serve until SIGTERM or SIGINT, end in order; the exit status. Raises DkrError at the
         start.
         """
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            self._opening.abandon()
+            raise
         try:
             self._loop.run()
         finally:
@@ -107,12 +109,6 @@ class Launcher:
     def _start(self) -> None:
         settings = self._settings
         begun = time.monotonic()
-        api_uid, api_gid = _api_user(settings.api_user)
-        directories.prepare(settings, api_uid, api_gid)
-        # Kept open, never looked at again: closing them would end the locks.
-        self._locks = [
-            directories.lock(path) for path in dict.fromkeys((settings.state_dir, settings.run_dir))
-        ]
         pool = ids.Pool(settings.ids_first, settings.ids_last, settings.ids_directory)
         ids.check(pool)
         self._work.prime()
@@ -120,7 +116,6 @@ class Launcher:
         self._log.info("machine", **(found if isinstance(found, dict) else {}))
         seccomp = runner.run_now(self._loop, "seccomp", lambda: self._work.seccomp(settings), _JOB_SECONDS)
         layers = {root: self._layer(root) for root in self._work.layers}
-        self._listener = listener.open_listener(settings, self._passed)
         self._containers = Containers(self._loop, self._log, self._runner, settings.run_dir)
         self._leaves = Leaves(cgroups.read_layout(), settings.cgroup_parent)
         self._leaves.prepare(self._log)
@@ -129,7 +124,7 @@ class Launcher:
             pool=pool,
             subids=ids.read_subids(),
             listener=self._listener.identity,
-            api_uid=api_uid,
+            api_uid=self._opening.api_uid,
             admin_gid=_gid(settings.admin_group),
             seccomp=str(seccomp),
             layers=layers,
@@ -137,7 +132,7 @@ class Launcher:
         self._requests = Requests(
             self._loop, self._log, self._runner, self._containers, self._work, self._leaves, host
         )
-        self._start_serving(Identity(self._argv, api_uid, api_gid), pool)
+        self._start_serving(pool)
         if settings.default_root.startswith("/"):
             # Beside the serving: other roots need not wait for a directory that may be on a dead filesystem.
             look = partial(self._work.directory, settings)
@@ -166,9 +161,8 @@ class Launcher:
         if error is not None:
             self._log.warning("the default root cannot be used", cause=error.message, hint=error.hint)
 
-    def _start_serving(self, identity: Identity, pool: ids.Pool) -> None:
+    def _start_serving(self, pool: ids.Pool) -> None:
         settings = self._settings
-        self._api = ApiProcess(self._loop, self._log, identity, self._listener.socket.fileno())
         self._api.on_start = self._hello
         self._api.on_message = self._message
         self._api.on_end = self._api_ended
@@ -190,11 +184,7 @@ class Launcher:
         self._leaves.sweep(self._containers)
         # Once more when every build of before must be over: a shim forked just before the last launcher died.
         self._loop.later(settings.start_seconds + 1, self._settle)
-        try:
-            self._api.start()
-        except HostUnfit:
-            self._listener.close()
-            raise
+        self._hello()  # it has waited for that, if it is through with its own beginning
         if self._notifier.watchdog_seconds:
             self._loop.later(self._notifier.watchdog_seconds / 2, self._watch)
 
@@ -265,9 +255,21 @@ class Launcher:
         if kind == "ready":
             self._ready()
         elif kind == "ping":
-            self._api.send({"type": "pong"})
+            self._pong()
         else:
             self._alive()
+
+    def _pong(self) -> None:
+        """Answer at the end of a round in which every report was read that was there before the question."""
+        answer = self._api.answer()
+
+        def look() -> None:
+            if self._containers.has_reports():
+                self._loop.later(0, look)
+            else:
+                answer({"type": "pong"})
+
+        self._loop.later(0, look)
 
     def _is_noted(self, message: Message) -> bool:
         """Whether it says which reports are written down; then they are let go."""
@@ -370,20 +372,6 @@ class Launcher:
 
     def _api_ended(self) -> None:
         self._runner.when_idle(self._loop.stop)
-
-
-def _api_user(name: str) -> tuple[int, int]:
-    """uid and gid of the user that the api runs as; HostUnfit where it does not exist or is root."""
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        raise HostUnfit(f"cannot run the api as {name}: there is no such user", hint=_SYSUSERS_HINT) from None
-    if entry.pw_uid == 0 or entry.pw_gid == 0:
-        raise HostUnfit(
-            f"cannot run the api as {name}: it has root's uid or gid",
-            hint="choose another api_user in dkrd.toml",
-        )
-    return entry.pw_uid, entry.pw_gid
 
 
 def _gid(name: str) -> int | None:

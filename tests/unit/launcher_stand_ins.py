@@ -345,6 +345,7 @@ def _launcher(file: str) -> int:
     from dkrd import settings
     from dkrd.launcher import listener
     from dkrd.launcher.notify import Notifier
+    from dkrd.launcher.opening import Opening
     from dkrd.launcher.requests import Work
     from dkrd.launcher.server import Launcher
     from dkrd.log import Log
@@ -372,8 +373,8 @@ def _launcher(file: str) -> int:
     passed = listener.inherited(os.environ)
     try:
         log = Log(given.log_level, given.log_format)
-        notifier = Notifier(os.environ)
-        return Launcher(given, argv, work, log, notifier, lambda: settings.load(file), passed).run()
+        opening = Opening(given, argv, log, passed)
+        return Launcher(given, opening, work, log, Notifier(os.environ), lambda: settings.load(file)).run()
     except DkrError as err:
         sys.stderr.write(f"dkrd: {err.message}\n  hint: {err.hint}\n")
         return 1

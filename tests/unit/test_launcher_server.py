@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -367,6 +369,9 @@ def test_without_the_root_host_there_is_no_start(daemon: Daemon) -> None:
     assert process.wait(DEADLINE) == 1
     assert "dkrd: cannot make the layer\n  hint: install it" in daemon.log()
     assert not daemon.socket.exists()
+    api = re.search(r"api started pid=(\d+)", daemon.log())
+    assert api is not None  # it was started first, and is reaped
+    assert not Path(f"/proc/{api[1]}").exists()
 
 
 def test_service_manager_is_told(daemon: Daemon) -> None:
