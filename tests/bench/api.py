@@ -77,7 +77,8 @@ def _with_descriptors(daemon: Daemon, null: int) -> None:
     session.close()
 
 
-def _milliseconds(call: Callable[[], object]) -> float:
+def milliseconds(call: Callable[[], object]) -> float:
+    """How long `call` takes."""
     begun = time.perf_counter_ns()
     call()
     return (time.perf_counter_ns() - begun) / 1e6
@@ -95,8 +96,8 @@ def _runs(
     try:
         for turn in range(WARM_UP + rounds):
             taken = {
-                "one request": _milliseconds(lambda: _plain(connection)),
-                "with descriptors": _milliseconds(lambda: _with_descriptors(daemon, null)),
+                "one request": milliseconds(lambda: _plain(connection)),
+                "with descriptors": milliseconds(lambda: _with_descriptors(daemon, null)),
                 **{peer.name: peer.ask("once", TRUE)["ns"] / 1e6 for peer in peers},
             }
             if turn >= WARM_UP:
@@ -142,7 +143,7 @@ def _ready(daemon: Daemon, rounds: int) -> list[float]:
     samples = []
     for _ in range(rounds):
         daemon.stop()
-        samples.append(_milliseconds(daemon.start))
+        samples.append(milliseconds(daemon.start))
     return samples
 
 

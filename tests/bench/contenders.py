@@ -82,15 +82,15 @@ class Contender:
         """Have the runner do it; raises RuntimeError unless the command ends with 0."""
         argv = [*self.prefix, *command]
         if self.bundles is not None:
-            bundle = str(_bundle(self.bundles, command))
-            argv = [part.replace("{bundle}", bundle) for part in self.prefix]
+            place = str(bundle(self.bundles, command))
+            argv = [part.replace("{bundle}", place) for part in self.prefix]
         result = self.runner.ask(operation, argv, env=dict(self.env or {}), **options)
         if result.get("status") or result.get("failed"):
             raise RuntimeError(f"{self.name}: {' '.join(argv)}: {result}")
         return result
 
 
-def _bundle(directory: Path, command: Sequence[str]) -> Path:
+def bundle(directory: Path, command: Sequence[str]) -> Path:
     """An OCI bundle that runs `command` in `directory`/rootfs with dkr's default mounts, masks and capabilities."""
     name = "-".join(command).replace("/", "_")[:100]
     bundle = directory / name

@@ -16,12 +16,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
 
-from tests.bench import api, contenders, measures, report, terminals, traces
+from tests.bench import api, contenders, life, measures, report, terminals, traces
 from tests.daemon import Daemon, test_prefix
 
-NAMES = ("start", "api", "rate", "pipe", "pty", "trace", "memory")
+NAMES = ("start", "api", "exec", "lists", "log", "rate", "pipe", "pty", "trace", "memory")
 # More than any measurement starts; the limit is not what is measured.
 LIMITS = {"containers_per_user": 1000}
+IDS = {"first": 0x50000000, "last": 0x5FFFFFFF}  # 4096 ranges; neither the tests' nor an installed dkrd's
 
 
 def arguments() -> argparse.Namespace:
@@ -34,7 +35,7 @@ def arguments() -> argparse.Namespace:
         "--rounds",
         type=int,
         default=40,
-        help="of `start`; `trace` does five times as many, `pipe` and `pty` an eighth",
+        help="of `start`, `api`, `exec`; `trace` does five times as many, `lists`, `log`, `pipe` and `pty` an eighth",
     )
     parser.add_argument("--mebibytes", type=int, default=2048, help="of `pipe`")
     parser.add_argument("--peers-only", action="store_true", help="without dkr: how the others do here")
@@ -64,7 +65,7 @@ def measure(options: argparse.Namespace, stack: ExitStack) -> list[report.Result
     daemon = None
     if not options.peers_only:
         places = {"run_dir": f"{run}/dkr", "socket": f"{run}/dkr/dkr.sock"}
-        daemon = Daemon.create(test_prefix(), limits=LIMITS, **places)
+        daemon = Daemon.create(test_prefix(), limits=LIMITS, ids=IDS, **places)
         stack.callback(daemon.close)
         daemon.start()
         everyone.insert(0, contenders.dkr(daemon.prefix, daemon.environment(), runners[0]))
@@ -81,6 +82,13 @@ def measure(options: argparse.Namespace, stack: ExitStack) -> list[report.Result
         elif name == "api":
             peers = [peer for peer in everyone if peer.name in ("crun", "runc")]
             result = api.api(daemon, peers, options.rounds)
+        elif name == "exec":
+            peers = [peer for peer in everyone if peer.name in ("crun", "runc")]
+            result = life.exec_(daemon, everyone[0], peers, options.rounds)
+        elif name == "lists":
+            result = life.lists(daemon, max(3, options.rounds // 8))
+        elif name == "log":
+            result = life.log(daemon, max(1, options.rounds // 8), options.mebibytes)
         elif name == "trace":
             result = traces.trace(options.rounds * 5)
         elif name == "pty":
