@@ -9,7 +9,7 @@ import os
 import select
 import struct
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from common.errors import BadRequest, DkrError, NotFound, ProtocolError
 from common.frames import dumps, loads
@@ -182,6 +182,11 @@ class Daemon:
         self.path = path
         self._wished = patience() if seconds is None else seconds
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds for which whoever asks wishes to wait; None where nothing was said."""
+        return self._wished
+
     def _limit(self, usual: float = SECONDS) -> float:
         return usual if self._wished is None else self._wished
 
@@ -214,16 +219,26 @@ class Daemon:
         """DELETE `target`; waits long enough for a removal."""
         self._ask("DELETE", target, b"", self._limit(REMOVE_SECONDS))
 
-    def stream(self, method: str, target: str, accept: str = "", reader: int = -1) -> Generator[bytes]:
+    def stream(
+        self,
+        method: str,
+        target: str,
+        accept: str = "",
+        reader: int = -1,
+        on_head: Callable[[Answer], None] | None = None,
+    ) -> Generator[bytes]:
         """The body of an answer as it comes, however long that takes; only its head must come in time.
 
-        reader  where it is written to; who has gone there ends the client
+        reader   where it is written to; who has gone there ends the client
+        on_head  called with the head of a good answer
         """
         exchange = _Exchange(self.path, self._limit())
         try:
             answer = exchange.ask(method, target, accept=accept)
             if not 200 <= answer.status < 300:
                 raise self._error(answer, _whole(exchange.content(answer)))
+            if on_head is not None:
+                on_head(answer)
             exchange.forever(reader)
             yield from exchange.content(answer)
         finally:

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from urllib.parse import urlencode
 
 from common.errors import BadRequest
 from dkrctl import output, stdio
-from dkrctl.daemon import target
-from dkrctl.log_lines import Line, splitter
+from dkrctl.log_lines import Line
+from dkrctl.log_reading import Reading
 from dkrctl.moments import moment
 from dkrctl.verbs import Call
 
@@ -22,13 +21,9 @@ def run(call: Call) -> int:
     if len(names) > 1:
         raise BadRequest(f"cannot take {names[1]!r}: logs takes one container")
     query = _query(call)
-    follow = bool(call.parsed.flag("follow"))
-    where = target(names[0], "/logs" + (f"?{urlencode(query)}" if query else ""))
-    reader = 1 if follow and 1 in found else -1
-    show(
-        splitter().batches(call.daemon().stream("GET", where, reader=reader)),
-        timestamps=bool(call.parsed.flag("timestamps")),
-    )
+    reader = 1 if call.parsed.flag("follow") and 1 in found else -1
+    reading = Reading(call.daemon(), names[0], query, reader)
+    show(reading.batches(), timestamps=bool(call.parsed.flag("timestamps")))
     return 0
 
 

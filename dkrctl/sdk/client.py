@@ -335,8 +335,9 @@ class Client(Acts, Execs, Housekeeping):
         stdout  lines of its output, and of its terminal
         stderr  lines of its errors
 
-        A question, asked again until its answer begins. Raises NotFound, Conflict (rule `no-log`: its output went to its caller),
-        Unavailable where it is cut off.
+        A question, asked again until its answer begins; what is followed goes on over a restart of the daemon, each line once, unless
+        that takes longer than `retry`. Raises NotFound, Conflict (rule `no-log`: its output went to its caller), Unavailable where it is
+        cut off.
         """
         query = query_of(follow, tail, since, until, stdout=stdout, stderr=stderr)
-        return log_lines(self._transport, target(container, "/logs"), query)
+        return log_lines(self._transport, container, query)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
+from common.errors import NotFound, Unavailable
+from dkrctl.daemon import target
 from dkrctl.log_lines import splitter
+from dkrctl.log_position import ID_HEADER, Position
+from dkrctl.log_reading import gone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -59,11 +64,52 @@ def told(name: str, time: datetime | str) -> str:
     return time.isoformat()
 
 
-async def log_lines(transport: Transport, target: str, query: Mapping[str, str]) -> AsyncGenerator[LogLine]:
-    """The lines as they come. Raises DkrError."""
-    lines = splitter()
-    async with contextlib.aclosing(transport.stream(target, query)) as pieces:
-        async for piece in pieces:
-            for line in lines.feed(piece):
-                yield LogLine(cast("Literal['stdout', 'stderr']", line.stream), line.time, line.data)
-    lines.end()
+class _Reading:
+    """One log that is read."""
+
+    def __init__(self, transport: Transport, container: str, query: Mapping[str, str]) -> None:
+        self._transport = transport
+        self._name = container
+        self._container = container
+        self._position = Position(query)
+
+    async def lines(self) -> AsyncGenerator[LogLine]:
+        while True:
+            try:
+                for query in self._position.queries():
+                    async with contextlib.aclosing(self._answered(query)) as lines:
+                        async for line in lines:
+                            yield line
+                return
+            except Unavailable as error:
+                if not (self._position.begun and self._position.follows):
+                    raise
+                await self._wait(error)
+            except NotFound as error:
+                if not self._position.begun:
+                    raise
+                raise gone(self._name) from error
+
+    async def _answered(self, query: Mapping[str, str]) -> AsyncGenerator[LogLine]:
+        lines, where = splitter(), target(self._container, "/logs")
+        async with contextlib.aclosing(self._transport.stream(where, query, self._begin)) as pieces:
+            async for piece in pieces:
+                for line in self._position.take(lines.feed(piece)):
+                    yield LogLine(cast("Literal['stdout', 'stderr']", line.stream), line.time, line.data)
+        lines.end()
+
+    def _begin(self, headers: Mapping[str, str]) -> None:
+        self._position.answered(asyncio.get_running_loop().time())
+        self._container = headers.get(ID_HEADER, self._container)
+
+    async def _wait(self, error: Unavailable) -> None:
+        """Let some time pass before it is asked again. Raises `error` where that has been too long."""
+        away, pause = self._position.lost(asyncio.get_running_loop().time())
+        if away + pause > self._transport.retry:
+            raise error
+        await asyncio.sleep(pause)
+
+
+def log_lines(transport: Transport, container: str, query: Mapping[str, str]) -> AsyncGenerator[LogLine]:
+    """The lines as they come, each once; what is followed goes on over a restart of the daemon. Raises DkrError."""
+    return _Reading(transport, container, query).lines()

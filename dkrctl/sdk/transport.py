@@ -18,7 +18,7 @@ from common.frames import dumps, loads_object
 from dkrctl import diagnosis
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     Query = Mapping[str, str] | Sequence[tuple[str, str]]
 
@@ -42,7 +42,7 @@ class Transport:
 
     def __init__(self, path: str, retry: float) -> None:
         self.path = path
-        self._retry = retry
+        self.retry = retry
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -73,9 +73,16 @@ class Transport:
         async with self._answer(method, target, body, query) as answer:
             return await _content(answer)
 
-    async def stream(self, target: str, query: Query) -> AsyncGenerator[bytes]:
-        """The body of the answer to GET `target`, as it comes; asked again as `ask` does, until it begins. Raises DkrError."""
+    async def stream(
+        self, target: str, query: Query, on_head: Callable[[Mapping[str, str]], None] | None = None
+    ) -> AsyncGenerator[bytes]:
+        """The body of the answer to GET `target`, as it comes; asked again as `ask` does, until it begins. Raises DkrError.
+
+        on_head  called with the headers of a good answer
+        """
         async with self._answer("GET", target, None, query) as answer:
+            if on_head is not None:
+                on_head(answer.headers)
             async for piece in answer.content.iter_any():
                 yield piece
 
@@ -98,7 +105,7 @@ class Transport:
         self, method: str, target: str, body: object, query: Query | None
     ) -> aiohttp.ClientResponse:
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._retry
+        until = loop.time() + self.retry
         pause = FIRST_PAUSE
         while True:
             try:

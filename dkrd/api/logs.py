@@ -44,7 +44,7 @@ async def logs(context: Context, peer: Peer, request: web.Request, query: LogsQu
             _, fds = await session.expect("log")
         with contextlib.closing(_Log(session, fds, Wanted.of(query))) as found:
             begin = None if query.tail is None else await last_lines(fds, found.wanted, query.tail)
-            response = web.StreamResponse(headers={"Server": "dkr"})
+            response = web.StreamResponse(headers={"Server": "dkr", "Dkr-Container": container.id})
             response.content_type = LINES_TYPE
             await response.prepare(request)
             try:

@@ -1,23 +1,26 @@
 """The log of a container: its output, a line of JSON for each of its own, in files of a bounded size.
 
 The form is the one that other engines call json-file: {"log": "hi\\n", "stream": "stdout", "time": RFC 3339}. Bytes that are
-no UTF-8 stand as base64 in `logBase64`, in place of `log`.
+no UTF-8 stand as base64 in `logBase64`, in place of `log`. Each line has a time of its own, later than those before it also where
+the clock was set back: a reader that was cut off goes on behind the last that it had.
 """
 
 from __future__ import annotations
 
 import binascii
 import os
+import time
 from typing import TYPE_CHECKING
 
 from common import frames
-from common.clock import now
+from common.clock import nanoseconds, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAME = "container.log"
 MAX_LINE = 16 * 1024  # bytes of one entry; a longer line is several, of which the last has the newline
+_MAX_ENTRY = 128 * 1024  # bytes, more than MAX_LINE ever is as JSON
 
 
 class LogFile:
@@ -39,7 +42,9 @@ class LogFile:
         self._complain = complain
         self._fd = _open(self._path)
         self._size = os.fstat(self._fd).st_size
-        self._torn = not _ends_whole(self._path, self._size)
+        end = _end_of(self._path, self._size)
+        self._torn = bool(end) and not end.endswith(b"\n")
+        self._last = _last_time(end)  # nanoseconds, of the last line
         self._failing = False
         self._rest: dict[str, bytes] = {}
         self.on_written: Callable[[], None] = lambda: None
@@ -71,9 +76,8 @@ class LogFile:
     def _write(self, stream: str, entries: list[bytes]) -> None:
         if not entries:
             return
-        time = now()
         try:
-            self._put_all([frames.dumps(_entry(part, stream, time)) + b"\n" for part in entries])
+            self._put_all([frames.dumps(_entry(part, stream, self._moment())) + b"\n" for part in entries])
         except OSError as err:
             if not self._failing:
                 self._failing = True
@@ -81,6 +85,10 @@ class LogFile:
             return
         self._failing = False
         self.on_written()
+
+    def _moment(self) -> str:
+        self._last = max(self._last + 1, time.time_ns())
+        return timestamp(self._last)
 
     def _put_all(self, lines: list[bytes]) -> None:
         """Write lines, many at a time, into as many files as they take."""
@@ -119,15 +127,25 @@ def _open(path: str) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _ends_whole(path: str, size: int) -> bool:
-    """Whether the file ends behind a whole line: a power cut or a full disk may have torn the last."""
+def _end_of(path: str, size: int) -> bytes:
+    """The last bytes of the file, its last line among them: a power cut or a full disk may have torn that."""
     if not size:
-        return True
+        return b""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return os.pread(fd, 1, size - 1) == b"\n"
+        return os.pread(fd, _MAX_ENTRY, max(0, size - _MAX_ENTRY))
     finally:
         os.close(fd)
+
+
+def _last_time(end: bytes) -> int:
+    """The time of the last whole line in `end`, nanoseconds; 0 where there is none."""
+    for line in reversed(end.split(b"\n")):
+        try:
+            return nanoseconds(str(frames.loads_object(line).get("time")))
+        except ValueError:
+            continue
+    return 0
 
 
 def _parts(line: bytes) -> list[bytes]:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import BadRequest, ProtocolError
+from common.version import API_VERSION, VERSION
 from dkrctl.json_lines import MAX_LINE
-from dkrctl.log_lines import splitter
+from dkrctl.log_lines import Line, splitter
+from dkrctl.log_position import Position
 from dkrctl.moments import moment
-from tests.unit.canned import canned, fault
+from tests.unit.canned import canned, fault, http
 from tests.unit.client_harness import PYTHON, ROOT
 
 if TYPE_CHECKING:
@@ -47,8 +49,14 @@ def command(path: Path, *words: str) -> list[str]:
     return [PYTHON, "-IS", "-c", code, "--socket", str(path), "logs", *words]
 
 
-def logs(path: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command(path, *words), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+def logs(path: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command(path, *words),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
 
 
 def test_lines_go_where_they_belong(tmp_path: Path) -> None:
@@ -125,10 +133,76 @@ def test_no_daemon(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_cut_off_is_told_behind_what_came(tmp_path: Path) -> None:
-    with canned(tmp_path / "s", default=chunked([line("one\n")], ends=False)):
-        done = logs(tmp_path / "s", "-f", "web")
+    with canned(tmp_path / "s", default=chunked([line("one\n")], ends=False)) as peer:
+        done = logs(tmp_path / "s", "web")
     assert (done.returncode, done.stdout) == (1, b"one\n")
     assert b"closed the connection in its middle" in done.stderr
+    assert len(peer.requests) == 1
+
+
+def test_one_that_is_followed_is_asked_for_again_and_no_line_comes_twice(tmp_path: Path) -> None:
+    """By an answer that is cut off each time it is no daemon that is there: DKR_TIMEOUT bounds that too."""
+    with canned(tmp_path / "s", default=chunked([line("one\n")] * 2, ends=False)) as peer:
+        done = logs(tmp_path / "s", "-f", "--tail=2", "--until", "1769860800", "web", DKR_TIMEOUT="0.3")
+    assert (done.returncode, done.stdout) == (1, b"one\none\n")
+    assert b"closed the connection in its middle" in done.stderr
+    until = "until=2026-01-31T12%3A00%3A00.000000000Z&follow=true"
+    assert peer.requests[0] == f"GET /v1/containers/web/logs?tail=2&{until} HTTP/1.1"
+    again = f"GET /v1/containers/web/logs?{until}&since={TIME.replace(':', '%3A')} HTTP/1.1"
+    assert set(peer.requests[1:]) == {again}
+    assert len(peer.requests) > 2
+
+
+def test_it_is_gone_on_with_by_its_id(tmp_path: Path) -> None:
+    """Its name may be another's by then."""
+    head, _, rest = chunked([line("one\n")], ends=False).partition(b"\r\n")
+    said = b"\r\n".join((head, b"Dkr-Container: c0ffee", rest))
+    removed = fault("not-found", "404 Not Found", "cannot find c0ffee")
+    answers = {
+        "/v1/containers/web/logs?follow=true": said,
+        "/v1/version": http({"version": VERSION, "apiVersion": API_VERSION}),
+    }
+    with canned(tmp_path / "s", answers, default=removed) as peer:
+        done = logs(tmp_path / "s", "-f", "web")
+    assert (done.returncode, done.stdout) == (1, b"one\n")
+    assert b"the container was removed while the daemon was away" in done.stderr
+    assert peer.requests[1].startswith("GET /v1/containers/c0ffee/logs?follow=true&since=")
+
+
+def lines_at(*times: str) -> list[Line]:
+    return [Line("stdout", time, b"") for time in times]
+
+
+def test_a_place_in_a_log() -> None:
+    place = Position({"follow": "true", "tail": "0", "since": "2100-01-01T00:00:00Z"})
+    assert list(place.queries()) == [{"follow": "true", "tail": "0", "since": "2100-01-01T00:00:00Z"}]
+    place.answered(0.0)
+    asked = place.queries()
+    first = next(asked)
+    assert (first["tail"], first["since"], "follow" in first) == ("0", "2100-01-01T00:00:00Z", False)
+    assert first["until"] < "2100"
+    assert next(asked) == {
+        "follow": "true",
+        "since": "2100-01-01T00:00:00Z",
+    }  # what lies ahead is not made earlier
+    assert [one.time for one in place.take(lines_at("1", "2", "2"))] == ["1", "2", "2"]
+    assert list(place.queries()) == [{"follow": "true", "since": "2"}]
+    # Of an older guardian's lines several have one time; and that it was set back loses none.
+    assert [one.time for one in place.take(lines_at("2", "2", "2", "1", "3"))] == ["2", "1", "3"]
+
+
+def test_how_long_a_daemon_is_away() -> None:
+    place = Position({"follow": "true"})
+    place.answered(0.0)
+    assert place.lost(10.0) == (0.0, 0.05)
+    assert place.lost(10.5) == (0.5, 0.1)
+    place.answered(10.6)
+    assert place.lost(10.75) == (0.75, 0.2)  # it came up and fell
+    place.answered(10.8)
+    assert place.lost(20.0) == (0.0, 0.05)  # it was there, and nothing was written
+    place.answered(20.1)
+    place.take(lines_at("1"))
+    assert place.lost(20.2) == (0.0, 0.05)
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,30 @@ def test_words_for_readers(log: LogFile) -> None:
 def test_open_files_of_none(tmp_path: Path) -> None:
     assert open_files(str(tmp_path)) == []
     assert log_file.NAME == "container.log"
+
+
+def test_each_line_has_a_time_of_its_own(
+    tmp_path: Path, complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that come together, and where the clock is set back, within one life of the guardian's and over it."""
+    clock = [2_000_000_000_000_000_000]
+    monkeypatch.setattr("time.time_ns", lambda: clock[0])
+    for _ in range(3):
+        log = LogFile(str(tmp_path), 4096, 9, complaints.append)
+        log.put("stdout", b"one\ntwo\n" * 20)
+        log.put("stderr", b"x" * 50_000 + b"\n")
+        clock[0] -= 1_000_000_000
+        log.put("stdout", b"three\n")
+        log.close()
+    times = [entry["time"] for entry in entries(tmp_path)]
+    assert len(times) > 60
+    assert times == sorted(set(times))
+
+
+def test_the_time_of_a_line_that_is_torn_does_not_count(tmp_path: Path, complaints: list[str]) -> None:
+    with (tmp_path / NAME).open("w") as file:
+        file.write('{"log":"a","stream":"stdout","time":"2200-01-01T00:00:00.000000000Z"}\n{"log":"b","str')
+    log = LogFile(str(tmp_path), 4096, 2, complaints.append)
+    log.put("stdout", b"c\n")
+    log.close()
+    assert entries(tmp_path)[-1]["time"] == "2200-01-01T00:00:00.000000001Z"
