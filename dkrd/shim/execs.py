@@ -17,11 +17,12 @@ from dkrd.shim import callers, exec_request
 from dkrd.shim.awaited import Awaited
 from dkrd.shim.clients import is_integer
 from dkrd.shim.descriptors import close_all
-from dkrd.shim.executed import Executed, Place
+from dkrd.shim.executed import Executed
 
 if TYPE_CHECKING:
     from dkrd.policy import Credentials
     from dkrd.shim.asks import Ask
+    from dkrd.shim.inside import Place
     from dkrd.shim.session import Session
 
 MAX_EXECS = 64  # of one container, at a time; each holds a few descriptors here

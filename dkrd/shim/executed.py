@@ -6,56 +6,30 @@ forked ─ "master", "execve", end of file ─► started ─ it ends ─► tol
 
 from __future__ import annotations
 
-import array
-import contextlib
 import os
-import select
 import signal
-import socket
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from common.clock import now
-from common.errors import DkrError, Internal, StartFailed
-from dkrd.runtime import becoming, capabilities, cgroups, errands, failure, joining
-from dkrd.shim import outlets
+from common.errors import DkrError, StartFailed
+from dkrd.runtime import errands
+from dkrd.shim import inside, outlets
 from dkrd.shim.called import Called
+from dkrd.shim.child import Child
 from dkrd.shim.clients import Clients, Deeds
+from dkrd.shim.container import Passed
 from dkrd.shim.descriptors import close_soon
 from dkrd.shim.exits import Exit
+from dkrd.shim.inside import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dkrd.loop import Loop, Timer
-    from dkrd.runtime.build import Built
-    from dkrd.shim.config import Config
-    from dkrd.shim.container import Container
+    from dkrd.loop import Timer
     from dkrd.shim.exec_request import Wanted
+    from dkrd.shim.inside import Place
     from dkrd.shim.session import Session
-    from dkrd.shim.state import State
-    from dkrd.shim.task import ShimTask
-
-
-_AGAIN = 0.05  # seconds until it is tried again to reap one that somebody traces
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The container, as all that is executed in it has it in common."""
-
-    loop: Loop
-    task: ShimTask
-    config: Config
-    container: Container
-    built: Built
-    state: State
-
-    @property
-    def name(self) -> str:
-        """The container's, as it is now."""
-        return str(self.state.values["name"])
 
 
 class Executed:
@@ -76,24 +50,19 @@ class Executed:
     ) -> None:
         self.id = os.urandom(32).hex()
         self.uid = uid
-        self.pid = 0
         self._begun = now()
         self._place = place
         self._session = session
         self._wanted = wanted
         self._gone = gone
-        self._sync: socket.socket | None = None
-        self._pidfd = -1
-        self._master = -1
-        self._announced = False
-        self._error: DkrError | None = None
+        self._entry: Entry | None = None
+        self._child: Child | None = None
         self._clients: Clients | None = None  # once it is started
         self._timer: Timer | None = None
-        self._retry: Timer | None = None
         self._cause: str | None = None
         self._killed = False
         self._refused = False
-        self._ooms = cgroups.oom_kills(place.container.cgroup.paths)
+        self._ooms = place.oom_kills()
 
     def describe(self) -> dict[str, object]:
         """For a list."""
@@ -108,94 +77,42 @@ class Executed:
 
     # --- up to execve
 
+    @property
+    def pid(self) -> int:
+        """Its number on the host."""
+        assert self._child is not None
+        return self._child.pid
+
+    @property
+    def _master(self) -> int:
+        return -1 if self._entry is None else self._entry.master
+
     def begin(self) -> None:
         """Fork it. Raises OSError; what was made is undone then. The caller's descriptors are closed here, whatever happens."""
         place, wanted = self._place, self._wanted
-        paths = place.container.cgroup.paths
-        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
-            theirs.callback(close_soon, (*wanted.stdio.values(), *wanted.preserved))
-            cgroup = cgroups.reopen(paths)
-            theirs.callback(cgroup.close)
-            self._sync, sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.callback(self._sync.close)
-            theirs.callback(sync.close)
-            self._sync.setblocking(False)
-            self.pid = joining.fork(
-                joining.Task(
-                    process=wanted.process,
-                    user=wanted.user,
-                    namespaces=place.config.spec.namespaces,
-                    pidfd=place.built.pidfd,
-                    cgroup=cgroup,
-                    stdio=wanted.stdio,
-                    tty=wanted.tty,
-                    preserved=wanted.preserved,
-                    program=place.container.program,
-                    last_cap=capabilities.last_cap(),
-                    sync=sync,
-                )
-            )
-            undo.callback(self._abandon)
-            self._pidfd = os.pidfd_open(self.pid)
-            undo.pop_all()
-        place.loop.watch(self._sync.fileno(), select.EPOLLIN, lambda _events: self._hear())
-        place.loop.watch(self._pidfd, select.EPOLLIN, lambda _events: self._reap())
+        passed = Passed(wanted.stdio, wanted.tty, wanted.preserved)
+        try:
+            pid, sync = inside.fork(place, wanted.process, wanted.user, passed)
+        finally:
+            close_soon((*wanted.stdio.values(), *wanted.preserved))
+        try:
+            self._child = Child(place.loop, pid, self._over)
+        except OSError:
+            sync.close()
+            raise
+        self._entry = Entry(place, sync, self._joined, terminal=wanted.process.terminal)
         self._timer = place.loop.later(place.task.settings.start_seconds, self._late)
 
-    def _abandon(self) -> None:
-        """Where there is no descriptor to hold it by: nobody could guard it."""
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-
-    def _hear(self) -> None:
-        """What the child says before it is the command."""
-        while self._sync is not None:
-            try:
-                data, ancillary, _, _ = self._sync.recvmsg(
-                    failure.MAX_RECORD, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                return
-            except OSError:
-                data, ancillary = b"", []
-            for level, kind, payload in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    self._master = array.array("i", payload)[0]
-            if not data:
-                self._joined()
-            elif data == joining.EXECVE:
-                self._announced = True
-            elif data != becoming.MASTER:
-                self._error = failure.decode(data)
-
-    def _joined(self) -> None:
+    def _joined(self, error: DkrError | None) -> None:
         """It is the command, or never will be."""
-        assert self._sync is not None
-        self._place.loop.forget(self._sync.fileno())
-        self._sync.close()
-        self._sync = None
         if self._timer is not None:
             self._timer.cancel()
         if self._refused:
             return
-        terminal = self._wanted.process.terminal
-        error = self._error
-        if error is None and not self._announced:
-            error = self._died()
-        if error is None and terminal != (self._master >= 0):
-            error = Internal("cannot execute the command: its process sent no terminal")
         if error is None:
             self._started()
         else:
             self._refuse(error)
-
-    def _died(self) -> StartFailed:
-        starved = cgroups.oom_kills(self._place.container.cgroup.paths) > self._ooms
-        cause = "was killed for want of memory" if starved else "ended"
-        return StartFailed(
-            f"cannot execute in {self._place.name}: its process {cause} before it was the command",
-            hint="the container's --memory is for all that runs in it" if starved else None,
-        )
 
     def _late(self) -> None:
         self._refuse(
@@ -251,17 +168,13 @@ class Executed:
 
     def _send(self, number: int) -> None:
         self._killed = self._killed or number == signal.SIGKILL
-        if self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+        if self._child is not None:
+            self._child.send(number)
 
     def _send_all(self, number: int) -> None:
-        """To its process group as well: what it has started and waits for."""
-        self._send(number)
-        # Until it is reaped its number is no other group's.
-        if self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+        self._killed = self._killed or number == signal.SIGKILL
+        if self._child is not None:
+            self._child.send_all(number)
 
     def _client_gone(self, wish: str) -> None:
         if wish == "keep":
@@ -278,32 +191,15 @@ class Executed:
 
     def end(self) -> None:
         """The container has ended: so does all that is executed in it. Waits until it has, which may take 2 s."""
-        self._send_all(signal.SIGKILL)
-        ended = select.poll()
-        ended.register(self._pidfd, select.POLLIN)
-        ended.poll(errands.PATIENCE * 1000)
-        self._reap()
-        if self._pidfd >= 0:
-            self._over(-signal.SIGKILL)  # whatever it still waits for
-
-    def _reap(self) -> None:
-        """It has ended: reap it, now or as soon as it can be."""
-        self._hear()  # what it said last comes first
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if not pid:
-            # Somebody inside traces it, and has to hear of it before us (ptrace(2)). Nothing tells when that is done.
-            self._place.loop.forget(self._pidfd)
-            self._retry = self._place.loop.later(_AGAIN, self._reap)
-            return
-        self._over(os.waitstatus_to_exitcode(status))
+        self._killed = True
+        if self._child is not None:
+            self._child.end(errands.PATIENCE)
 
     def _over(self, code: int) -> None:
-        self._place.loop.forget(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        for timer in (self._timer, self._retry):
-            if timer is not None:
-                timer.cancel()
+        assert self._entry is not None
+        self._entry.hear()  # what it said last comes first
+        if self._timer is not None:
+            self._timer.cancel()
         if self._clients is not None:
             exit_status = self._exit(code)
             self._clients.end({"type": "exited", "exit": exit_status.to_wire()})
@@ -311,13 +207,13 @@ class Executed:
             task.log.audit("exec ended", id=task.id, exec=self.id, **exit_status.to_wire())
         if self._master >= 0:
             os.close(self._master)
-            self._master = -1
+            self._entry.master = -1
         self._gone(self)
 
     def _exit(self, code: int) -> Exit:
         if code >= 0:
             return Exit(code, None, self._cause or "exited")
         starved = code == -signal.SIGKILL and not self._killed
-        if starved and cgroups.oom_kills(self._place.container.cgroup.paths) > self._ooms:
+        if starved and self._place.oom_kills() > self._ooms:
             return Exit(None, -code, self._cause or "oom")
         return Exit(None, -code, self._cause or "signalled")

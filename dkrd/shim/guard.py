@@ -21,8 +21,8 @@ from dkrd.shim.attach import Attaching
 from dkrd.shim.called import Called, Renaming
 from dkrd.shim.clients import Clients, Deeds, is_integer
 from dkrd.shim.execs import Execs
-from dkrd.shim.executed import Place
 from dkrd.shim.exits import Exit
+from dkrd.shim.inside import Place
 from dkrd.shim.pausing import Pausing
 from dkrd.shim.stopping import Stopping
 from dkrd.shim.updating import Updating
