@@ -55,3 +55,10 @@ def cut(text: str, cells: int) -> str:
 def pad(text: str, cells: int) -> str:
     """`text` with blanks behind up to `cells`."""
     return text + " " * (cells - width_of(text))
+
+
+def fill(text: str, cells: int) -> str:
+    """`text`, cut and padded to `cells`."""
+    if text.isascii() and len(text) <= cells:
+        return text.ljust(cells)  # most of a long table
+    return pad(cut(text, cells), cells)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dkrctl.cells import cut, pad, plain, width_of
+from dkrctl.cells import cut, fill, plain, width_of
 
 GAP = 3
 
@@ -34,11 +34,7 @@ def render(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int 
         left_out = _narrow(columns, widths, width)
     lines = []
     for row in table:
-        cells = [
-            pad(cut(cell, wide), wide)
-            for place, (cell, wide) in enumerate(zip(row, widths, strict=True))
-            if place not in left_out
-        ]
+        cells = [fill(cell, widths[place]) for place, cell in enumerate(row) if place not in left_out]
         line = (" " * GAP).join(cells).rstrip(" ")
         lines.append(line if width is None else cut(line, width))
     return "\n".join(lines) + "\n"
