@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 UNITS = REPOSITORY / "systemd" / "system"
-NAMES = ("dkr-containers.service", "dkrd.service", "dkrd.socket")
+NAMES = ("dkr-containers-stop.target", "dkr-containers.service", "dkrd.service", "dkrd.socket")
 # What `systemd-analyze security` says of each service (0 is none, 10 is all): dkrd makes namespaces and mounts on the host for its
 # living and confines its own children itself, so that its number is high; it must not grow unseen.
 EXPOSURE = {"dkrd.service": 9.6, "dkr-containers.service": 4.0}
@@ -200,6 +200,23 @@ def test_the_daemon_is_told_the_cgroup_that_the_other_unit_owns() -> None:
     assert "Slice" not in Unit("dkr-containers.service")["Service"]
     command = Unit("dkrd.service")["Service"]["ExecStart"]
     assert command.endswith(" --cgroup-parent /system.slice/dkr-containers.service")
+
+
+def test_a_killed_holder_comes_to_the_daemons_unit_on_no_way() -> None:
+    """Whatever ties the two directly stops or restarts the daemon at each try to bring the holder back (tests/vm/test_systemd.py)."""
+    tied = ("BindsTo", "PartOf", "PropagatesStopTo", "Requires", "Requisite", "StopPropagatedFrom", "Upholds")
+    found = {
+        (name, key): Unit(name)["Unit"][key]
+        for name in NAMES
+        for key in tied
+        if key in Unit(name)["Unit"] and Unit(name)["Unit"][key] != "dkrd.socket"
+    }
+    # What the target lets through is a stop alone, and only while it is active: the daemon brings it along.
+    assert found == {
+        ("dkr-containers-stop.target", "PartOf"): "dkr-containers.service",
+        ("dkr-containers-stop.target", "PropagatesStopTo"): "dkrd.service",
+    }
+    assert "dkr-containers-stop.target" in Unit("dkrd.service")["Unit"]["Wants"].split()
 
 
 def test_the_socket_is_the_one_that_clients_look_for() -> None:
