@@ -23,15 +23,16 @@ from socket import socket as Socket  # the daemon's socket is a path
 from typing import IO, TYPE_CHECKING, Any
 
 from tests import host
+from tests.patience import guard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-READY_SECONDS = 30.0
-STOP_SECONDS = 20.0
-SETTLE_SECONDS = 10.0
-DKRCTL_SECONDS = 30.0
+READY_SECONDS = guard(30.0)
+STOP_SECONDS = guard(20.0)
+SETTLE_SECONDS = guard(10.0)
+DKRCTL_SECONDS = guard(30.0)
 
 # The pools of tests lie below dkr's default pool, so that a daemon in use on the same machine is not in the way; each test daemon has
 # one slice, held by a lock that ends with the process.

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from dkrctl.client import Client
+from tests.patience import guard
 from tests.security.callers import as_user
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
     Scenario = Callable[[Client], Awaitable[Any]]
 
-GUARD_SECONDS = 30.0
-LOOKING_SECONDS = 10.0
+GUARD_SECONDS = guard(30.0)
+LOOKING_SECONDS = guard(10.0)
 LOOK_SECONDS = 0.005
 
 

@@ -19,6 +19,7 @@ import termios
 from typing import TYPE_CHECKING, Any, Self
 
 from tests import host
+from tests.patience import guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tests.daemon import Daemon
     from tests.host import User
 
-GUARD_SECONDS = 20.0  # hang guards: no test passes or fails by how quick something was
+GUARD_SECONDS = guard(20.0)  # hang guards: no test passes or fails by how quick something was
 VERSION = 2  # of the session protocol
 
 Json = dict[str, Any]

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.patience import guard
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -23,7 +25,7 @@ BUSYBOX = Path("/bin/busybox")
 APPLETS = (
     "cat chmod chown cp dd echo env find grep head id kill ln ls mkdir mknod mount mv pwd readlink rm sh sleep stat test touch"
 ).split()
-SECONDS = 30.0
+SECONDS = guard(30.0)
 
 # --- trees
 

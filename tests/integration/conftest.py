@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.patience import guard
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.daemon import Daemon
     from tests.host import Process, User
 
-SHELL_SECONDS = 30
+SHELL_SECONDS = guard(30.0)
 
 
 @dataclass(frozen=True, slots=True)

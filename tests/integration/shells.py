@@ -11,12 +11,14 @@ import select
 import subprocess
 from typing import TYPE_CHECKING
 
+from tests.patience import guard
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.integration.conftest import Caller
 
-GUARD = 20.0
+GUARD = guard(20.0)
 INSERT_ALL = {"bash": "\x1b*", "zsh": "\x18a"}
 SHOW = "\x14"
 # Each binds ctrl-T to a command that prints the line; zsh also a key for what bash has by itself: all matches, inserted.

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from tests import host
+from tests.patience import guard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.integration.conftest import Caller
 
-GUARD = 20.0  # seconds after which what should have been shown never will
+GUARD = guard(20.0)  # seconds after which what should have been shown never will
 
 
 def keepers(caller: Caller) -> list[host.Process]:

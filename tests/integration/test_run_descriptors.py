@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import host
+from tests.patience import guard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-GUARD = 20.0
+GUARD = guard(20.0)
 # The shell's own, seen from its child: whoever lists a directory has one more open.
 LIST = ("/bin/sh", "-c", "ls -1v /proc/$$/fd; exit")
 

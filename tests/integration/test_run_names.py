@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.conftest import Caller, request
+from tests.patience import guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-GUARD = 20.0
+GUARD = guard(20.0)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 
 from tests import host
 from tests.integration.conftest import request
+from tests.patience import guard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-GUARD = 20.0
+GUARD = guard(20.0)
 # KILL and STOP cannot be caught; the faults, CHLD and PIPE would speak of the client; the stops are for job control; 32 and 33 are
 # the C library's.
 STAY = {4, 7, 8, 9, 11, 13, 17, 18, 19, 20, 21, 22, 32, 33}

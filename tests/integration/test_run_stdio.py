@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.patience import guard
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-GUARD = 20.0  # seconds after which something that should have come never will
+GUARD = guard(20.0)  # seconds after which something that should have come never will
 BLOCK = 1024 * 1024
 BLOCKS = 1024
 

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from dkrd.runtime import cgroups
 from tests import host
 from tests.daemon import READY_SECONDS, Daemon
+from tests.patience import guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from socket import socket as Socket
 
-GUARD_SECONDS = 20.0  # hang guards: no test passes or fails by how quick something was
+GUARD_SECONDS = guard(20.0)  # hang guards: no test passes or fails by how quick something was
 LOOK_SECONDS = 0.01
 SMALL = "dkr-test-small"  # the source of a test's own mounts
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests import host
 from tests.daemon import Daemon
+from tests.patience import guard
 from tests.reliability.support import eventually
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HERE = Path(__file__).resolve().parent
-END_SECONDS = 10.0
+END_SECONDS = guard(10.0)
 
 # What the installed dkrd does, but for the program that is the api.
 PROGRAM = """#!/usr/bin/python3 -IS

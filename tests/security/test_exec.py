@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import host
+from tests.patience import guard
 from tests.reliability.support import eventually
 from tests.security.inside import PRELUDE, PYTHON, status_fields
 from tests.security.test_attach import HONEST, sent_to, verdict
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-END = 20.0  # seconds, for what must not hang
+END = guard(20.0)  # seconds, for what must not hang
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 
 from common.oci import MASKED_PATHS, READONLY_PATHS
 from tests import host
+from tests.patience import guard
 from tests.security.inside import PRELUDE, PYTHON, ask, standing
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def test_a_working_directory_through_a_descriptor_leads_nowhere(daemon: Daemon) 
             )  # fmt: skip
         for number in range(first, min(first + 8, 65)):
             with clients[number] as client:
-                out, err = client.communicate(timeout=20)
+                out, err = client.communicate(timeout=guard(20.0))
             outcomes[number] = (client.returncode, out, err)
     for number, (status, out, err) in outcomes.items():
         assert status != 0, (number, out)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import host
+from tests.patience import guard
 from tests.security.inside import ask, standing
 
 if TYPE_CHECKING:
@@ -159,9 +160,10 @@ def test_the_command_is_in_its_own_cgroup_and_sees_it_as_the_top(daemon: Daemon,
         assert container.id not in inside
         first = host.read_process(container.pid)
         assert first is not None
-    assert host.wait_gone(first.parent, 10)  # its guardian, which cleans up after the client has its answer
+    # Its guardian, which cleans up after the client has its answer.
+    assert host.wait_gone(first.parent, guard(10.0))
     # What it was in itself on cgroup v2, the launcher removes when it has seen its end.
-    until = time.monotonic() + 10
+    until = time.monotonic() + guard(10.0)
     while any(path.name == container.id for path in host.cgroups(daemon.cgroup)):
         assert time.monotonic() < until, "a cgroup of the container is left"
         time.sleep(0.01)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.patience import guard
 from tests.security.callers import as_user
 from tests.security.inside import PRELUDE, PYTHON, ask
 from tests.security.taken_over import Client, frame, frames_of
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-BOUND_SECONDS = 10.0  # a guard against hangs, far above what is measured
+BOUND_SECONDS = guard(10.0)  # a guard against hangs, far above what is measured
 LINGER_SECONDS = 60
 
 

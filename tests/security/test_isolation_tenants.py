@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.patience import guard
 from tests.security.callers import as_user
 from tests.security.inside import PRELUDE, PYTHON, ask
 
@@ -152,7 +153,7 @@ def test_an_id_of_the_pool_is_nobody_outside_too(make_daemon: MakeDaemon) -> Non
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=guard(20.0),
         check=False,
     )
     assert (done.returncode, done.stdout) == (125, "")

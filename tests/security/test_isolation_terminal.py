@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import host
+from tests.patience import guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-BOUND_SECONDS = 20.0
+BOUND_SECONDS = guard(20.0)
 WAIT = "echo up >&4; exec sleep 600"  # 4 is a pipe of the test's
 
 # How 0-2 are given: `here` is the terminal, `other` another, `again` the terminal opened once more for that direction alone,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.patience import guard
 from tests.security.inside import PRELUDE, PYTHON
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def direct(place: Path, probe: str, **job: Any) -> Any:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=guard(20.0),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -55,13 +55,16 @@ def prepared(guest: Guest) -> Guest:
     guest.run(
         "umount /var/lib/dkr; cp -a /var/lib /run/kept; mount /dev/vdb /var/lib; cp -a /run/kept/. /var/lib/; mkdir /var/lib/tmp"
     )
-    guest.run("tar -xf /dev/vdc -C /", seconds=300)
+    guest.run("tar -xf /dev/vdc -C /")
     return guest
 
 
 @pytest.mark.parametrize("words", WORDS)
 def test_it_holds_there_too(prepared: Guest, words: str) -> None:
-    environment = "DKR_TEST_PREFIX=/opt/dkr PYTHONPATH=/usr/local/lib/dkr-tests PYTHONDONTWRITEBYTECODE=1 TMPDIR=/var/lib/tmp"
+    environment = (
+        "DKR_TEST_PREFIX=/opt/dkr DKR_TEST_PATIENCE=20 PYTHONPATH=/usr/local/lib/dkr-tests"
+        " PYTHONDONTWRITEBYTECODE=1 TMPDIR=/var/lib/tmp"
+    )
     pytest_ = "/usr/bin/python3 -m pytest -q -p no:cacheprovider -o timeout=900 -o faulthandler_timeout=0"
     command = f"cd /usr/local/src/dkr && ulimit -n 20000 && {environment} {pytest_} {words} 2>&1"
     done = prepared.machine.run(command, seconds=3600, check=False)
