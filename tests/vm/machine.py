@@ -122,8 +122,10 @@ class Machine:
 
     @property
     def console(self) -> str:
-        """What the machine has said on its serial line since the last boot."""
-        return self.consoles[-1].read_text(errors="replace") if self.consoles else ""
+        """What the machine has said on its serial line since the last boot; nothing where its files are gone."""
+        if not self.consoles or not self.consoles[-1].exists():
+            return ""
+        return self.consoles[-1].read_text(errors="replace")
 
     def boot(self) -> None:
         """Turn it on; returns when its services are up."""
