@@ -8,6 +8,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tests.vm.machine import COMMAND_SECONDS
+
 if TYPE_CHECKING:
     from tests.vm.machine import Machine
 
@@ -18,6 +20,8 @@ POLITE = "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 1000 & wait $
 # Six processes and their sleeps, none of which ends when it is asked to.
 CROWD = "trap '' TERM; for i in 1 2 3 4 5; do (while :; do sleep 1000; done) & done; echo up; while :; do sleep 1000; done"
 STUBBORN = "trap '' TERM; echo up; while :; do sleep 1000; done"
+# The client's verbs wait 10 s for an answer; here a daemon that is being started takes longer.
+PATIENT = f"export DKR_TIMEOUT={COMMAND_SECONDS:.0f}\n"
 
 
 @dataclass(slots=True)
@@ -33,11 +37,11 @@ class Guest:
 
     def run(self, command: str, **options: Any) -> str:
         """A command as root, which must succeed; what it wrote."""
-        return self.machine.run(command, **options).stdout
+        return self.machine.run(f"{PATIENT}{command}", **options).stdout
 
     def status(self, command: str) -> int:
         """A command as root; its status."""
-        return self.machine.run(command, check=False).returncode
+        return self.machine.run(f"{PATIENT}{command}", check=False).returncode
 
     def show(self, unit: str, name: str) -> str:
         """A property of a unit."""
@@ -58,12 +62,17 @@ class Guest:
         """What the container, and its client, have written so far."""
         return self.run(f"cat /tmp/{name}.out")
 
-    def wait(self, command: str, seconds: int = 60) -> None:
+    def wait(self, command: str) -> None:
         """Look again and again until `command` succeeds."""
-        self.run(
-            f"for i in $(seq {seconds * 5}); do {command} && exit 0; sleep 0.2; done; exit 1",
-            seconds=seconds * 3,
-        )
+        self.run(f"until {command}; do sleep 0.2; done")
+
+    def kill_daemon(self, whom: str) -> None:
+        """SIGKILL for `main` or `all` of the daemon's unit; returns when its processes are gone and systemd has started others."""
+        launcher = self.show("dkrd.service", "MainPID")
+        api = self.run(f"pgrep --exact --parent {launcher} dkr-api").strip()
+        self.run(f"systemctl kill --kill-whom={whom} --signal=KILL dkrd.service")
+        self.wait(f"! kill -0 {launcher} {api} 2>/dev/null")
+        self.wait(f"! systemctl show --property=MainPID --value dkrd.service | grep -qx -e 0 -e {launcher}")
 
     def containers(self, *, every: bool = False) -> dict[str, dict[str, Any]]:
         """The daemon's answer, by name."""

@@ -1,7 +1,8 @@
 """One virtual machine: boots the image with dkr installed in it, does what it is told, can lose its power and keep its disk.
 
-The processor is emulated (TCG): everything takes some 18 times as long as here, a boot 15 s to a minute. So a test module boots once, and
-guards against hanging are wide. A hang is cut, and shows what the console said.
+The processor is emulated (TCG): everything takes some 18 times as long as here, a boot 15 s to a minute, and longer where this machine has
+other work. So a test module boots once, and the guards below are against hanging alone: nothing may depend on how fast it goes. A hang is
+cut, and shows what the console said.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BOOT_SECONDS = 300.0
-COMMAND_SECONDS = 120.0
-OFF_SECONDS = 180.0
+BOOT_SECONDS = 600.0
+COMMAND_SECONDS = 600.0
+OFF_SECONDS = 600.0
 DISK_BYTES = 1 << 30
 
 _TREE = (
@@ -161,7 +162,7 @@ class Machine:
 
     def _connect(self, path: Path) -> None:
         assert self.process is not None
-        until = time.monotonic() + 20.0
+        until = time.monotonic() + BOOT_SECONDS
         while True:
             self.port = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
@@ -206,9 +207,8 @@ class Machine:
             assert status == 0, f"{command}: status {status}\n{out}{err}"
         return subprocess.CompletedProcess(command, status, out, err)
 
-    def shut_down(self) -> float:
-        """An orderly shutdown, as before switching off or booting anew; the seconds that it took."""
-        begun = time.monotonic()
+    def shut_down(self) -> None:
+        """An orderly shutdown, as before switching off or booting anew."""
         self.run("systemctl --no-block poweroff")
         assert self.process is not None
         try:
@@ -219,7 +219,6 @@ class Machine:
                 f"the machine does not go off; its console:\n{self.console[-6000:]}"
             ) from None
         self._let_go()
-        return time.monotonic() - begun
 
     def cut(self) -> None:
         """Power cut: what is on the disk stays, as far as it had got there."""

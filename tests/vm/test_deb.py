@@ -19,7 +19,7 @@ from tests.vm.guest import POLITE, Guest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
 APT = "DEBIAN_FRONTEND=noninteractive apt-get --yes --no-install-recommends"
 CURL = "curl --silent --show-error --fail --unix-socket /run/dkr/dkr.sock"
@@ -63,14 +63,14 @@ def guest(archive: Path) -> Iterator[Guest]:
 
 
 def test_an_install_serves_its_first_client(guest: Guest) -> None:
-    guest.run(f"{APT} install /usr/local/src/dkr.deb", seconds=300)
+    guest.run(f"{APT} install /usr/local/src/dkr.deb")
     assert guest.run(USERS).count("\n") == 4
     assert guest.show("dkrd.socket", "ActiveState") == "active"
     assert guest.run("systemctl is-enabled dkrd.socket dkrd.service", check=False) == "enabled\ndisabled\n"
     assert guest.show("dkrd.service", "ActiveState") == "inactive"
     guest.run("useradd --groups dkr tina")
     tenant = "setpriv --reuid tina --regid tina --init-groups"
-    assert guest.run(f"{tenant} dkrctl run --rm /bin/echo hello", seconds=180) == "hello\n"
+    assert guest.run(f"{tenant} dkrctl run --rm /bin/echo hello") == "hello\n"
     for unit in ("dkrd.service", "dkr-containers.service"):
         assert guest.show(unit, "ActiveState") == "active"
     assert (
@@ -104,7 +104,7 @@ def test_an_upgrade_leaves_containers_and_sessions_alone(guest: Guest) -> None:
     before, daemon, holder = _standing(guest)
     assert set(before) == {"polite", "shell", "logged"}
 
-    guest.run(f"{APT} install /usr/local/src/newer.deb", seconds=300)
+    guest.run(f"{APT} install /usr/local/src/newer.deb")
 
     after, newer, same = _standing(guest)
     assert (after, same) == (before, holder)
@@ -122,7 +122,7 @@ def test_an_upgrade_leaves_containers_and_sessions_alone(guest: Guest) -> None:
     assert "word 1" in logs
     assert "word 2" in logs
     guest.run("dkrctl rm logged")
-    assert "219" not in guest.run("journalctl --no-pager -u dkrd.service -u dkr-containers.service")
+    assert "219/CGROUP" not in guest.run("journalctl --no-pager -u dkrd.service -u dkr-containers.service")
 
 
 def _standing(guest: Guest) -> tuple[dict[str, tuple[int, int]], str, str]:
@@ -137,7 +137,7 @@ def _standing(guest: Guest) -> tuple[dict[str, tuple[int, int]], str, str]:
 def test_a_removal_stops_containers_and_keeps_state(guest: Guest) -> None:
     guest.run("mkdir -p /etc/dkr; echo 'log_level = \"debug\"' >/etc/dkr/dkrd.toml")
     assert set(guest.pids()) == {"polite"}
-    guest.run(f"{APT} remove dkr", seconds=300)
+    guest.run(f"{APT} remove dkr")
     assert guest.said("polite") == "up\nbye\nstatus 7\n"
     # What an admin has enabled is remembered until a purge: a name without a unit.
     units = guest.run("systemctl list-units --all --plain --no-legend 'dkr*'").splitlines()
@@ -146,15 +146,15 @@ def test_a_removal_stops_containers_and_keeps_state(guest: Guest) -> None:
     assert guest.status("test -e /usr/lib/dkr") == 1
     assert guest.run("cat /etc/dkr/dkrd.toml") == 'log_level = "debug"\n'
     # The next install has what the one before had.
-    guest.run(f"{APT} install /usr/local/src/dkr.deb", seconds=300)
+    guest.run(f"{APT} install /usr/local/src/dkr.deb")
     found = guest.containers(every=True)
     assert {name: container["exit"]["cause"] for name, container in found.items()} == {"polite": "stopped"}
 
 
 def test_a_purge_leaves_the_users_and_nothing_else(guest: Guest) -> None:
-    guest.run(f"{APT} install /usr/local/src/dkr.deb", seconds=300)  # where the test before has not
+    guest.run(f"{APT} install /usr/local/src/dkr.deb")  # where the test before has not
     guest.start("last", POLITE)
-    guest.run(f"{APT} purge dkr", seconds=300)
+    guest.run(f"{APT} purge dkr")
     assert guest.said("last") == "up\nbye\nstatus 7\n"
     assert guest.run("dpkg-query --show --showformat='${db:Status-Status}' dkr 2>/dev/null; true") in (
         "",

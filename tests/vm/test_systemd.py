@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,11 +13,11 @@ from tests.vm import image
 from tests.vm.guest import CGROUPS, CONTAINERS, POLITE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.vm.guest import Guest
 
-pytestmark = [pytest.mark.vm, pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.soak, pytest.mark.timeout(3600)]
 
 UNITS = "dkrd.socket dkrd.service dkr-containers.service"
 STOP = "dkr-containers-stop.target"
@@ -46,7 +47,7 @@ def test_the_first_client_starts_the_daemon(guest: Guest) -> None:
     assert guest.run("stat -c '%U %G %a' /run/dkr/dkr.sock") == "root dkr 660\n"
     assert guest.show("dkrd.service", "ActiveState") == "inactive"
     tenant = "setpriv --reuid tina --regid tina --init-groups"
-    assert guest.run(f"{tenant} dkrctl run --rm /bin/echo hello", seconds=180) == "hello\n"
+    assert guest.run(f"{tenant} dkrctl run --rm /bin/echo hello") == "hello\n"
     for unit in UNITS.split():
         assert guest.show(unit, "ActiveState") == "active"
     # Who is in none of the groups is refused by the file's mode.
@@ -107,8 +108,6 @@ RESTARTS = {
     "stop and start": "systemctl stop dkrd.service && systemctl start dkrd.service",
     "all but the containers": "systemctl stop dkrd.socket dkrd.service && systemctl start dkrd.socket dkrd.service",
     "daemon-reload": "systemctl daemon-reload && systemctl restart dkrd.service",
-    "killed": "systemctl kill --kill-whom=main --signal=KILL dkrd.service; sleep 3; systemctl is-active dkrd.service",
-    "all of it killed": "systemctl kill --kill-whom=all --signal=KILL dkrd.service; sleep 3; systemctl is-active dkrd.service",
 }
 
 
@@ -118,21 +117,26 @@ def test_the_daemon_comes_and_goes_and_containers_do_not_notice(serving: Guest) 
     guest.start("second", POLITE, user="tina")
     before = guest.pids()
     assert set(before) == {"first", "second"}
-    for how, command in RESTARTS.items():
+    ways: dict[str, Callable[[], object]] = {
+        how: partial(guest.run, command) for how, command in RESTARTS.items()
+    }
+    ways |= {f"{whom} killed": partial(guest.kill_daemon, whom) for whom in ("main", "all")}
+    for how, exchange in ways.items():
         old = guest.show("dkrd.service", "MainPID")
-        guest.run(f"{command}; dkrctl run --rm /bin/true", seconds=180)
+        exchange()
+        guest.run("dkrctl run --rm /bin/true")
         assert guest.show("dkrd.service", "MainPID") not in ("0", old), how
         assert guest.pids() == before, how
         assert set(guest.containers()) == {"first", "second"}, how
     assert guest.show("dkrd.service", "Result") == "success"
     journal = guest.run("journalctl --no-pager -u dkrd.service -u dkr-containers.service")
-    assert "219" not in journal
+    assert "219/CGROUP" not in journal
     assert "left-over process" not in journal
 
 
 def test_clients_wait_while_the_daemon_is_exchanged(serving: Guest) -> None:
     command = "for i in 1 2 3 4; do dkrctl run --rm /bin/echo $i >>/tmp/waited 2>&1 & done; systemctl restart dkrd; wait"
-    serving.run(f"rm -f /tmp/waited; {command}", seconds=240)
+    serving.run(f"rm -f /tmp/waited; {command}")
     assert sorted(serving.run("cat /tmp/waited").split()) == ["1", "2", "3", "4"]
 
 
