@@ -24,7 +24,7 @@ MAX_SECONDS = 1e9  # of any time limit
 REQUEST_KEYS = frozenset(
     "image rootfs args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces preserveFds "
     "init rm stopSignal stopTimeout timeout onDisconnect "
-    "openStdin memory swap cpus pidsLimit".split()
+    "openStdin memory swap cpus pidsLimit log".split()
 )
 
 
@@ -82,6 +82,7 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
             "labels": _strings(request.get("labels", {})),
             "preserveFds": request.get("preserveFds", 0),
             "seccomp": "default",
+            "log": request.get("log"),
             **_life(request),
         },
     }

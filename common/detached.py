@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict
 
-from common import shapes  # noqa: TC001  # pydantic reads the annotations when the program runs
+from common import log_shapes, shapes  # noqa: TC001  # pydantic reads the annotations when the program runs
 from common.models import RUN_SCHEMA, About, Model, RunRequest, Time
 
 
@@ -33,6 +33,9 @@ class CreateRequest(RunRequest):
     ] = False
     rootfs: Annotated[shapes.KeptRootfs, About("a descriptor cannot be kept")] = None
     preserve_fds: Annotated[shapes.KeptDescriptors, About("descriptors cannot be kept")] = 0
+    log: Annotated[log_shapes.KeptLog, About("where its output goes; a file of the daemon's if absent")] = (
+        None
+    )
     on_disconnect: Annotated[shapes.NoClient, About("whoever attaches says it")] = None
 
 
@@ -75,6 +78,7 @@ class LogLine(Model):
     log_base64: shapes.Base64 = None
     stream: Literal["stdout", "stderr"]
     time: Time
+    dropped: Annotated[int | None, About("how many lines are missing here, which `log` tells people")] = None
 
 
 class RemoveQuery(Model):

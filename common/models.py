@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from common import checks, shapes
+from common import checks, log_shapes, shapes
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
@@ -141,6 +141,7 @@ class RunRequest(Model):
         shapes.Pids,
         About("processes and threads; -1: without bound, as for admins if absent, else the daemon's bound"),
     ] = None
+    log: Annotated[log_shapes.Log, About("where its output goes: driver and options, as Docker's")] = None
     init: Annotated[bool, About("process 1 is dkr's own: it reaps, and forwards signals")] = False
     rm: Annotated[bool, About("it is removed when it ends")] = False
     stop_signal: Annotated[
@@ -229,6 +230,7 @@ class PlainRun(RunRequest):
     terminal: Annotated[shapes.NoTerminal, About("a terminal needs a session")] = False
     rootfs: Annotated[shapes.NoRootfs, About("a directory of one's own needs a session")] = None
     preserve_fds: Annotated[shapes.NoDescriptors, About("descriptors need a session")] = 0
+    log: Annotated[log_shapes.PlainLog, About("its output is the answer")] = None
     rm: Annotated[shapes.Removed, About("it is removed when it ends: nobody could find what is left")] = True
     on_disconnect: Annotated[
         shapes.Ends, About("what becomes of it when its client goes away before the answer; `stop` if absent")

@@ -6,7 +6,7 @@ what `run` needs; the verbs that do not start a command are in common/verbs.py, 
 Letters and meanings are Docker's wherever Docker has the option; `docker` says where they differ.
 """
 
-from common.limit_options import LIMITS
+from common.limit_options import LIMITS, LOGS
 
 FLAG = "flag"  # --rm, --rm=false
 VALUE = "value"  # one string; given twice, the last wins
@@ -296,6 +296,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
     _namespace("userns", "user", "user ids", docker="private is the default here, host is Docker's"),
     _namespace("timens", "time", "boot and monotonic clocks", default="host", docker="Docker has none"),
     *_LIMIT_OPTIONS,
+    *(Option(*w, group="Output", default=d, docker=o, choices=c) for *w, d, o, c in LOGS),
     Option(
         "interactive",
         "i",

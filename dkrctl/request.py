@@ -51,6 +51,7 @@ def build(parsed: Parsed, command: options.Command = options.RUN) -> dict[str, o
     ):
         if value:
             request[key] = value
+    _log(parsed, request)
     _times(parsed, request)
     take_limits(parsed, request)
     return request
@@ -110,6 +111,20 @@ def _times(parsed: Parsed, request: dict[str, object]) -> None:
                 "cannot take --timeout 0: it would end before it begins", hint="leave it out for none"
             )
         request["timeout"] = limit
+
+
+def _log(parsed: Parsed, request: dict[str, object]) -> None:
+    driver, log_options = parsed.last("log-driver"), {}
+    for word in parsed.every("log-opt"):
+        key, equals, value = utf8(word, "--log-opt").partition("=")
+        if not key or not equals:
+            raise BadRequest(
+                f"cannot take --log-opt {word}: KEY=VALUE is wanted", hint="as in --log-opt max-size=10m"
+            )
+        log_options[key] = value
+    if driver is not None or log_options:
+        wanted: dict[str, object] = {} if driver is None else {"driver": driver}
+        request["log"] = {**wanted, "options": log_options} if log_options else wanted
 
 
 def take_limits(parsed: Parsed, request: dict[str, object]) -> None:

@@ -346,5 +346,5 @@ def run(words: list[str], socket: str | None) -> int:
         # Late: no client stands for that command, and none of what is below is needed.
         from dkrctl.detached import run_detached
 
-        return run_detached(parsed, socket_path(parsed.last("socket"), socket))
+        return run_detached(parsed, socket_path(parsed.last("socket"), socket), found)
     return Run(parsed, socket_path(parsed.last("socket"), socket), found).go()

@@ -90,6 +90,11 @@ WHYS: dict[str, Why] = {
         "dkrd/shim/log_file.py",
         _pages("open(2)"),
     ),
+    "journal": Why(
+        "Its caller wants the output in the host's journal: each line is a record there, sent by the guardian.",
+        "dkrd/shim/log_journal.py",
+        _pages("unix(7) systemd.journal-fields(7)"),
+    ),
     "pipes": Why(
         "The other ends are the guardian's, who reads them whether or not anybody is attached: no output holds up the command.",
         "dkrd/shim/pipes.py",

@@ -50,12 +50,14 @@ class Journal:
             except OSError as err:
                 if err.errno not in _TOO_LONG:
                     raise
-                return _send_file(sock, record, self._path)
+                return send_file(sock, record, self._path)
         return True
 
 
-def _send_file(sock: socket.socket, record: bytes, path: str) -> bool:
-    """What is too long for a datagram goes as a sealed file of memory."""
+def send_file(sock: socket.socket, record: bytes, path: str | None = None) -> bool:
+    """What is too long for a datagram goes as a sealed file of memory, to `path` or where `sock` is connected; False where the
+    journal does not take it now. Raises OSError.
+    """
     fd = os.memfd_create("dkr-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         view = memoryview(record)
@@ -63,7 +65,11 @@ def _send_file(sock: socket.socket, record: bytes, path: str) -> bool:
             view = view[os.write(fd, view) :]
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        sock.sendmsg([], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, path)
+        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        if path is None:
+            sock.sendmsg([], rights, flags)
+        else:
+            sock.sendmsg([], rights, flags, path)
     except BlockingIOError:
         return False
     finally:
@@ -71,11 +77,12 @@ def _send_file(sock: socket.socket, record: bytes, path: str) -> bool:
     return True
 
 
-def encode(fields: Mapping[str, str]) -> bytes:
+def encode(fields: Mapping[str, str] | Mapping[str, str | bytes]) -> bytes:
     """The record's bytes: KEY=value lines, and a length before each value that is more than a line."""
     record = b""
     for key, text in fields.items():
-        value = text.encode("utf-8", "backslashreplace")[:_VALUE_MAX]
+        value = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
+        value = value[:_VALUE_MAX]
         if b"\n" in value:
             field = key.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
         else:

@@ -18,6 +18,8 @@ from common.errors import DkrError, NotPermitted
 from common.oci import DEFAULT_CAPABILITIES, DEFAULT_MOUNTS, MASKED_PATHS, READONLY_PATHS
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from dkrd.runtime.spec import Mount, Spec
 
 NAMESPACES = ("pid", "ipc", "uts", "cgroup", "network", "user")
@@ -189,15 +191,50 @@ def bound_pids(who: Caller, wanted: int | None, bound: int, *, proven: bool) -> 
         return wanted
     most = "no bound" if wanted < 0 else f"{wanted} processes"
     if who.admin:
-        raise NotPermitted(
-            f"cannot give {most} over plain HTTP: nothing there proves that its caller asked for it",
-            rule="http",
-            hint="use dkrctl, or a client with a session; or the setting http_lifts, for admins",
-        )
+        _refuse_unproven(most)
     raise NotPermitted(
         f"cannot give {most} to a container of uid {who.uid}: at most {bound} are possible",
         rule="pids-limit",
         hint="ask for fewer, or have limits.pids_per_container raised in dkrd.toml",
+    )
+
+
+def bound_log(who: Caller, wanted: int, most: int, *, proven: bool) -> None:
+    """Raise NotPermitted where `who` may not keep so many bytes of a container's output; `proven` as of `bound_pids`.
+
+    most  what the settings limits.log_max_size and limits.log_max_files make together, which only admins may pass
+    """
+    if wanted <= most or (who.admin and proven):
+        return
+    if who.admin:
+        _refuse_unproven(f"a log of {wanted} bytes")
+    raise NotPermitted(
+        f"cannot keep {wanted} bytes of the output of a container of uid {who.uid}: at most {most} are possible",
+        rule="log-size",
+        hint="max-size times max-file counts; or have limits.log_max_size raised in dkrd.toml",
+    )
+
+
+def may_journal(who: Caller, *, proven: bool) -> None:
+    """Raise NotPermitted where `who` may not write into the host's journal: who writes much there has others' records rotated out
+    or held back, this daemon's among them. `proven` as of `bound_pids`.
+    """
+    if who.admin and proven:
+        return
+    if who.admin:
+        _refuse_unproven("the log driver journald")
+    raise NotPermitted(
+        f"cannot give the log driver journald to a container of uid {who.uid}: the host's journal is for admins' containers",
+        rule="log-journald",
+        hint="use the log driver json-file",
+    )
+
+
+def _refuse_unproven(what: str) -> NoReturn:
+    raise NotPermitted(
+        f"cannot give {what} over plain HTTP: nothing there proves that its caller asked for it",
+        rule="http",
+        hint="use dkrctl, or a client with a session; or the setting http_lifts, for admins",
     )
 
 

@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     swap           bytes of swap beside them, -1: without bound; as much as `memory`
     cpus           processors' worth of time, as in 1.5
     pids_limit     processes and threads; -1, without bound, is for admins
+    log            where its output goes: `{"driver": "json-file", "options": {"max-size": "10m"}}`; see docs/logging.md
     init           process 1 is dkr's own, reaps and forwards
     rm             remove the container when it ends
     stop_signal    name or number; SIGTERM
@@ -57,6 +58,7 @@ class Options(TypedDict, total=False):
     swap: int | None
     cpus: float | None
     pids_limit: int | None
+    log: Mapping[str, object] | None
     init: bool | None
     rm: bool | None
     stop_signal: str | int | None
@@ -94,6 +96,8 @@ def _plain(name: str, value: Any) -> object:  # noqa: ANN401 - whatever a caller
     """`value` in JSON's own types."""
     if name in ("env", "labels", "tmpfs", "namespaces"):
         return dict(value)
+    if name == "log":
+        return {key: dict(part) if key == "options" else part for key, part in dict(value).items()}
     if name == "entrypoint":
         if isinstance(value, str):
             raise TypeError("entrypoint is a list of words, not one text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common import frames, oci
+from common import frames, log_drivers, oci
 from common.errors import BadRequest, DkrError, Internal
 from dkrd.runtime import limits, spec
 from dkrd.runtime.document import Reader, refuse
@@ -28,6 +28,7 @@ class Config:
     timeout        seconds the run may last, or None
     on_disconnect  what happens when the client vanishes
     open_stdin     whether attached clients send its standard input, where the guardian holds it
+    log            where its output goes
     limits         what bounds it: what the spec says, and the defaults (bounds.py)
     document       the bundle as it came, for config.json and for policy
     """
@@ -45,6 +46,7 @@ class Config:
     timeout: float | None
     on_disconnect: str
     open_stdin: bool
+    log: log_drivers.Logging
     limits: limits.Resources
     document: dict[str, object]
 
@@ -87,6 +89,7 @@ def parse(data: bytes) -> Config:
         timeout=dkr.optional_seconds("timeout"),
         on_disconnect=dkr.one_of("onDisconnect", DISCONNECT),
         open_stdin=dkr.flag("openStdin", False),
+        log=_log(dkr),
         limits=parsed.resources,
         document=document,
     )
@@ -94,6 +97,15 @@ def parse(data: bytes) -> Config:
     if not 0 < len(config.name) <= MAX_NAME or "/" in config.name:
         refuse("dkr.name", "between 1 and 128 characters without / are wanted")
     return config
+
+
+def _log(dkr: Reader) -> log_drivers.Logging:
+    # A config.json of before there were drivers has none.
+    value = dkr.take("log") if dkr.has("log") else None
+    try:
+        return log_drivers.parse(value)
+    except log_drivers.LogFault as err:
+        refuse(dkr.where("log") + err.path, err.message)
 
 
 def read(path: str) -> Config:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from common import log_drivers
 from common.clock import now
 from common.errors import Conflict, DkrError, NotFound, NotPermitted
 from dkrd import ids, policy
@@ -84,7 +85,7 @@ def _after_a_power_cut(task: ShimTask) -> dict[str, object]:
 
 def check_descriptors(config: configs.Config) -> None:
     """Raise Conflict where it cannot be started again, because it had descriptors."""
-    if config.root_kind == "rootfs" or config.preserve_fds:
+    if config.root_kind == "rootfs" or config.preserve_fds or config.log.driver == log_drivers.PASSTHROUGH:
         raise Conflict(
             f"cannot start {config.name} again: it had descriptors of its caller's, which nobody keeps",
             rule="descriptors",

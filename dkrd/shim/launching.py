@@ -10,19 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from common.errors import DkrError, ProtocolError
 from dkrd.loop import Loop
 from dkrd.runtime import failure
-from dkrd.shim import attach, begun, callers, cleanup, kept, logs, outlets, pipes, told, trace
+from dkrd.shim import attach, begun, callers, cleanup, kept, log_drivers, outlets, pipes, told, trace
 from dkrd.shim import container as containers
-from dkrd.shim.called import Called
 from dkrd.shim.descriptors import close_all, close_soon
 from dkrd.shim.ending import Ending
 from dkrd.shim.guard import Guard
-from dkrd.shim.log_file import LogFile
 from dkrd.shim.session import VERSION
 
 if TYPE_CHECKING:
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from dkrd.runtime.build import Built
     from dkrd.runtime.steps import Recorder
     from dkrd.shim.asks import Handler
+    from dkrd.shim.log_queue import LogQueue
     from dkrd.shim.session import Session
     from dkrd.shim.state import State
     from dkrd.shim.task import ShimTask
@@ -44,7 +42,7 @@ class _Made:
     container: containers.Container
     state: State
     listener: socket.socket
-    log: LogFile
+    log: LogQueue | None
     theirs: pipes.Theirs
     ours: dict[int, pipes.Pipe]
     tty: tuple[int, ...]
@@ -76,7 +74,8 @@ def launch(task: ShimTask, asking: policy.Credentials, session: Session, recorde
         built = containers.start(task, found.config, root, made.container, passed, recorder)
     except (DkrError, OSError) as err:
         error = failure.describe(err, recorder.current)
-        made.log.close()
+        if made.log is not None:
+            made.log.close()
         pipes.close(made.ours)
         ending.failed(lambda: start.refuse(error, who.uid))
         return
@@ -104,13 +103,13 @@ def _watch(
         outs = outlets.of_terminal(loop, built.master, config.open_stdin, made.log)
     else:
         outs = outlets.of_pipes(loop, made.ours, made.log)
-    readers = logs.Readers(loop, made.container.directory, Called(made.state), made.log)
+    reading, readers = log_drivers.reading(loop, made.container, config, made.state, made.log)
     handlers: dict[str, Handler] = {
         "explain": lambda _ask: trace.trace_of(task, config, recorder),
-        "logs": readers.ask,
+        "logs": reading,
     }
     guard = Guard(loop, task, config, made.container, built, made.state, made.listener, outs, handlers)
-    guard.on_told = (readers.end, made.log.close)
+    guard.on_told = (*((made.log.close,) if made.log is not None else ()), *(one.end for one in readers))
     guard.clients.relay_from_the_beginning()
     if frame["type"] == "attach":
         attach.admit(guard.clients, start.session, frame)
@@ -181,15 +180,9 @@ def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder) -> _Made:
         container = containers.enter(task, config, found.owner, claim, recorder)
         undo.callback(cleanup.remove_cgroups, container.cgroup.paths)
         undo.callback(container.cgroup.close)
-        recorder.begin("log", partial(told.log, container.directory))
-        settings = task.settings
-        log = LogFile(
-            container.directory,
-            settings.log_max_size,
-            settings.log_max_files,
-            lambda cause: task.log.error("cannot write the container's log", id=task.id, cause=cause),
-        )
-        undo.callback(log.close)
+        log = log_drivers.make(task, config, container, found.owner, recorder)
+        if log is not None:
+            undo.callback(log.close)
         terminal, typed = config.spec.process.terminal, config.open_stdin
         tty = ((0, 1, 2) if typed else (1, 2)) if terminal else ()
         recorder.begin("pipes", told.pipes(tty))

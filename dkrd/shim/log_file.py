@@ -2,112 +2,107 @@
 
 The form is the one that other engines call json-file: {"log": "hi\\n", "stream": "stdout", "time": RFC 3339}. Bytes that are
 no UTF-8 stand as base64 in `logBase64`, in place of `log`. Each line has a time of its own, later than those before it also where
-the clock was set back: a reader that was cut off goes on behind the last that it had.
+the clock was set back: a reader that was cut off goes on behind the last that it had. A line about lines that were dropped has
+their number as `dropped`.
 """
 
 from __future__ import annotations
 
 import binascii
 import os
-import time
 from typing import TYPE_CHECKING
 
 from common import frames
-from common.clock import nanoseconds, timestamp
+from common.clock import nanoseconds
+from common.log_drivers import Logging
+from dkrd.shim.log_queue import LogQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dkrd.shim.log_queue import Entry
+
 NAME = "container.log"
-MAX_LINE = 16 * 1024  # bytes of one entry; a longer line is several, of which the last has the newline
-_MAX_ENTRY = 128 * 1024  # bytes, more than MAX_LINE ever is as JSON
+DEFAULT = Logging()
+_MAX_ENTRY = 128 * 1024  # bytes, more than an entry ever has
 
 
-class LogFile:
+class LogFile(LogQueue):
     """The files in `directory`: NAME, and before it NAME.1, NAME.2 and so on.
 
-    max_size    bytes of one
-    max_files   how many
-    complain    told once that nothing can be written, with errno's text, until something can again
+    max_size   bytes of one
+    max_files  how many
+    wanted, complain as of LogQueue
+
+    on_written, on_rotated  called when that was done
 
     Raises OSError.
     """
 
     def __init__(
-        self, directory: str, max_size: int, max_files: int, complain: Callable[[str], None]
+        self,
+        directory: str,
+        max_size: int,
+        max_files: int,
+        complain: Callable[[str], None],
+        wanted: Logging = DEFAULT,
     ) -> None:
+        super().__init__(wanted, complain)
         self._path = f"{directory}/{NAME}"
         self._max_size = max_size
         self._max_files = max_files
-        self._complain = complain
         self._fd = _open(self._path)
         self._size = os.fstat(self._fd).st_size
         end = _end_of(self._path, self._size)
         self._torn = bool(end) and not end.endswith(b"\n")
-        self._last = _last_time(end)  # nanoseconds, of the last line
-        self._failing = False
-        self._rest: dict[str, bytes] = {}
+        self._last = _last_time(end)
         self.on_written: Callable[[], None] = lambda: None
         self.on_rotated: Callable[[], None] = lambda: None
 
-    def put(self, stream: str, data: bytes) -> None:
-        """Bytes of `stream` ("stdout", "stderr"). What is no whole line yet waits for its end, or for `end`."""
-        *lines, rest = (self._rest.pop(stream, b"") + data).split(b"\n")
-        entries = [part for line in lines for part in _parts(line + b"\n")]
-        if len(rest) > MAX_LINE:
-            *full, rest = _parts(rest)
-            entries += full
-        if rest:
-            self._rest[stream] = rest
-        self._write(stream, entries)
-
-    def end(self, stream: str) -> None:
-        """Nothing more comes of `stream`: what waits is its last line."""
-        rest = self._rest.pop(stream, b"")
-        if rest:
-            self._write(stream, _parts(rest))
-
-    def close(self) -> None:
-        """Write what waits, and let go of the file."""
-        for stream in list(self._rest):
-            self.end(stream)
+    def _finish(self) -> None:
         os.close(self._fd)
 
-    def _write(self, stream: str, entries: list[bytes]) -> None:
-        if not entries:
-            return
+    def _take(self, entries: list[Entry]) -> int:
+        lines = [frames.dumps(_entry(entry)) + b"\n" for entry in entries]
+        stand = 0
         try:
-            self._put_all([frames.dumps(_entry(part, stream, self._moment())) + b"\n" for part in entries])
-        except OSError as err:
-            if not self._failing:
-                self._failing = True
-                self._complain(err.strerror or str(err))
-            return
-        self._failing = False
-        self.on_written()
+            begin, size = 0, self._size
+            for number, line in enumerate(lines):
+                if size and size + len(line) > self._max_size:
+                    stand += self._write(lines[begin:number])
+                    if stand < number:
+                        return stand
+                    self._rotate()
+                    begin, size = number, 0
+                size += len(line)
+            stand += self._write(lines[begin:])
+        except OSError:
+            if not stand:
+                raise
+        finally:
+            if stand:
+                self.on_written()
+        return stand
 
-    def _moment(self) -> str:
-        self._last = max(self._last + 1, time.time_ns())
-        return timestamp(self._last)
-
-    def _put_all(self, lines: list[bytes]) -> None:
-        """Write lines, many at a time, into as many files as they take."""
-        begin, size = 0, self._size
-        for number, line in enumerate(lines):
-            if size and size + len(line) > self._max_size:
-                self._append(b"".join(lines[begin:number]))
-                self._rotate()
-                begin, size = number, 0
-            size += len(line)
-        self._append(b"".join(lines[begin:]))
-
-    def _append(self, data: bytes) -> None:
-        view = memoryview(b"\n" + data if data and self._torn else data)
-        while view:
-            written = os.write(self._fd, view)
-            self._size += written
-            self._torn = written < len(view)  # where the next write fails: a reader passes over half a line
-            view = view[written:]
+    def _write(self, lines: list[bytes]) -> int:
+        """Write `lines` in one piece; how many of them stand. Raises OSError where none does."""
+        end = b"\n" if lines and self._torn else b""
+        view = memoryview(end + b"".join(lines))
+        written = 0
+        try:
+            while written < len(view):
+                here = os.write(self._fd, view[written:])
+                self._size += here
+                written += here
+                self._torn = written < len(
+                    view
+                )  # where the next write fails: a reader passes over half a line
+        except OSError:
+            stand = _whole(lines, written - len(end))
+            if not stand:
+                raise
+            return stand
+        return len(lines)
 
     def _rotate(self) -> None:
         names = [self._path, *(f"{self._path}.{number}" for number in range(1, self._max_files))]
@@ -148,21 +143,22 @@ def _last_time(end: bytes) -> int:
     return 0
 
 
-def _parts(line: bytes) -> list[bytes]:
-    """`line` in pieces of at most MAX_LINE bytes, cut between characters where it is text."""
-    parts = []
-    while len(line) > MAX_LINE:
-        end = MAX_LINE
-        while end > MAX_LINE - 4 and line[end] & 0xC0 == 0x80:  # inside of a character; utf-8(7)
-            end -= 1
-        parts.append(line[:end])
-        line = line[end:]
-    return [*parts, line]
+def _whole(lines: list[bytes], written: int) -> int:
+    """How many of `lines` stand with so many bytes of them written; one lacks no more than its newline, with which the next begins."""
+    number = 0
+    for line in lines:
+        if written < len(line) - 1:
+            break
+        written -= len(line)
+        number += 1
+    return number
 
 
-def _entry(part: bytes, stream: str, time: str) -> dict[str, object]:
+def _entry(entry: Entry) -> dict[str, object]:
+    stream, part, time, dropped = entry
+    more: dict[str, object] = {"dropped": dropped} if dropped else {}
     try:
-        return {"log": part.decode(), "stream": stream, "time": time}
+        return {"log": part.decode(), "stream": stream, "time": time, **more}
     except UnicodeDecodeError:
         text = binascii.b2a_base64(part, newline=False).decode("ascii")
         return {"logBase64": text, "stream": stream, "time": time}

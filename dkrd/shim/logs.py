@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common import frames
+from common import frames, log_drivers
 from common.errors import BadRequest, Conflict, LimitReached
 from dkrd.shim import cleanup
 from dkrd.shim.log_file import NAME, open_files, open_newest
@@ -161,19 +161,41 @@ def read_kept(
         cleanup.check_owner(settings, pool, container, credentials, admin_gid)
         directory = f"{settings.state_dir}/containers/{container}"
         state = cleanup.read_state(settings, container)
+        driver = _driver_of(cleanup.document(f"{directory}/config.json"))
+        if driver in (log_drivers.NONE, log_drivers.JOURNAL):
+            refuse(container[:12], driver, container)
         if not os.path.lexists(f"{directory}/{NAME}") and state.get("status") != "created":
             refuse(container[:12])
         _send_files(sock, directory)
     return {}
 
 
-def refuse(name: Called | str) -> NoReturn:
-    """Raise why a container has no log."""
+def refuse(name: Called | str, driver: object = None, container: str = "") -> NoReturn:
+    """Raise why a container with this log driver has no log here; `container` is its id."""
+    if driver == log_drivers.NONE:
+        raise Conflict(
+            f"cannot read the log of {name}: its log driver is none, nothing of its output is kept",
+            rule="log-none",
+            hint="dkrctl attach shows what it writes from then on",
+        )
+    if driver == log_drivers.JOURNAL:
+        raise Conflict(
+            f"cannot read the log of {name}: its log driver is journald, the host's journal has it",
+            rule="log-journald",
+            hint=f"journalctl CONTAINER_ID_FULL={container}",
+        )
     raise Conflict(
         f"cannot read the log of {name}: its output went to its caller's own descriptors",
         rule="no-log",
         hint="one that is made with create and started with start has a log",
     )
+
+
+def _driver_of(config: dict[str, object]) -> object:
+    """The log driver that a config.json names; None where it names none."""
+    dkr = config.get("dkr")
+    log = dkr.get("log") if isinstance(dkr, dict) else None
+    return log.get("driver") if isinstance(log, dict) else None
 
 
 def _checked(ask: dict[str, object], sock: socket.socket | None) -> socket.socket:

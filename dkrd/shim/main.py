@@ -19,7 +19,20 @@ from dkrd import policy
 from dkrd.loop import Loop
 from dkrd.runtime import failure
 from dkrd.runtime.steps import Recorder, Step
-from dkrd.shim import begun, bounds, callers, cleanup, creating, launching, logs, outlets, roots, told, trace
+from dkrd.shim import (
+    begun,
+    bounds,
+    callers,
+    cleanup,
+    creating,
+    launching,
+    log_drivers,
+    logs,
+    outlets,
+    roots,
+    told,
+    trace,
+)
 from dkrd.shim import config as configs
 from dkrd.shim import container as containers
 from dkrd.shim import first as firsts
@@ -94,6 +107,7 @@ def _start(
         recorder.begin("judge", partial(told.judge, config.spec, first.asks))
         who = _judge(task, config, asking, first)
         config = bounds.judged(task, config, who)
+        log_drivers.judge(task, config, who, create=first.create)
         recorder.note(told.rights(who))
         root = roots.root_of(task, config, who, asking, first, recorder)
         if "plan" in first.want:

@@ -2,7 +2,7 @@
 
 run, stdio of the caller's own   nothing: nobody can attach, and there is no log
 run, terminal                    the master, once its client gives it up
-start                            the master or pipes, from the beginning; all output goes to the log too
+start                            the master or pipes, from the beginning; all output goes to the log too, unless its driver is none
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dkrd.shim.terminal import Terminal
 
 if TYPE_CHECKING:
     from dkrd.loop import Loop
-    from dkrd.shim.log_file import LogFile
+    from dkrd.shim.log_queue import LogQueue
     from dkrd.shim.pipes import Pipe
 
 _STREAMS = {1: "stdout", 2: "stderr"}
@@ -39,27 +39,35 @@ class Outlets:
             relay.begin()
 
 
-def of_terminal(loop: Loop, master: int, typed: bool, log: LogFile | None = None) -> Outlets:
+def of_terminal(loop: Loop, master: int, typed: bool, log: LogQueue | None = None) -> Outlets:
     """The outlets of a container with this master (-1: it has none), which may be its client's still."""
     if master < 0:
         return Outlets(None, (), typed=False)
     terminal = Terminal(master)
     relay = Relay(loop, terminal)
-    if log is not None:
-        _log(relay, log, 1)
+    _log(loop, log, {1: relay})
     return Outlets(terminal, (relay,), typed)
 
 
-def of_pipes(loop: Loop, pipes: dict[int, Pipe], log: LogFile) -> Outlets:
+def of_pipes(loop: Loop, pipes: dict[int, Pipe], log: LogQueue | None) -> Outlets:
     """The outlets of a container with these pipes, by the number of the output."""
-    relays = []
-    for number, pipe in sorted(pipes.items()):
-        relay = Relay(loop, pipe)
-        _log(relay, log, number)
-        relays.append(relay)
-    return Outlets(None, tuple(relays), typed=any(pipe.writing >= 0 for pipe in pipes.values()))
+    relays = {number: Relay(loop, pipe) for number, pipe in sorted(pipes.items())}
+    _log(loop, log, relays)
+    return Outlets(None, tuple(relays.values()), typed=any(pipe.writing >= 0 for pipe in pipes.values()))
 
 
-def _log(relay: Relay, log: LogFile, number: int) -> None:
-    relay.on_data = partial(log.put, _STREAMS[number])
-    relay.on_end = partial(log.end, _STREAMS[number])
+def _log(loop: Loop, log: LogQueue | None, relays: dict[int, Relay]) -> None:
+    """Keep what the relays, by the number of their output, read; they wait for a log that is full."""
+    if log is None:
+        return
+    log.begin(loop)
+    for number, relay in relays.items():
+        relay.on_data = partial(log.put, _STREAMS[number])
+        relay.on_end = partial(log.end, _STREAMS[number])
+        relay.waits = lambda: log.full
+
+    def go_on() -> None:
+        for relay in relays.values():
+            relay.go_on()
+
+    log.on_room = go_on

@@ -100,6 +100,7 @@ class Relay:
     """The bytes of a terminal, or of one output and perhaps the input of a command that has none.
 
     on_stuck  called with a stream that has to go; it is for its owner to `leave`
+    waits     says whether the command has to wait for something else than a client: then nothing is read until `go_on`
     on_data   called with what the command has written; on_end when it will write no more
     """
 
@@ -108,6 +109,7 @@ class Relay:
         self._source = source
         self._over = False  # a pipe that nobody can write to any more
         self.on_stuck: Callable[[Stream], None] = lambda stream: None
+        self.waits: Callable[[], bool] = lambda: False
         self.on_data: Callable[[bytes], None] = lambda data: None
         self.on_end: Callable[[], None] = lambda: None
         self._streams: list[Stream] = []
@@ -152,7 +154,7 @@ class Relay:
             self._type()
             if len(self._leaving) > MAX_LEAVING:
                 self._close(self._leaving[0])
-        self._go_on()
+        self.go_on()
 
     def finish(self) -> None:
         """The command has ended. All that it has written is given to the kernel for those who look, however
@@ -205,7 +207,7 @@ class Relay:
     def _read(self) -> bool:
         """Read a burst; whether there may be more."""
         for _ in range(_BURST):
-            self._held = any(stream.full for stream in self._streams)
+            self._held = self._is_held()
             if self._held or self._over:
                 return False
             try:
@@ -238,11 +240,14 @@ class Relay:
             with contextlib.suppress(OSError):
                 stream.sock.shutdown(socket.SHUT_WR)
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Read the source again, if it was held for somebody who has made room or gone."""
-        if self._held and not any(stream.full for stream in self._streams):
+        if self._held and not self._is_held():
             self._held = False
             self._arm()
+
+    def _is_held(self) -> bool:
+        return self.waits() or any(stream.full for stream in self._streams)
 
     def _mind(self, stream: Stream) -> None:
         """Count the time of one that is in others' way; it begins anew with each byte that it takes."""
@@ -277,7 +282,7 @@ class Relay:
             if not stream.outward:
                 self._arm_stream(stream)
                 self._end_outward(stream)
-            self._go_on()
+            self.go_on()
         if stream.sock is not None and not stream.paused:
             self._listen(stream)
             self._type()

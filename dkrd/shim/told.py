@@ -92,6 +92,13 @@ def log(directory: str, note: str) -> str:
     return f"openat(AT_FDCWD, {path}, O_WRONLY|O_APPEND|O_CREAT|O_NOFOLLOW|O_CLOEXEC, 0600)"
 
 
+def journal(note: str) -> str:
+    """Where the output goes as records."""
+    return strace.calls(
+        "socket(AF_UNIX, SOCK_DGRAM|SOCK_CLOEXEC, 0)", 'connect(journal, "/run/systemd/journal/socket")'
+    )
+
+
 def pipes(tty: tuple[int, ...]) -> str:
     """What the guardian holds the other ends of; what has a terminal has no pipe."""
     return strace.calls(*(f"pipe2({number}, O_CLOEXEC)" for number in (0, 1, 2) if number not in tty))

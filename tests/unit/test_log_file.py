@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from common.log_drivers import Logging
+from dkrd.loop import Loop
 from dkrd.shim import log_file
-from dkrd.shim.log_file import MAX_LINE, NAME, LogFile, open_files
+from dkrd.shim.log_file import NAME, LogFile, open_files
+from dkrd.shim.log_queue import MAX_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,13 +149,13 @@ def test_a_full_disk_is_told_once_and_nothing_else_suffers(
     full = os.open("/dev/full", os.O_WRONLY)
     kept = log._fd
     log._fd = full
-    log.put("stdout", b"lost\n")
-    log.put("stdout", b"lost as well\n")
+    log.put("stdout", b"waits\n")
+    log.put("stdout", b"waits as well\n")
     log._fd = kept
     os.close(full)
     log.put("stdout", b"after\n")
     assert complaints == ["No space left on device"]
-    assert text(entries(tmp_path)) == b"before\nafter\n"
+    assert text(entries(tmp_path)) == b"before\nwaits\nwaits as well\nafter\n"
 
 
 def test_the_path_is_not_followed(tmp_path: Path) -> None:
@@ -209,3 +213,85 @@ def test_the_time_of_a_line_that_is_torn_does_not_count(tmp_path: Path, complain
     log.put("stdout", b"c\n")
     log.close()
     assert entries(tmp_path)[-1]["time"] == "2200-01-01T00:00:00.000000001Z"
+
+
+class Disk:
+    """write(2) with room for so many bytes more."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room = 10**9
+        self._write = os.write
+        monkeypatch.setattr("os.write", self)
+
+    def __call__(self, fd: int, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self._write(fd, data[: self.room])
+        self.room -= written
+        return written
+
+
+def test_wherever_the_disk_is_full_each_line_is_kept_once(
+    tmp_path: Path, complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    log = LogFile(str(tmp_path), 4096, 99, complaints.append)
+    for number in range(600):
+        disk.room = number % 300  # also nothing of a line, all but its newline, and the newline alone
+        log.put("stdout", b"%d\nand\n" % number)
+    disk.room = 10**9
+    log.close()
+    assert [entry["log"] for entry in entries(tmp_path)] == [
+        text for number in range(600) for text in (f"{number}\n", "and\n")
+    ]
+
+
+def test_what_has_no_room_is_counted(
+    tmp_path: Path, complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    log = LogFile(str(tmp_path), 1024 * 1024, 3, complaints.append, Logging(buffer=4096))
+    disk.room = 0
+    for number in range(100):
+        log.put("stdout", b"%099d\n" % number)
+    assert not log.full
+    disk.room = 10**9
+    log.put("stderr", b"after\n")
+    log.close()
+    found = entries(tmp_path)
+    assert [int(entry["log"]) for entry in found[:-2]] == list(range(11))
+    assert (found[-2]["dropped"], found[-2]["stream"]) == (89, "stderr")
+    assert found[-1]["log"] == "after\n"
+    assert complaints == ["No space left on device"]
+
+
+def test_one_that_blocks_says_when_there_is_room(
+    tmp_path: Path, complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    log = LogFile(str(tmp_path), 1024 * 1024, 3, complaints.append, Logging(blocking=True))
+    loop, told = Loop(), []
+    log.begin(loop)
+    log.on_room = lambda: told.append("room")
+    disk.room = 0
+    for _ in range(20):
+        log.put("stdout", b"x" * 8191 + b"\n")
+    assert (log.full, told) == (True, [])
+    loop.turn(None)  # it is tried again, in vain
+    assert (log.full, told) == (True, [])
+    disk.room = 10**9
+    loop.turn(None)
+    assert (log.full, told) == (False, ["room"])
+    assert len(entries(tmp_path)) == 20
+    log.close()
+
+
+def test_what_is_lost_at_the_end_is_told(
+    tmp_path: Path, complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    log = LogFile(str(tmp_path), 1024 * 1024, 3, complaints.append)
+    disk.room = 0
+    log.put("stdout", b"one\ntwo\nthree")
+    log.close()
+    assert complaints == ["No space left on device", "3 lines are lost at its end"]

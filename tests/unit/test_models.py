@@ -49,6 +49,7 @@ def test_defaults_are_those_of_the_protocol() -> None:
         "swap": None,
         "cpus": None,
         "pids_limit": None,
+        "log": None,
         "init": False,
         "rm": False,
         "stop_signal": 15,

@@ -55,6 +55,7 @@ def test_defaults() -> None:
         "onDisconnect": "keep",
         "openStdin": False,
         "seccomp": "default",
+        "log": None,
     }
 
 

@@ -1,0 +1,190 @@
+"""What a container writes, on its way into its log: cut into lines, and kept for as long as the log takes nothing.
+
+    relay ─ bytes ─► put ─ lines ─► queue ─► _take: a file, the journal
+
+The log may take nothing: its disk is full, the journal is behind or away. Then either the command waits (`blocking`: the relay does
+not read while `full`), or what does not fit into the buffer is dropped and counted, and the count is a line of the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.clock import timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from common.log_drivers import Logging
+    from dkrd.loop import Loop, Timer
+
+MAX_LINE = 16 * 1024  # bytes of one entry; a longer line is several, of which the last has the newline
+HELD = 64 * 1024  # bytes that wait before the command does
+COST = 256  # bytes that an entry takes beside its data
+# Bytes of what a command that waits has written, which is read at its end: pipes that it has widened, as lines of one byte.
+_LAST_WORDS = 32 * 1024 * 1024
+_AGAIN = 0.25  # seconds until a log that took nothing is tried again
+
+
+class Entry(NamedTuple):
+    """A line of a log, or a part of one. `dropped`: how many others are missing in front of it; then its data says so."""
+
+    stream: str
+    data: bytes
+    time: str
+    dropped: int = 0
+
+
+class LogQueue:
+    """One container's log, whatever it is written to.
+
+    wanted    of the request
+    complain  told once that nothing can be written, and why, until something can again; and of what was lost at the end
+
+    on_room   called when the command need not wait any more
+    """
+
+    def __init__(self, wanted: Logging, complain: Callable[[str], None]) -> None:
+        self._blocking = wanted.blocking
+        self._limit = _LAST_WORDS if wanted.blocking else wanted.buffer
+        self._complain = complain
+        self._failing = False
+        self._rest: dict[str, bytes] = {}
+        self._queue: deque[Entry] = deque()
+        self._waiting = 0  # bytes of the queue
+        self._dropped = 0
+        self._last = 0  # nanoseconds: the time of the last entry
+        self._loop: Loop | None = None
+        self._again: Timer | None = None
+        self.on_room: Callable[[], None] = lambda: None
+
+    def begin(self, loop: Loop) -> None:
+        """Try again by this loop what could not be written."""
+        self._loop = loop
+
+    @property
+    def full(self) -> bool:
+        """Whether the command has to wait."""
+        return self._blocking and self._waiting >= HELD
+
+    def put(self, stream: str, data: bytes) -> None:
+        """Bytes of `stream` ("stdout", "stderr"). What is no whole line yet waits for its end, or for `end`."""
+        *lines, rest = (self._rest.pop(stream, b"") + data).split(b"\n")
+        parts = [part for line in lines for part in parts_of(line + b"\n")]
+        if len(rest) > MAX_LINE:
+            *full, rest = parts_of(rest)
+            parts += full
+        if rest:
+            self._rest[stream] = rest
+        self._enter(stream, parts)
+
+    def end(self, stream: str) -> None:
+        """Nothing more comes of `stream`: what waits is its last line."""
+        rest = self._rest.pop(stream, b"")
+        if rest:
+            self._enter(stream, parts_of(rest))
+
+    def close(self) -> None:
+        """Write what waits, and let go of the log. What it does not take now is lost, and told."""
+        for stream in list(self._rest):
+            self.end(stream)
+        self._flush()
+        self._finish()
+        if self._again is not None:
+            self._again.cancel()
+        lost = len(self._queue) + self._dropped
+        if lost:
+            self._complain(f"{lost} lines are lost at its end")
+
+    # --- of what it is written to
+
+    def _take(self, entries: list[Entry]) -> int:
+        """Write `entries` without waiting; how many were taken, from the first on. Raises OSError for a log that cannot be written
+        to; what was taken by then is told by `_took`.
+        """
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """The last try, which may take some time, and the end."""
+
+    # --- the queue
+
+    def _enter(self, stream: str, parts: list[bytes]) -> None:
+        for part in parts:
+            self._append(stream, part)
+        if parts and self._again is None:
+            self._flush()
+
+    def _append(self, stream: str, part: bytes) -> None:
+        if self._queue and self._waiting + len(part) + COST > self._limit:
+            if self._again is None:
+                self._flush()  # it is only much at once
+            if self._queue:
+                self._dropped += 1
+                return
+        if self._dropped:
+            self._mark()
+        self._last = max(self._last + 1, time.time_ns())
+        self._queue.append(Entry(stream, part, timestamp(self._last)))
+        self._waiting += len(part) + COST
+
+    def _mark(self) -> None:
+        """A line that says how many are missing here."""
+        number, self._dropped = self._dropped, 0
+        text = (
+            f"[dkr: {number} line{'s' if number > 1 else ''} dropped here: the log took nothing]\n".encode()
+        )
+        self._last = max(self._last + 1, time.time_ns())
+        self._queue.append(Entry("stderr", text, timestamp(self._last), number))
+        self._waiting += len(text) + COST
+
+    def _flush(self) -> None:
+        """Write what waits, as far as the log takes it."""
+        while self._queue or self._dropped:
+            if not self._queue:
+                self._mark()
+            cause = ""
+            try:
+                taken = self._take(list(self._queue))
+            except OSError as err:
+                taken, cause = 0, err.strerror or str(err)
+            self._took(taken)
+            if cause and not self._failing:
+                self._failing = True
+                self._complain(cause)
+            if not taken:
+                self._try_later()
+                return
+            self._failing = False
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
+    def _took(self, number: int) -> None:
+        was_full = self.full
+        for _ in range(number):
+            self._waiting -= len(self._queue.popleft().data) + COST
+        if was_full and not self.full:
+            self.on_room()
+
+    def _try_later(self) -> None:
+        if self._again is None and self._loop is not None:
+            self._again = self._loop.later(_AGAIN, self._try_again)
+
+    def _try_again(self) -> None:
+        self._again = None
+        self._flush()
+
+
+def parts_of(line: bytes) -> list[bytes]:
+    """`line` in pieces of at most MAX_LINE bytes, cut between characters where it is text."""
+    parts = []
+    while len(line) > MAX_LINE:
+        end = MAX_LINE
+        while end > MAX_LINE - 4 and line[end] & 0xC0 == 0x80:  # inside of a character; utf-8(7)
+            end -= 1
+        parts.append(line[:end])
+        line = line[end:]
+    return [*parts, line]
