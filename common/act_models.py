@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, model_validator
 
 from common import checks, shapes  # pydantic reads the annotations when the program runs
-from common.models import About, Id, Model, Time
+from common.model_base import About, Id, Model, Time
 
 
 class StopRequest(Model):

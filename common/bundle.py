@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 
+from common import health
 from common.errors import BadRequest
 from common.oci import CPU_PERIOD, DEFAULT_ENV, DEFAULT_HOSTNAME, MAX_CPUS, NAMESPACES, default_spec
 
@@ -24,7 +25,7 @@ MAX_SECONDS = 1e9  # of any time limit
 REQUEST_KEYS = frozenset(
     "image rootfs args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces preserveFds "
     "init rm stopSignal stopTimeout timeout onDisconnect "
-    "openStdin memory swap cpus pidsLimit log".split()
+    "openStdin memory swap cpus pidsLimit log health".split()
 )
 
 
@@ -84,6 +85,7 @@ def bundle_of(request: Json, default_image: str, name: str) -> Json:
             "seccomp": "default",
             "log": request.get("log"),
             **_life(request),
+            **_health(request),
         },
     }
 
@@ -128,6 +130,16 @@ def _life(request: Json) -> Json:
         "onDisconnect": str(request.get("onDisconnect") or ("stop" if remove else "keep")),
         "openStdin": bool(request.get("openStdin", False)),
     }
+
+
+def _health(request: Json) -> Json:
+    """The health check, if there is one: a bundle of an older release has no word of it."""
+    wanted = request.get("health")
+    if wanted is None:
+        return {}
+    if not isinstance(wanted, dict):
+        raise TypeError("health: an object is wanted")
+    return {"health": health.whole(wanted)}
 
 
 def resources(request: Json) -> Json:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict
 
-from common import log_shapes, shapes  # noqa: TC001  # pydantic reads the annotations when the program runs
-from common.models import RUN_SCHEMA, About, Model, RunRequest, Time
+from common import log_shapes, shapes  # pydantic reads the annotations when the program runs
+from common.model_base import About, Model, Time
+from common.models import RUN_SCHEMA, RunRequest
 
 
 def _create_schema(schema: dict[str, Any]) -> None:

@@ -7,16 +7,30 @@ from typing import Annotated, Literal, get_args
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from common import shapes
-from common.filters import ACTIONS
-from common.models import About, ExitStatus, Model, Time
+from common.filters import ACTION_WORDS, ACTIONS
+from common.model_base import About, Model, Time
+from common.models import ExitStatus
 
-Action = Literal["create", "start", "attach", "detach", "pause", "unpause", "kill", "oom", "die", "destroy"]
+Action = Literal[
+    "create",
+    "start",
+    "attach",
+    "detach",
+    "pause",
+    "unpause",
+    "kill",
+    "oom",
+    "die",
+    "destroy",
+    "health_status: healthy",
+    "health_status: unhealthy",
+]
 assert get_args(Action) == ACTIONS
 
 
 _EVENT_FILTERS = WithJsonSchema(
     shapes.filters(
-        r"container=[^\x00]+", f"event=(?:{'|'.join(ACTIONS)})", shapes.LABEL_FILTER, "type=container"
+        r"container=[^\x00]+", f"event=(?:{'|'.join(ACTION_WORDS)})", shapes.LABEL_FILTER, "type=container"
     )
 )
 

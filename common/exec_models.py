@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from common import checks, shapes
-from common.models import MAX_OUTPUT, About, ConsoleSize, Id, Model, Time
+from common.model_base import About, Id, Model, Time
+from common.models import MAX_OUTPUT, ConsoleSize
 
 EXEC_SCHEMA: dict[str, Any] = {
     "examples": [{"args": ["/bin/ls", "/tmp"]}],

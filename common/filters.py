@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     Matches = Mapping[str, Callable[[str], bool]]
 
 # What happens to containers: `event=` of events.
-ACTIONS = ("create", "start", "attach", "detach", "pause", "unpause", "kill", "oom", "die", "destroy")
+ACTIONS = (
+    *("create", "start", "attach", "detach", "pause", "unpause", "kill", "oom", "die", "destroy"),
+    *("health_status: healthy", "health_status: unhealthy"),
+)
+# What `event=` takes: as Docker, an action, or its beginning before the colon.
+ACTION_WORDS = (*ACTIONS, "health_status")
 EVERY = frozenset(("label", "label!", "until"))  # keys of which every value must match
 
 
@@ -44,6 +49,11 @@ def has_label(labels: "Mapping[str, str]", value: str) -> bool:
     """Whether there is a label KEY, or KEY=VALUE with this value."""
     key, equals, wanted = value.partition("=")
     return key in labels and (not equals or labels[key] == wanted)
+
+
+def is_action(action: str, word: str) -> bool:
+    """Whether `word` of ACTION_WORDS means `action`."""
+    return word in (action, action.partition(":")[0])
 
 
 class Filters:

@@ -1,6 +1,6 @@
 """The verbs that watch what happens, and tidy up."""
 
-from common.filters import ACTIONS
+from common.filters import ACTION_WORDS
 from common.options import CONTAINERS, FLAG, REPEAT, SOCKET, VALUE, VERB_HELP, Command, Option
 
 _OUTPUT = "Output"
@@ -39,7 +39,12 @@ EVENTS = Command(
             "only those that match: container=NAME or the beginning of its id, event=ACTION, label=KEY[=VALUE], type=container; of several "
             "values for one key any, of several keys and labels each must match",
             group=_WHICH,
-            complete=(*(f"event={action}" for action in ACTIONS), "container=", "label=", "type=container"),
+            complete=(
+                *(f"event={word}" for word in ACTION_WORDS if ":" not in word),
+                "container=",
+                "label=",
+                "type=container",
+            ),
             docker="Docker knows more keys",
         ),
         Option(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict
 
-from common.models import About, Model
+from common.model_base import About, Model
 
 
 class VersionInfo(Model):

@@ -1,8 +1,8 @@
-"""The options of common/options.py that bound a container and what is kept of its output.
+"""The options of common/options.py that bound a container, in time too, those of its health, and those of what is kept of its
+output: beside it because that file is long, and in one file because they are on the lean path, where a file more is time.
 
-Beside it because that file is long; on the lean path as it is.
-
-Each: long name, letter, kind, metavar, key in the request, sentence, default, how it differs from Docker's.
+Each: long name, letter, kind, metavar, key in the request, sentence, default, how it differs from Docker's, and what may be
+chosen of.
 """
 
 LIMITS = (
@@ -49,7 +49,10 @@ LOGS = (
         "where its output goes: a file of the daemon's, nowhere but to who is attached, the caller's own descriptors, the journal",
         "json-file where no client stands for it",
         "of Docker's drivers these; passthrough is Podman's",
-        ("json-file", "none", "passthrough", "journald"),
+        "json-file",
+        "none",
+        "passthrough",
+        "journald",
     ),
     (
         "log-opt",
@@ -60,6 +63,122 @@ LOGS = (
         "an option of the log driver: max-size, max-file, mode, max-buffer-size, tag",
         "",
         "mode is non-blocking for json-file, so that a full disk holds up nobody",
-        (),
+    ),
+)
+HEALTH = (
+    (
+        "health-cmd",
+        "",
+        "value",
+        "COMMAND",
+        "health.args",
+        "it is well while COMMAND, executed in it by /bin/sh -c, ends with 0",
+        "",
+        "",
+    ),
+    (
+        "health-http",
+        "",
+        "value",
+        "URL",
+        "health.http",
+        "it is well while URL, of its own loopback as in http://127.0.0.1:8080/up, is answered by a status of 200 to 399",
+        "",
+        "Docker has none",
+    ),
+    (
+        "health-tcp",
+        "",
+        "value",
+        "PORT",
+        "health.tcp",
+        "it is well while PORT of its own loopback takes connections",
+        "",
+        "Docker has none",
+    ),
+    (
+        "health-interval",
+        "",
+        "seconds",
+        "TIME",
+        "health.interval",
+        "how long after a probe the next one begins",
+        "30",
+        "",
+    ),
+    (
+        "health-timeout",
+        "",
+        "seconds",
+        "TIME",
+        "health.timeout",
+        "how long a probe may take; then it is killed, and has failed",
+        "30",
+        "",
+    ),
+    (
+        "health-retries",
+        "",
+        "count",
+        "N",
+        "health.retries",
+        "how many probes have to fail, one after the other, until it is unhealthy",
+        "3",
+        "",
+    ),
+    (
+        "health-start-period",
+        "",
+        "seconds",
+        "TIME",
+        "health.startPeriod",
+        "how long after its start a probe that fails does not count",
+        "0",
+        "",
+    ),
+    (
+        "health-start-interval",
+        "",
+        "seconds",
+        "TIME",
+        "health.startInterval",
+        "how long after a probe the next one begins in that time, until one was well",
+        "5",
+        "",
+    ),
+    (
+        "health-on-failure",
+        "",
+        "choice",
+        "WHAT",
+        "health.onFailure",
+        "what is done with it when it is unhealthy: none, stop or kill",
+        "none",
+        "Podman's, which has restart as well",
+        "none",
+        "stop",
+        "kill",
+    ),
+)
+TIMES = (
+    (
+        "stop-timeout",
+        "",
+        "seconds",
+        "TIME",
+        "stopTimeout",
+        "how long a stop waits before SIGKILL: seconds, or as in 90s, 2m",
+        "10",
+        "",
+    ),
+    (
+        "timeout",
+        "",
+        "seconds",
+        "TIME",
+        "timeout",
+        "end the run after TIME: seconds, or as in 90s, 2m, 1h",
+        "",
+        "Podman's; fractions and units are ours",
     ),
 )

@@ -8,65 +8,30 @@ errors that name their path.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    WithJsonSchema,
-    model_serializer,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, ConfigDict, Field, model_serializer, model_validator
 
 from common import checks, log_shapes, shapes
-
-if TYPE_CHECKING:
-    from pydantic_core import CoreSchema
+from common.health_models import Health, HealthRequest, HealthState
+from common.model_base import About, Id, Model, Time
 
 Status = Literal["creating", "created", "running", "paused", "stopped"]
 Cause = Literal[
-    "exited", "signalled", "oom", "timeout", "stopped", "client-gone", "start-failed", "shim-lost"
+    "exited",
+    "signalled",
+    "oom",
+    "timeout",
+    "unhealthy",
+    "stopped",
+    "client-gone",
+    "start-failed",
+    "shim-lost",
 ]
 
 MAX_OUTPUT = 16 * 1024 * 1024  # bytes kept of one stream of a plain run
 # SCM_MAX_FD of unix(7) less stdio's three and the two of a rootfs
 MAX_PRESERVED_BESIDE_ROOT = 248
-
-
-class About:
-    """What a field is for, as the API's description tells it."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {**handler(schema), "description": self._text}
-
-
-class Model(BaseModel):
-    """A closed, unchangeable object with the keys of the wire (camelCase)."""
-
-    model_config = ConfigDict(
-        defer_build=True,  # until it is used: half a millisecond each that the daemon's start does without
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        alias_generator=to_camel,
-        validate_by_name=True,  # for our own code; what comes over the wire is read by alias alone
-        validate_by_alias=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
-
-    def to_wire(self) -> dict[str, Any]:
-        """The object as JSON's types, with the keys of the wire and without what is absent."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 class ConsoleSize(Model):
@@ -158,6 +123,11 @@ class RunRequest(Model):
         Literal["stop", "kill", "keep"] | None,
         AfterValidator(checks.given),
         About("what becomes of it when its client vanishes: `stop` with rm, else `keep`"),
+    ] = None
+    health: Annotated[
+        HealthRequest | None,
+        AfterValidator(checks.given),
+        About("how its guardian finds out whether it is well"),
     ] = None
 
     def to_request(self) -> dict[str, Any]:
@@ -280,20 +250,6 @@ class ExitStatus(Model):
         return {"code": self.code, "signal": self.signal, "cause": self.cause}
 
 
-Id = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Time = Annotated[
-    str,
-    WithJsonSchema(
-        {
-            "type": "string",
-            "format": "date-time",
-            "description": "RFC 3339, nanoseconds",
-            "examples": ["2026-01-31T12:00:00.010000000Z"],
-        }
-    ),
-]
-
-
 class RunAnswer(Model):
     """What became of a run. Of a stream that is not UTF-8 the base64 is there, and not the text."""
 
@@ -377,6 +333,7 @@ class ContainerState(Model):
     finished: str | None = None
     exit: ExitStatus | None = None
     took: float | None = None
+    health: HealthState | None = None
 
 
 class Container(Model):
@@ -415,6 +372,7 @@ class Container(Model):
     started: Time | None = None
     finished: Time | None = None
     exit: ExitStatus | None = None
+    health: Annotated[Health | None, About("of one that has a health check and was started")] = None
     size: Annotated[
         int | None, About("bytes on the disk that its root has beside its layers; where asked for")
     ] = None

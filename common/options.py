@@ -6,7 +6,7 @@ what `run` needs; the verbs that do not start a command are in common/verbs.py, 
 Letters and meanings are Docker's wherever Docker has the option; `docker` says where they differ.
 """
 
-from common.limit_options import LIMITS, LOGS
+from common.limit_options import HEALTH, LIMITS, LOGS, TIMES
 
 FLAG = "flag"  # --rm, --rm=false
 VALUE = "value"  # one string; given twice, the last wins
@@ -122,7 +122,6 @@ class Command:
 _CONTAINER = "Container"
 _PROCESS = "Process"
 _ISOLATION = "Isolation"
-_LIMITS = "Limits"
 _STDIO = "Terminal and descriptors"
 _ENDING = "Ending"
 _CLIENT = "Client"
@@ -186,9 +185,12 @@ GLOBAL: tuple[Option, ...] = (
     Option("version", "", FLAG, "", "", "print the client's version and exit", group=_CLIENT),
 )
 
-_LIMIT_OPTIONS = tuple(
-    Option(*words, group=_LIMITS, default=default, docker=docker) for *words, default, docker in LIMITS
-)
+
+def _rows(group: str, rows: "tuple[tuple[str, ...], ...]") -> tuple[Option, ...]:
+    return tuple(
+        Option(*row[:6], group=group, default=row[6], docker=row[7], choices=row[8:]) for row in rows
+    )
+
 
 RUN_OPTIONS: tuple[Option, ...] = (
     Option(
@@ -295,8 +297,9 @@ RUN_OPTIONS: tuple[Option, ...] = (
     _namespace("cgroupns", "cgroup", "view of the cgroups"),
     _namespace("userns", "user", "user ids", docker="private is the default here, host is Docker's"),
     _namespace("timens", "time", "boot and monotonic clocks", default="host", docker="Docker has none"),
-    *_LIMIT_OPTIONS,
-    *(Option(*w, group="Output", default=d, docker=o, choices=c) for *w, d, o, c in LOGS),
+    *_rows("Limits", LIMITS),
+    *_rows("Health", HEALTH),
+    *_rows("Output", LOGS),
     Option(
         "interactive",
         "i",
@@ -351,26 +354,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         default="SIGTERM",
         complete=SIGNALS,
     ),
-    Option(
-        "stop-timeout",
-        "",
-        SECONDS,
-        "TIME",
-        "stopTimeout",
-        "how long a stop waits before SIGKILL: seconds, or as in 90s, 2m",
-        group=_ENDING,
-        default="10",
-    ),
-    Option(
-        "timeout",
-        "",
-        SECONDS,
-        "TIME",
-        "timeout",
-        "end the run after TIME: seconds, or as in 90s, 2m, 1h",
-        group=_ENDING,
-        docker="Podman's; fractions and units are ours",
-    ),
+    *_rows(_ENDING, TIMES),
     Option(
         "on-disconnect",
         "",

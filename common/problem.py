@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from common.models import About, Model
+from common.model_base import About, Model
 
 
 class Fault(Model):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from common.models import About, Model
+from common.model_base import About, Model
 
 
 class TraceStep(Model):

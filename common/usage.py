@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from common import checks, shapes
-from common.models import About, Id, Model
+from common.model_base import About, Id, Model
 
 _PRUNE_FILTERS = WithJsonSchema(
     shapes.filters(

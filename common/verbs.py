@@ -34,7 +34,8 @@ _DAEMON = "Daemon"
 
 # Statuses by which `ps --filter status=` chooses; `exited` is Docker's word for stopped.
 STATUSES = ("creating", "created", "running", "paused", "stopped", "exited")
-FILTERS = ("status", "name", "label", "id", "exited")
+HEALTHS = ("starting", "healthy", "unhealthy", "none")
+FILTERS = ("status", "health", "name", "label", "id", "exited")
 # The built-in roots, offered where an image can be named; dkrd/images/roots.py has them (a test compares).
 ROOTS = ("host", "busybox")
 # What people type who know other programs.
@@ -69,10 +70,14 @@ PS = Command(
             REPEAT,
             "KEY=VALUE",
             "",
-            "only those that match: status=STATUS, name=PART, label=KEY[=VALUE], id=BEGINNING, exited=CODE; of "
+            "only those that match: status=STATUS, health=HEALTH, name=PART, label=KEY[=VALUE], id=BEGINNING, exited=CODE; of "
             "several values for one key any, of several keys and labels each must match",
             group=_LIST,
-            complete=(*(f"status={status}" for status in STATUSES), *(f"{key}=" for key in FILTERS[1:])),
+            complete=(
+                *(f"status={status}" for status in STATUSES),
+                *(f"health={health}" for health in HEALTHS),
+                *(f"{key}=" for key in FILTERS[2:]),
+            ),
             docker="Docker knows more keys; a part of a name, not an expression",
         ),
         Option("last", "n", COUNT, "N", "", "the N that were made last, ended or not", group=_LIST),

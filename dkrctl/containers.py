@@ -14,8 +14,9 @@ SHORT_COMMAND = 20  # characters, as Docker's tables have them
 # What a container of the API can have (common/models.py, a test compares): absent is not unknown.
 FIELDS = (
     *("id", "name", "uid", "image", "args", "labels", "rm", "status", "pid"),
-    *("created", "started", "finished", "exit", "size", "logSize"),
+    *("created", "started", "finished", "exit", "health", "size", "logSize"),
 )
+HEALTH_FIELDS = ("status", "failingStreak", "log")
 EXIT_FIELDS = ("code", "signal", "cause")
 # Field of a `ps` template -> its heading in a table.
 HEADINGS = {
@@ -35,7 +36,13 @@ HEADINGS = {
     "Size": "SIZE",
 }
 # Causes that the exit code alone does not tell.
-_TOLD_CAUSES = frozenset(("oom", "timeout", "client-gone", "start-failed", "shim-lost"))
+_TOLD_CAUSES = frozenset(("oom", "timeout", "unhealthy", "client-gone", "start-failed", "shim-lost"))
+
+_HEALTH = {
+    "starting": " (health: starting)",
+    "healthy": " (healthy)",
+    "unhealthy": " (unhealthy)",
+}
 
 
 def record_of(value: object) -> Record:
@@ -47,6 +54,9 @@ def record_of(value: object) -> Record:
     ended = value.get("exit")
     if isinstance(ended, dict):
         record["exit"] = Record({**dict.fromkeys(EXIT_FIELDS), **ended})
+    health = value.get("health")
+    if isinstance(health, dict):
+        record["health"] = Record({**dict.fromkeys(HEALTH_FIELDS), **health})
     return record
 
 
@@ -113,13 +123,19 @@ class Shown:
         return human(size) + (f" (log {human(log)})" if isinstance(log, int) and log else "")
 
     @property
+    def health(self) -> str:
+        """`starting`, `healthy` or `unhealthy`; `none` where it has no health check, or was not started."""
+        found = self.record.get("health")
+        return str(found.get("status")) if isinstance(found, dict) else "none"
+
+    @property
     def status(self) -> str:
         """`Up 3 minutes`, `Exited (0) 2 hours ago`, with the cause where the code alone does not tell it."""
         state = self._text("status")
         if state in ("running", "paused"):
             since = parse(self.record.get("started"))
             up = "Up" if since is None else f"Up {duration(self.now - since)}"
-            return f"{up} (Paused)" if state == "paused" else up
+            return f"{up} (Paused)" if state == "paused" else up + _HEALTH.get(self.health, "")
         if state == "stopped":
             code = self.exit_code
             cause = f" ({self.cause})" if self.cause in _TOLD_CAUSES else ""

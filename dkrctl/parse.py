@@ -36,6 +36,13 @@ class Parsed:
         """All values of an option that repeats, in their order."""
         return self._seen.get(long, [])
 
+    def named(self, beginning: str) -> str:
+        """The first option that was given whose name begins so, or nothing."""
+        for long in self._seen:
+            if long.startswith(beginning):
+                return long
+        return ""
+
     def flag(self, long: str) -> bool | None:
         """True, False (`--long=false`) or None where the flag was not given."""
         given = self.last(long)

@@ -54,6 +54,11 @@ def build(parsed: Parsed, command: options.Command = options.RUN) -> dict[str, o
     _log(parsed, request)
     _times(parsed, request)
     take_limits(parsed, request)
+    if parsed.named("health-"):
+        # Late: most runs have none.
+        from dkrctl.health import check_of
+
+        request["health"] = check_of(parsed)
     return request
 
 

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from dkrctl.terminal import Terminal
 
 
+_ENDS = {
+    "oom": "the command ran out of memory: the kernel ended it",
+    "unhealthy": "the container was unhealthy: --health-on-failure ended it",
+}
+
+
 def socket_path(*given: str | None) -> str:
     """The daemon's socket: the first that is given, the variable DKR_SOCKET, the default."""
     for path in given:
@@ -320,13 +326,13 @@ class Run:
 
     def _remark(self, cause: object) -> None:
         """Tell of an end that neither the command nor the caller brought about."""
-        if cause not in ("timeout", "oom"):
+        if cause not in ("timeout", "oom", "unhealthy"):
             return
         # Late: an ordinary end says nothing.
         from dkrctl.report import note
 
-        if cause == "oom":
-            note("the command ran out of memory: the kernel ended it")
+        if cause != "timeout":
+            note(_ENDS[str(cause)])
             return
         limit = self.request.get("timeout")
         shown = f" of {limit:g} s" if isinstance(limit, float) else ""

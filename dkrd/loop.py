@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LONGEST = 86400.0  # seconds of one wait; epoll_wait(2) takes 24 days at most
+_ROOM = 64  # timers, before those that were cancelled are looked for
 
 
 class Timer:
@@ -38,6 +39,7 @@ class Loop:
         self._calls: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
+        self._room = _ROOM
 
     def watch(self, fd: int, events: int, call: Callable[[int], None]) -> None:
         """Call `call(events)` while `events` (EPOLL*) hold for `fd`; EPOLLHUP and EPOLLERR always do."""
@@ -55,6 +57,11 @@ class Loop:
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call `call()` once, in `seconds`."""
         timer = Timer(call)
+        if len(self._timers) >= self._room:
+            # Else what is cancelled long before it is due would pile up, as a probe's deadline does.
+            self._timers = [entry for entry in self._timers if entry[2].call is not None]
+            heapq.heapify(self._timers)
+            self._room = max(_ROOM, 2 * len(self._timers))
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from common import filters
 from common.errors import BadRequest, ProtocolError
 from common.filters import any_value, has_label, one_of, refused
-from common.verbs import FILTERS, STATUSES
+from common.verbs import FILTERS, HEALTHS, STATUSES
 from dkrctl import output, tables
 from dkrctl.containers import Shown, heading, record_of
 from dkrctl.daemon import SECONDS
@@ -43,6 +43,7 @@ def _status(value: str) -> str:
 _KEYS = {
     **dict.fromkeys(FILTERS, any_value),
     "status": _status,
+    "health": one_of("health", "health", HEALTHS),
     "exited": _exit_status,
 }
 
@@ -64,6 +65,7 @@ class Filters(filters.Filters):
         return self.match(
             {
                 "status": lambda value: record.get("status") == value,
+                "health": lambda value: container.health == value,
                 "name": lambda value: value.removeprefix("/") in container.name,
                 "label": lambda value: has_label(container.labels, value),
                 "id": lambda value: str(record.get("id")).startswith(value),

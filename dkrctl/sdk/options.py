@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     stop_signal    name or number; SIGTERM
     stop_timeout   seconds from the stop signal to SIGKILL; 10
     timeout        seconds that the run may take, then it is stopped, with the cause `timeout`
+    health         how it is found out whether it is well: the request's `health`, as in {"tcp": 80, "interval": 10}
     on_disconnect  what becomes of it when this client goes before it ends: `stop` (with `rm` the default), `kill`, `keep`
     """
 
@@ -64,6 +65,7 @@ class Options(TypedDict, total=False):
     stop_signal: str | int | None
     stop_timeout: float | None
     timeout: float | None
+    health: Mapping[str, object] | None
     on_disconnect: Literal["stop", "kill", "keep"] | None
 
 
@@ -94,7 +96,7 @@ def request_of(call: str, args: tuple[object, ...], options: Options) -> dict[st
 
 def _plain(name: str, value: Any) -> object:  # noqa: ANN401 - whatever a caller gave
     """`value` in JSON's own types."""
-    if name in ("env", "labels", "tmpfs", "namespaces"):
+    if name in ("env", "labels", "tmpfs", "namespaces", "health"):
         return dict(value)
     if name == "log":
         return {key: dict(part) if key == "options" else part for key, part in dict(value).items()}

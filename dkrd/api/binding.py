@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from aiohttp import web
 
 from common.errors import BadRequest, DkrError, Internal
-from common.models import Model
+from common.model_base import Model
 from dkrd.api import bodies, problems
 from dkrd.api.connections import peer_of
 from dkrd.api.context import Context

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from common.errors import BadRequest
-from common.models import Model
+from common.model_base import Model
 
 M = TypeVar("M", bound=Model)
 MAX_BODY = 4 * 1024 * 1024  # bytes

@@ -15,6 +15,7 @@ from common.errors import Conflict, NotFound, Unavailable
 from common.trace import Trace
 from dkrd.api.asks import NEWS_SECONDS, ask_guardian, ask_root, check_begun, find
 from dkrd.api.connections import ended_when_lost
+from dkrd.api.health import with_results
 from dkrd.api.sizes import sizes_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ async def list_containers(
 
 async def inspect(context: Context, peer: Peer, request: web.Request) -> Container:
     """One container, by id, name or unique beginning of its id."""
-    return await find(context, peer, request)
+    return await with_results(context, request, await find(context, peer, request))
 
 
 async def explain(context: Context, peer: Peer, request: web.Request) -> Trace:

@@ -15,7 +15,7 @@ from aiohttp import web
 from common import frames
 from common.clock import now
 from common.errors import LimitReached
-from common.filters import ACTIONS, Filters, any_value, has_label, one_of
+from common.filters import ACTION_WORDS, Filters, any_value, has_label, is_action, one_of
 from dkrd.api.asks import NEWS_SECONDS
 from dkrd.api.connections import ended_when_lost
 from dkrd.api.openapi import LINES_TYPE
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 KEYS = {
     "container": any_value,
-    "event": one_of("event", "event", ACTIONS),
+    "event": one_of("event", "event", ACTION_WORDS),
     "label": any_value,
     "type": one_of("type", "type", ("container",)),
 }
@@ -124,7 +124,7 @@ class _Reader:
         return self._filters.match(
             {
                 "container": lambda value: value == event.name or event.id.startswith(value),
-                "event": lambda value: value == event.action,
+                "event": lambda value: is_action(event.action, value),
                 "label": lambda value: has_label(event.labels, value),
                 "type": lambda value: True,
             }

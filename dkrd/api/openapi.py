@@ -15,7 +15,7 @@ from aiohttp import web
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from common import errors
-from common.models import Model
+from common.model_base import Model
 from common.problem import Problem
 from common.version import VERSION
 from dkrd.api.problems import CONTENT_TYPE, STATUSES

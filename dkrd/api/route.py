@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from common.errors import DkrError
-    from common.models import Model
+    from common.model_base import Model
 
     Handler = Callable[..., Awaitable[Any]]
 

@@ -157,7 +157,14 @@ class Start:
         task = self.task
         begun = start_time(built.pid)
         took = (time.monotonic_ns() - task.begun) / 1e9
-        running = {"pid": built.pid, "pidStartTime": begun, "started": now(), "took": took}
+        running: dict[str, object] = {
+            "pid": built.pid,
+            "pidStartTime": begun,
+            "started": now(),
+            "took": took,
+        }
+        if self.config.health is not None:
+            running["health"] = {"status": "starting", "since": running["started"]}
         record(task, state, built.pidfd, status="running", **running)
         self.session.send({"type": "started", "id": task.id, "pid": built.pid}, *descriptors)
         self._send_trace(None)

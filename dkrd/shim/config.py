@@ -8,6 +8,7 @@ from common import frames, log_drivers, oci
 from common.errors import BadRequest, DkrError, Internal
 from dkrd.runtime import limits, spec
 from dkrd.runtime.document import Reader, refuse
+from dkrd.shim import health_check
 
 MAX_PRESERVED = 250  # with stdio's three the most that one message carries (SCM_MAX_FD, unix(7))
 MAX_NAME = 128  # characters
@@ -30,6 +31,7 @@ class Config:
     open_stdin     whether attached clients send its standard input, where the guardian holds it
     log            where its output goes
     limits         what bounds it: what the spec says, and the defaults (bounds.py)
+    health         how it is found out whether it is well, or None
     document       the bundle as it came, for config.json and for policy
     """
 
@@ -48,6 +50,7 @@ class Config:
     open_stdin: bool
     log: log_drivers.Logging
     limits: limits.Resources
+    health: health_check.Check | None
     document: dict[str, object]
 
     @property
@@ -91,6 +94,7 @@ def parse(data: bytes) -> Config:
         open_stdin=dkr.flag("openStdin", False),
         log=_log(dkr),
         limits=parsed.resources,
+        health=health_check.parse(dkr.child("health")) if dkr.has("health") else None,
         document=document,
     )
     dkr.done()

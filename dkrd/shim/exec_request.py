@@ -110,7 +110,7 @@ def _request(reader: Reader, config: Config) -> tuple[Process, str | None, str]:
     process = replace(
         config.spec.process,
         args=args,
-        env=_environment(config.spec.process.env, own, terminal),
+        env=environment(config.spec.process.env, own, terminal),
         cwd=cwd,
         terminal=terminal,
         rows=rows,
@@ -121,8 +121,8 @@ def _request(reader: Reader, config: Config) -> tuple[Process, str | None, str]:
     return process, user, on_disconnect
 
 
-def _environment(inherited: tuple[str, ...], own: dict[str, str], terminal: bool) -> tuple[str, ...]:
-    """That of the container's process, and the request's variables over it."""
+def environment(inherited: tuple[str, ...], own: dict[str, str], terminal: bool) -> tuple[str, ...]:
+    """The environment of what is executed beside the container's process: that of this one, and `own` variables over it."""
     env = dict(entry.split("=", 1) for entry in inherited)
     for name in _NOT_INHERITED:
         env.pop(name, None)

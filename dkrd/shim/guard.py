@@ -22,6 +22,7 @@ from dkrd.shim.called import Called, Renaming
 from dkrd.shim.clients import Clients, Deeds, is_integer
 from dkrd.shim.execs import Execs
 from dkrd.shim.exits import Exit
+from dkrd.shim.health import Health
 from dkrd.shim.inside import Place
 from dkrd.shim.pausing import Pausing
 from dkrd.shim.stopping import Stopping
@@ -101,7 +102,9 @@ class Guard:
         self._stopping = Stopping(
             loop, task, config, name, self._ask_to_end, self._kill, self._pausing.resume
         )
-        self._execs = Execs(Place(loop, task, config, container, built, state), owner)
+        place = Place(loop, task, config, container, built, state)
+        self._execs = Execs(place, owner)
+        self._health: Health | None = None
         own: dict[str, Handler] = {
             "attach": self._attaching.ask,
             "exec": self._execs.ask,
@@ -114,6 +117,11 @@ class Guard:
             "unpause": self._pausing.unpause,
             "stop": self._stopping.ask,
         }
+        if config.health is not None:
+            health = Health(place, config.health, self._unwell, lambda: self._stopping.cause is not None)
+            self._health = health
+            own["health"] = health.ask
+            self._pausing.on_hold, self._pausing.on_go = health.hold, health.go_on
         handlers = {**handlers, **own}
         self._asks = Asks(loop, listener, task, state, built.pidfd, handlers)
         self._ended = False
@@ -126,11 +134,19 @@ class Guard:
         self._asks.serve()
         if self._config.timeout is not None:
             self._loop.later(self._config.timeout, lambda: self._stopping.begin("timeout"))
+        if self._health is not None:
+            self._health.begin()
         told = _told_to_end()
         self._loop.watch(told, select.EPOLLIN, lambda _events: self._told(told))
         while not self._ended:
             self._loop.turn(None)
+        if self._health is not None:
+            self._health.end()
         return self._reap()
+
+    def _unwell(self, wish: str) -> None:
+        """It is unhealthy, and is not to go on so. Whoever starts it again by a policy knows this end by its cause."""
+        self._stopping.begin("unhealthy", seconds=0 if wish == "kill" else None)
 
     def _asked_to_kill(self, ask: Ask) -> dict[str, object]:
         """A signal for the command, from whose container it is."""

@@ -61,6 +61,9 @@ class Pausing:
         self._events = -1
         self._timer: Timer | None = None
         self._held: list[int] = []
+        # Who does something in it from time to time: called before it is frozen, and when it goes on.
+        self.on_hold: Callable[[], None] = lambda: None
+        self.on_go: Callable[[], None] = lambda: None
 
     def pause(self, ask: Ask) -> Later:
         """Answer `{"type": "pause"}` when every process is frozen."""
@@ -78,6 +81,7 @@ class Pausing:
         self._events = found.open()
         self._freezer, self._freezing = found, Later()
         later = self._freezing
+        self.on_hold()
         try:
             found.freeze()
             self._timer = self._loop.later(SECONDS, self._late)
@@ -122,6 +126,7 @@ class Pausing:
             freezing.fail(
                 error or Conflict(f"cannot pause {self._name}: it was told to go on", rule="not-paused")
             )
+        self.on_go()
         held, self._held = self._held, []
         for number in held:
             self._deliver(number)

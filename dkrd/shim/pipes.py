@@ -71,20 +71,21 @@ def make(numbers: tuple[int, ...], open_stdin: bool, base: int) -> tuple[Theirs,
         undo.callback(theirs.close)
         writing = -1
         if 0 in numbers:
-            theirs.stdio[0], writing = _pipe(base)
+            theirs.stdio[0], writing = pipe(base)
             if not open_stdin:
                 os.close(writing)
                 writing = -1
         for number in (1, 2):
             if number in numbers:
-                reading, theirs.stdio[number] = _pipe(base)
+                reading, theirs.stdio[number] = pipe(base)
                 ours[number] = Pipe(reading, writing if number == 1 else -1)
                 undo.callback(os.close, reading)
         undo.pop_all()
     return theirs, ours
 
 
-def _pipe(base: int) -> tuple[int, int]:
+def pipe(base: int) -> tuple[int, int]:
+    """Both ends of a pipe of the container's root, whose host id is `base`: the reading one, the writing one. Raises OSError."""
     read, write = os.pipe2(os.O_CLOEXEC)
     os.fchown(read, base, base)
     # Any user inside may open it again by /proc/self/fd, which is all that leads to it.

@@ -47,8 +47,11 @@ _INSERT = """
 INSERT INTO events (number, time, action, id, name, uid, image, labels, more, size) VALUES (?,?,?,?,?,?,?,?,?,?)
 """
 _FIELDS = "number, time, action, id, name, uid, image, labels, more"
-# `told`, `told_start`, `told_end`: that it is there was told, of which run the start, of which run the end.
-_KNOWN = "SELECT name, uid, image, labels, told, told_start, told_end FROM containers WHERE id = ?"
+# `told`, `told_start`, `told_end`, `told_health`: that it is there was told, of which run the start, of which the end, and since when
+# its health is what was told.
+_KNOWN = (
+    "SELECT name, uid, image, labels, told, told_start, told_end, told_health FROM containers WHERE id = ?"
+)
 _OWNED = "(? IS NULL OR uid = ?)"
 _FIXED = 200  # bytes of a row besides its texts
 _CLOCKS = timedelta(seconds=5)  # that a clock may be behind another's word; beyond, it was set back
@@ -92,6 +95,7 @@ class _Known(NamedTuple):
     told: int
     start: str | None
     end: str | None
+    health: str | None
 
 
 class Events:
@@ -130,19 +134,23 @@ class Events:
         known = self._known(state.id)
         if known is None:
             return
-        start, end = known.start, known.end
+        start, end, health = known.start, known.end, known.health
         if not known.told:
             self._add(known, state.id, "create", state.created, {})
         if state.started is not None and state.started != start:
             start = state.started
             self._add(known, state.id, "start", start, {} if state.took is None else {"took": state.took})
+        if state.health is not None and state.health.since != health:
+            health = state.health.since
+            if state.health.status != "starting":
+                self._add(known, state.id, f"health_status: {state.health.status}", health, {})
         if state.status == "stopped" and start is not None and state.started == start != end:
             end = start
             self._add_end(known, state)
-        if (1, start, end) != (known.told, known.start, known.end):
+        if (1, start, end, health) != (known.told, known.start, known.end, known.health):
             self._db.execute(
-                "UPDATE containers SET told = 1, told_start = ?, told_end = ? WHERE id = ?",
-                (start, end, state.id),
+                "UPDATE containers SET told = 1, told_start = ?, told_end = ?, told_health = ? WHERE id = ?",
+                (start, end, health, state.id),
             )
 
     def _add_end(self, known: _Known, state: ContainerState) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from common import frames
 from common.errors import Conflict, HostUnfit, NotFound, Unavailable
+from common.health_models import Health
 from common.models import Container, ExitStatus
 from dkrd.state import events
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dkr.index")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LOCK_SECONDS = 5.0  # an api that was just killed is gone by then
 _SCHEMA = """
 CREATE TABLE containers (
@@ -62,18 +63,23 @@ _NEWS = """
 CREATE TABLE heard (one INTEGER PRIMARY KEY CHECK (one = 1), epoch TEXT NOT NULL, number INTEGER NOT NULL) STRICT;
 INSERT INTO heard VALUES (1, '', 0);
 """
-_COLUMNS = "id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit"
+# What one of the second lacks. `told_health`: since when the status of its health is that which was told last.
+_FROM_2 = """
+ALTER TABLE containers ADD COLUMN health TEXT;
+ALTER TABLE containers ADD COLUMN told_health TEXT;
+"""
+_COLUMNS = "id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health"
 _OWNED = " AND (? IS NULL OR uid = ?)"
 _INSERT = """
 INSERT INTO containers (id, name, uid, image, args, labels, rm, status, created) VALUES (?,?,?,?,?,?,?,?,?)
 ON CONFLICT (id) DO UPDATE SET image = excluded.image, args = excluded.args, labels = excluded.labels
 """
 _REPORT = """
-INSERT INTO containers (id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit)
-VALUES (?, ?, ?, '', '[]', '{}', ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO containers (id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health)
+VALUES (?, ?, ?, '', '[]', '{}', ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET name = excluded.name, uid = excluded.uid, rm = excluded.rm,
     status = excluded.status, pid = excluded.pid, created = excluded.created, started = excluded.started,
-    finished = excluded.finished, exit = excluded.exit
+    finished = excluded.finished, exit = excluded.exit, health = excluded.health
 """
 
 
@@ -170,12 +176,14 @@ class Index:
             ):
                 self._db.execute(f"PRAGMA {pragma}").fetchone()
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, 1, SCHEMA_VERSION):
+            if version not in (0, 1, 2, SCHEMA_VERSION):
                 raise sqlite3.DatabaseError(f"its schema is {version}, {SCHEMA_VERSION} is wanted")
             if version and (found := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(found)
             if version != SCHEMA_VERSION:
-                steps = ("" if version else _SCHEMA) + _FROM_1 + events.SCHEMA + _NEWS
+                steps = "" if version else _SCHEMA
+                steps += _FROM_1 + events.SCHEMA + _NEWS if version < 2 else ""
+                steps += _FROM_2
                 self._db.executescript(f"BEGIN;{steps}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
             self.events = events.Events(self._db)
             epoch, number = self._db.execute("SELECT epoch, number FROM heard").fetchone()
@@ -252,6 +260,7 @@ class Index:
             state.started,
             state.finished,
             None if state.exit is None else _json(state.exit.to_wire()),
+            None if state.health is None else state.health.status,
         )
         self._db.execute(_REPORT, values)
         self.events.follow(state)
@@ -349,7 +358,7 @@ def _json(value: object) -> str:
 
 def _container(row: tuple[object, ...]) -> Container:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    ended = values.pop("exit")
+    ended, health = values.pop("exit"), values.pop("health")
     return Container.model_validate(
         {
             **values,
@@ -357,6 +366,7 @@ def _container(row: tuple[object, ...]) -> Container:
             "labels": frames.loads(str(values["labels"])),
             "rm": bool(values["rm"]),
             "exit": ExitStatus.model_validate(frames.loads(str(ended))) if ended is not None else None,
+            "health": None if health is None else Health.model_validate({"status": health}),
         }
     )
 

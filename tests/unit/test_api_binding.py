@@ -11,7 +11,8 @@ from aiohttp import web
 
 from common.errors import BadRequest, Internal, NotFound
 from common.info import VersionInfo
-from common.models import Container, ContainersQuery, Model, PlainRun, RunRequest
+from common.model_base import Model
+from common.models import Container, ContainersQuery, PlainRun, RunRequest
 from dkrd.api.binding import answer, bind, check
 from dkrd.api.route import Json, Plain, Route, Switched, Who
 from dkrd.api.routes import ROUTES

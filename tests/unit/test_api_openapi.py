@@ -22,7 +22,7 @@ from tests.unit.test_models import BAD, BASE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from common.models import Model
+    from common.model_base import Model
 
 DOCUMENT = json.loads(Description(ROUTES).text())
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]

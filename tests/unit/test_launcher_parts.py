@@ -92,6 +92,18 @@ def test_loop_calls_timers_in_order_and_forgets_cancelled_ones() -> None:
     assert seen == ["soon", "later"]
 
 
+def test_loop_does_not_heap_up_what_was_cancelled() -> None:
+    loop, seen = Loop(), []
+    for number in range(10):
+        loop.later(number / 1000, lambda number=number: seen.append(number))  # type: ignore[misc]
+    for _ in range(100_000):
+        loop.later(1e6, lambda: seen.append("never")).cancel()
+    assert len(loop._timers) <= 128
+    loop.later(0.02, loop.stop)
+    loop.run()
+    assert seen == list(range(10))
+
+
 def test_loop_without_timers_waits_for_events_only(pipe: tuple[int, int]) -> None:
     loop, seen = Loop(), []
     loop.later(0.0, lambda: None).cancel()

@@ -56,6 +56,7 @@ def test_defaults_are_those_of_the_protocol() -> None:
         "stop_timeout": 10.0,
         "timeout": None,
         "on_disconnect": None,
+        "health": None,
     }
     assert [kind for kind in ("pid", "user", "time") if request.is_private(kind)] == ["pid", "user"]
 

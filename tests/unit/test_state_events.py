@@ -197,6 +197,36 @@ def test_times_rise(before: str, time: str, told: str) -> None:
     assert _behind(before, time) == told
 
 
+def test_health_is_told_when_it_changes(index: Index) -> None:
+    accepted(index)
+    starting = {"status": "starting", "since": T.format(2)}
+    well, unwell = {"status": "healthy", "since": T.format(3)}, {"status": "unhealthy", "since": T.format(4)}
+    for health in (starting, starting, well, well, unwell):
+        report(index, started=T.format(2), health=health)
+    assert actions(index) == ["create", "start", "health_status: healthy", "health_status: unhealthy"]
+    assert index.containers(None, True)[0].to_wire()["health"] == {"status": "unhealthy"}
+    # What was not told before the end stands before it.
+    last = {"status": "healthy", "since": T.format(5)}
+    report(index, status="stopped", started=T.format(2), finished=T.format(6), exit=THREE, health=last)
+    assert actions(index)[-2:] == ["health_status: healthy", "die"]
+
+
+def test_an_index_of_the_second_schema_is_taken_over(tmp_path: Path) -> None:
+    path = str(tmp_path / "dkr.db")
+    index = Index(path)
+    accepted(index)
+    report(index, started=T.format(2))
+    index.close()
+    db = sqlite3.connect(path)
+    db.executescript(
+        "ALTER TABLE containers DROP COLUMN health; ALTER TABLE containers DROP COLUMN told_health; PRAGMA user_version=2;"
+    )
+    db.close()
+    index = Index(path)
+    report(index, started=T.format(2), health={"status": "healthy", "since": T.format(3)})
+    assert actions(index) == ["create", "start", "health_status: healthy"]
+
+
 def test_an_index_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     path = str(tmp_path / "dkr.db")
     index = Index(path)
@@ -207,7 +237,8 @@ def test_an_index_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     db.executescript(
         "DROP TABLE events; DROP TABLE heard; ALTER TABLE containers DROP COLUMN told;"
-        "ALTER TABLE containers DROP COLUMN told_start; ALTER TABLE containers DROP COLUMN told_end; PRAGMA user_version=1;"
+        "ALTER TABLE containers DROP COLUMN told_start; ALTER TABLE containers DROP COLUMN told_end;"
+        "ALTER TABLE containers DROP COLUMN health; ALTER TABLE containers DROP COLUMN told_health; PRAGMA user_version=1;"
     )
     db.close()
     index = Index(path)

@@ -155,7 +155,7 @@ def test_filters_that_ask_for_what_has_ended() -> None:
     assert not Filters(["status=running", "name=x"]).want_ended
     with pytest.raises(BadRequest) as caught:
         Filters(["volume=x"])
-    assert caught.value.hint == "known keys: status, name, label, id, exited"
+    assert caught.value.hint == "known keys: status, health, name, label, id, exited"
 
 
 @pytest.mark.parametrize("value", ["256", "1" * 5000, "-1", "+1", "1.0", "²", "٣"])  # digits of others
