@@ -5,6 +5,7 @@ meanings are Docker's wherever Docker has the option.
 """
 
 from common.acts import PAUSE, RENAME, RESTART, STATS, STOP, TOP, UNPAUSE, UPDATE
+from common.copy_verb import CP
 from common.exec_options import EXEC
 from common.exec_verbs import SUBCOMMANDS
 from common.housekeeping import DIFF, EVENTS, PRUNE
@@ -49,6 +50,7 @@ SYNONYMS = {
     "log": "logs",
     "enter": "exec",
     "new": "create",
+    "copy": "cp",
 }
 
 _PLAIN_STATUS = "0; 1 where something could not be done"
@@ -247,6 +249,7 @@ COMMANDS: tuple[Command, ...] = (
     START,
     ATTACH,
     EXEC,
+    CP,
     LOGS,
     PS,
     INSPECT,

@@ -201,11 +201,13 @@ class Daemon:
         """
         return self._ask("POST", target, b"" if body is None else dumps(body), self._limit(seconds))
 
-    def session(self, target: str, body: object) -> tuple[str, int]:
-        """POST the JSON `body` for a session: the container's id and the descriptor, as `ask_session`."""
+    def session(self, target: str, body: object = None) -> tuple[str, int]:
+        """POST the JSON `body` (None: nothing) for a session: the container's id and the descriptor, as `ask_session`."""
         seconds = self._limit()
         try:
-            return ask_session(self.path, target, dumps(body), limit=_timeval(seconds))
+            return ask_session(
+                self.path, target, b"" if body is None else dumps(body), limit=_timeval(seconds)
+            )
         except BlockingIOError as err:
             raise diagnosis.hangs(self.path, seconds) from err
         except DkrError as error:

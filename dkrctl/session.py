@@ -139,6 +139,10 @@ class Session:
             return None
         return frame_of(data, descriptors_of(ancillary), flags)
 
+    def cut(self) -> None:
+        """Leave, with another thread in `receive`: it is told that there is nobody any more."""
+        self._socket.shutdown(_socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Leave; the shim sees it."""
         self._socket.close()

@@ -15,6 +15,7 @@ from dkrctl.daemon import target
 from dkrctl.request import asks
 from dkrctl.sdk.acts import Acts
 from dkrctl.sdk.answers import model
+from dkrctl.sdk.copying import Copying
 from dkrctl.sdk.creation import create
 from dkrctl.sdk.descriptors import Passing
 from dkrctl.sdk.execs import LIMIT, Execs, of_descriptors
@@ -45,7 +46,7 @@ _ANSWER = TypeAdapter(RunAnswer)
 _WAIT = TypeAdapter(WaitAnswer)
 
 
-class Client(Acts, Execs, Housekeeping):
+class Client(Acts, Execs, Housekeeping, Copying):
     """A client of the daemon: `async with Client() as dkr:`.
 
     Every method raises the classes of common/errors.py: what the daemon said, or Unavailable and NotPermitted where it cannot be

@@ -14,6 +14,7 @@ from common.models import (
 from common.trace import Trace
 from common.usage import Change
 from dkrd.api import containers, execs, life
+from dkrd.api.archive_routes import ARCHIVE
 from dkrd.api.attach import execute
 from dkrd.api.diff import diff
 from dkrd.api.pause import pause, unpause
@@ -194,6 +195,7 @@ ACTS = (
         "What a container has changed of its root",
         about="At most 50000 changes are told.",
     ),
+    *ARCHIVE,
     Route(
         "GET",
         "/v1/containers/{container}/execs",

@@ -27,7 +27,7 @@ log = logging.getLogger("dkr.api")
 
 async def attach(context: Context, peer: Peer, request: web.Request) -> web.StreamResponse:
     """Attach the client to the terminal of a running container."""
-    return await _session(context, peer, request, "attach", "attach to")
+    return await hand_over(context, peer, request, "attach", "attach to")
 
 
 async def execute(
@@ -36,16 +36,17 @@ async def execute(
     """Have a further command executed in a running container. The request was read here for the sake of what is told of a bad one:
     the guardian goes by what the client says to it, and is not told of this one.
     """
-    return await _session(context, peer, request, "exec", "execute in")
+    return await hand_over(context, peer, request, "exec", "execute in")
 
 
-async def _session(
+async def hand_over(
     context: Context, peer: Peer, request: web.Request, ask: str, verb: str
 ) -> web.StreamResponse:
+    """Answer 101 and give the client's connection to the guardian, which is asked for `ask`."""
     container = await find(context, peer, request)
     check_runs(container, verb)
 
-    def hand_over(fd: int) -> None:
+    def give(fd: int) -> None:
         def answered(answer: Answer) -> None:
             """Called while `fd` is open."""
             if not isinstance(answer, DkrError):
@@ -58,4 +59,4 @@ async def _session(
         message: dict[str, object] = {"type": "ask", "id": container.id, "ask": {"type": ask}}
         context.channel.ask(message, (fd,), answered)
 
-    return await upgrade(request, hand_over)
+    return await upgrade(request, give)

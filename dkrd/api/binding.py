@@ -17,7 +17,7 @@ from dkrd.api import bodies, problems
 from dkrd.api.connections import peer_of
 from dkrd.api.context import Context
 from dkrd.api.peers import Peer
-from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
+from dkrd.api.route import Json, Lines, Plain, Route, Switched, Tar, Who
 from dkrd.api.upgrade import asked_for
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
     Bound = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_METHODS = ("GET", "POST", "PUT", "DELETE")
+_METHODS = ("HEAD", "GET", "POST", "PUT", "DELETE")
 _BY_HAND = {
     Switched: web.StreamResponse,
     Plain: web.Response,
     Json: web.Response,
+    Tar: web.StreamResponse,
     Lines: web.StreamResponse,
 }
 
@@ -85,6 +86,8 @@ def _of_line(route: Route) -> str | None:
         return "its query is no model"
     if route.body is not None and (not _is_model(route.body) or route.method not in ("POST", "PUT")):
         return "its body is no model, or its method takes none"
+    if route.stream and (route.body is not None or route.method != "PUT"):
+        return "its body is an archive and something else, or its method takes none"
     if route.optional and (
         route.body is None or any(field.is_required() for field in route.body.model_fields.values())
     ):
@@ -175,7 +178,7 @@ def _handle(lines: tuple[Route, ...], context: Context) -> Bound:
             raise bodies.no_query(request)
         if route.body is not None:
             given.append(await bodies.body(request, route.body, optional=route.optional))
-        elif request.can_read_body and await bodies.read(request):
+        elif not route.stream and request.can_read_body and await bodies.read(request):
             raise BadRequest("cannot read the request: it has a body, and none is wanted")
         return answer(route, await route.handler(context, peer, request, *given))
 

@@ -19,7 +19,7 @@ from common.model_base import Model
 from common.problem import Problem
 from common.version import VERSION
 from dkrd.api.problems import CONTENT_TYPE, STATUSES
-from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
+from dkrd.api.route import Json, Lines, Plain, Route, Switched, Tar, Who
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +52,8 @@ _OF_UPGRADE = {
 _BY_HAND = {413: _OF_BODY[413], 415: _OF_BODY[415], 426: _OF_UPGRADE[426]}
 
 LINES_TYPE = "application/x-ndjson"
+TAR_TYPE = "application/x-tar"
+_BYTES: Object = {"type": "string", "contentMediaType": TAR_TYPE}
 _OF_WEBSOCKET: list[Object] = [
     {
         "name": name,
@@ -183,6 +185,8 @@ def _operation(lines: tuple[Route, ...]) -> Object:
         schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
         required = not any(route.optional for route in lines)
         operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
+    if any(route.stream for route in lines):
+        operation["requestBody"] = {"required": True, "content": {TAR_TYPE: {"schema": _BYTES}}}
     return operation
 
 
@@ -210,7 +214,8 @@ def _of_queries(lines: tuple[Route, ...]) -> list[Object]:
         schema = model.model_json_schema(by_alias=True, schema_generator=_Generator)
         for name, of_one in schema["properties"].items():
             about = of_one.pop("description", "") + whose
-            found.append({"name": name, "in": "query", "description": about, "schema": of_one})
+            needed: Object = {"required": True} if name in schema.get("required", ()) else {}
+            found.append({"name": name, "in": "query", **needed, "description": about, "schema": of_one})
     return found
 
 
@@ -247,6 +252,7 @@ def _responses(lines: tuple[Route, ...]) -> Object:
         kinds += _OF_CONTAINER if "{container}" in route.path else ()
         statuses |= {STATUSES[kind.code] for kind in kinds}
         statuses |= set(_OF_BODY) if route.body is not None else set()
+        statuses |= {415} if route.stream else set()
         statuses |= set(_OF_UPGRADE) if route.upgrade is not None else set()
     problems = {str(status): {"$ref": f"#/components/responses/{_name(status)}"} for status in statuses}
     return dict(sorted({**answers, **problems}.items()))
@@ -269,6 +275,9 @@ def _answer(route: Route) -> Object:
     if route.answer is Plain:
         text = {"schema": {"type": "string"}, "example": route.example}
         return {"description": route.summary, "content": {"text/plain": text}}
+    if route.answer is Tar:
+        content = {"content": {TAR_TYPE: {"schema": _BYTES}}} if route.method != "HEAD" else {}
+        return {"description": route.summary, **content}
     schema: Object
     if get_origin(route.answer) is Lines:
         schema = {"$ref": _REF + get_args(route.answer)[0].__name__}

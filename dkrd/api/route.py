@@ -37,6 +37,10 @@ class Json:
     """In place of a model: an answer that is JSON of a schema of its own."""
 
 
+class Tar:
+    """In place of a model: an archive, as it comes; of a HEAD its headers alone."""
+
+
 class Lines(Generic[T]):
     """In place of a model: lines, each the JSON of a T, for as long as there are any."""
 
@@ -47,10 +51,11 @@ class Route:
 
     query    model of the query; None: it has none
     body     model of the body; None: it has none
-    answer   type of the answer: a Model, list[Model], None (204), Switched, Plain, Json, Lines[Model]
+    answer   type of the answer: a Model, list[Model], None (204), Switched, Plain, Json, Tar, Lines[Model]
     summary  one line for people
     upgrade  the protocol that the client must ask for (`Upgrade:`); None: it must not ask for any. Lines may
              differ in this alone, and have each their own query and body
+    stream   its body is an archive, which the handler reads as it comes
     optional the body may be left out: its keys have defaults
     made     what is answered was made by this: 201, and its place below `path` in the header Location
     errors   what it may answer besides what every route may (openapi.py), by class
@@ -67,6 +72,7 @@ class Route:
     handler: Handler
     summary: str
     upgrade: str | None = None
+    stream: bool = False
     optional: bool = False
     made: bool = False
     errors: tuple[type[DkrError], ...] = ()

@@ -211,6 +211,11 @@ def execute(context: Context, container: Container, session: Session, connection
     _introduce(context, ask, session, connection)
 
 
+def copy(context: Context, container: Container, session: Session, connection: int) -> None:
+    """Have something copied from or to `container`, whose session this is. The same of `connection`."""
+    _introduce(context, {"type": "ask", "id": container.id, "ask": {"type": "copy"}}, session, connection)
+
+
 def _introduce(context: Context, message: Frame, session: Session, connection: int) -> None:
     def answered(answer: Answer) -> None:
         if isinstance(answer, DkrError):

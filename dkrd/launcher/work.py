@@ -31,6 +31,7 @@ WORK = Work(
     collect=cleanup.collect,
     asks={
         "attach": ended.attach,
+        "copy": ended.copy,
         "exec": ended.execute,
         "execs": ended.execute,
         "exec-kill": ended.execute,

@@ -19,13 +19,15 @@ from __future__ import annotations
 import fcntl
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from common.errors import CommandNotFound
 from dkrd.runtime import becoming, build, cgroups, errands, failure, signals, syscalls, users
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from dkrd.runtime.spec import Process
     from dkrd.runtime.steps import What
@@ -72,7 +74,22 @@ class Task:
     sync: socket.socket
 
 
-class _Steps:
+class Joins(Protocol):
+    """Of a task, what it takes to be where a container is. Fields as in Task."""
+
+    @property
+    def process(self) -> Process: ...
+    @property
+    def namespaces(self) -> frozenset[str]: ...
+    @property
+    def pidfd(self) -> int: ...
+    @property
+    def cgroup(self) -> cgroups.Cgroup: ...
+    @property
+    def last_cap(self) -> int: ...
+
+
+class Steps:
     """Which step is under way, for the error's record."""
 
     def __init__(self) -> None:
@@ -92,23 +109,28 @@ def fork(task: Task) -> int:
         if "pid" in task.namespaces:
             own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
             syscalls.setns(task.pidfd, syscalls.CLONE_NEWPID)
-        # Beside a thread of the guardian's (descriptors.py) only the C library's own fork leaves a child that the library works
-        # in: after a bare clone3 it would wait for that thread, in setgroups(2) for one.
-        alone = len(os.listdir("/proc/self/task")) == 1
-        with signals.blocked():
-            pid = syscalls.clone3(0, task.cgroup.leaf) if alone else os.fork()
-            if pid == 0:
-                _run(task, born=alone)
-        return pid
+        return born(task.cgroup.leaf, partial(_run, task))
     finally:
         if own >= 0:
             syscalls.setns(own, syscalls.CLONE_NEWPID)
             os.close(own)
 
 
-def _run(task: Task, *, born: bool) -> NoReturn:
+def born(leaf: int, run: Callable[[bool], NoReturn]) -> int:
+    """Fork a child that is `run`, told whether it was born in the v2 cgroup `leaf` (-1: there is none); its pid. Raises OSError."""
+    # Beside a thread of the guardian's (descriptors.py) only the C library's own fork leaves a child that the library works
+    # in: after a bare clone3 it would wait for that thread, in setgroups(2) for one.
+    alone = len(os.listdir("/proc/self/task")) == 1
+    with signals.blocked():
+        pid = syscalls.clone3(0, leaf) if alone else os.fork()
+        if pid == 0:
+            run(alone)
+    return pid
+
+
+def _run(task: Task, born: bool) -> NoReturn:
     """The child's whole life. `born`: in the v2 leaf, where there is one."""
-    steps = _Steps()
+    steps = Steps()
     error = task.sync.fileno()
     try:
         # Inherited as well: said here because all depends on it.
@@ -120,7 +142,7 @@ def _run(task: Task, *, born: bool) -> NoReturn:
             os.dup2(error, number)  # the daemon's log, among others, was there
         # High, so that no preserved descriptor lands on it.
         error = fcntl.fcntl(error, fcntl.F_DUPFD_CLOEXEC, 3 + len(task.preserved) + 3)
-        _join(task, steps, born=born)
+        join(task, steps, born=born)
         _become(task, error, steps)
     except BaseException as err:
         failure.send(error, _of_exec(err), steps.current or "exec", WHAT)
@@ -133,7 +155,7 @@ def _of_exec(err: BaseException) -> BaseException:
     return err
 
 
-def _join(task: Task, steps: _Steps, *, born: bool) -> None:
+def join(task: Joins, steps: Steps, *, born: bool) -> None:
     """Be where the container is: its cgroup, its namespaces, root of its users."""
     steps.begin("enter cgroup")
     # While still uid 0 of the host, whose files these are.
@@ -152,7 +174,7 @@ def _join(task: Task, steps: _Steps, *, born: bool) -> None:
     becoming.begin_anew(task.process, task.last_cap, steps)
 
 
-def _become(task: Task, error: int, steps: _Steps) -> NoReturn:
+def _become(task: Task, error: int, steps: Steps) -> NoReturn:
     process = task.process
     steps.begin("user")
     user = users.resolve(task.user, process.uid, process.gid, process.additional_gids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ class Mounted(NamedTuple):
     options     of the mount, not of its filesystem: ro, nosuid, nodev, …
     unbindable  a clone leaves it out; mount_namespaces(7)
     type        of its filesystem, with a subtype as in fuse.sshfs
+    device      of its filesystem, as st_dev has it, but where that has one for each of its parts
     """
 
     id: int
@@ -24,6 +26,7 @@ class Mounted(NamedTuple):
     options: tuple[str, ...]
     unbindable: bool
     type: str
+    device: int
 
 
 def read(pid: int | str) -> Iterator[Mounted]:
@@ -31,7 +34,7 @@ def read(pid: int | str) -> Iterator[Mounted]:
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         for line in lines:  # newline: a carriage return in a name is not escaped and ends no line
             head, _, tail = line.partition(" - ")
-            number, parent, _, _, point, options, *tags = head.split(" ")
+            number, parent, device, _, point, options, *tags = head.split(" ")
             yield Mounted(
                 int(number),
                 int(parent),
@@ -39,6 +42,7 @@ def read(pid: int | str) -> Iterator[Mounted]:
                 tuple(options.split(",")),
                 "unbindable" in tags,
                 _plain(tail.split(" ", 1)[0]),
+                os.makedev(*map(int, device.split(":"))),
             )
 
 

@@ -104,6 +104,19 @@ def execute(
     _nobody(settings, container, "execute in", "its guardian was killed, and nobody else may")
 
 
+def copy(
+    settings: Settings,
+    pool: Pool,
+    container: str,
+    credentials: Credentials,
+    admin_gid: int | None,
+    *ask: object,
+) -> NoReturn:
+    """Why nothing can be copied from or to it. Raises NotFound for another's container, else Conflict."""
+    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    _nobody(settings, container, "copy from or to", "its guardian was killed, and nobody else may")
+
+
 def _nobody(settings: Settings, container: str, verb: str, why: str) -> NoReturn:
     state = cleanup.read_state(settings, container)
     if state.get("status") == "created":

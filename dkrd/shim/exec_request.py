@@ -56,7 +56,7 @@ def read(
             f"cannot read the first frame: it is not a version {VERSION} exec",
             hint="use a dkrctl of the daemon's release",
         )
-    _check_container(frame["container"], *container)
+    check_container(frame["container"], *container, "execute in")
     request = frame["request"]
     if not isinstance(request, dict):
         raise ProtocolError("cannot read the first frame: request is no object")
@@ -76,13 +76,13 @@ def read(
     return Wanted(process, user, on_disconnect, stdio, tty, preserved)
 
 
-def _check_container(wanted: object, container: str, name: str) -> None:
+def check_container(wanted: object, container: str, name: str, verb: str) -> None:
     """Raise NotPermitted where the client has named another container than this one. It says itself which it means, by name, id or
-    the beginning of that: whom the api leads to another one would not see it before the command was executed there.
+    the beginning of that: whom the api leads to another one would not see it before it was done there.
     """
     if not isinstance(wanted, str) or not wanted or not (container.startswith(wanted) or name == wanted):
         raise NotPermitted(
-            f"cannot execute in {container[:12]}: the client asked for another container",
+            f"cannot {verb} {container[:12]}: the client asked for another container",
             rule="other-container",
             hint="the api that sent the client here was taken over, or has a defect",
         )

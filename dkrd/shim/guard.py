@@ -20,6 +20,7 @@ from dkrd.shim.asks import Asks
 from dkrd.shim.attach import Attaching
 from dkrd.shim.called import Called, Renaming
 from dkrd.shim.clients import Clients, Deeds, is_integer
+from dkrd.shim.copies import Copies
 from dkrd.shim.execs import Execs
 from dkrd.shim.exits import Exit
 from dkrd.shim.health import Health
@@ -105,8 +106,10 @@ class Guard:
         place = Place(loop, task, config, container, built, state)
         self._execs = Execs(place, owner)
         self._health: Health | None = None
+        self._copies = Copies(place, owner)
         own: dict[str, Handler] = {
             "attach": self._attaching.ask,
+            "copy": self._copies.ask,
             "exec": self._execs.ask,
             "execs": self._execs.list,
             "exec-kill": self._execs.kill,
@@ -166,6 +169,7 @@ class Guard:
         self._attaching.end()
         self._stopping.end()
         self._execs.end()
+        self._copies.end()
         all_told = self.clients.end({"type": "exited", "exit": ending.to_wire()})
         for call in self.on_told:
             call()

@@ -38,7 +38,7 @@ ACTS: dict[str, Json] = {
     "stats": {"ids": []},  # and the container's
 }
 HANG_SECONDS = 10.0
-WISHES = ("attach", "exec", "launch", "logs", "measure", "diff", *ACTS)
+WISHES = ("attach", "copy", "exec", "launch", "logs", "measure", "diff", *ACTS)
 
 
 def tell(what: Json) -> None:

@@ -14,14 +14,18 @@ if TYPE_CHECKING:
 
 LINES = {
     "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue": mountinfo.Mounted(
-        36, 35, "/mnt2", ("rw", "noatime"), False, "ext3"
+        36, 35, "/mnt2", ("rw", "noatime"), False, "ext3", os.makedev(98, 0)
     ),
-    "7 1 0:5 / / ro - tmpfs none rw": mountinfo.Mounted(7, 1, "/", ("ro",), False, "tmpfs"),
+    "7 1 0:5 / / ro - tmpfs none rw": mountinfo.Mounted(7, 1, "/", ("ro",), False, "tmpfs", os.makedev(0, 5)),
     r"9 7 0:6 / /a\040b\134c\011d rw shared:3 master:2 unbindable - fuse.ssh\043fs x\040y rw": mountinfo.Mounted(
-        9, 7, "/a b\\c\td", ("rw",), True, "fuse.ssh#fs"
+        9, 7, "/a b\\c\td", ("rw",), True, "fuse.ssh#fs", os.makedev(0, 6)
     ),
-    "8 7 0:6 /a\rb /c\rd rw - tmpfs none rw": mountinfo.Mounted(8, 7, "/c\rd", ("rw",), False, "tmpfs"),
-    "9 7 0:6 //deleted /x rw unbindable - ext4  rw": mountinfo.Mounted(9, 7, "/x", ("rw",), True, "ext4"),
+    "8 7 0:6 /a\rb /c\rd rw - tmpfs none rw": mountinfo.Mounted(
+        8, 7, "/c\rd", ("rw",), False, "tmpfs", os.makedev(0, 6)
+    ),
+    "9 7 0:6 //deleted /x rw unbindable - ext4  rw": mountinfo.Mounted(
+        9, 7, "/x", ("rw",), True, "ext4", os.makedev(0, 6)
+    ),
 }
 
 
