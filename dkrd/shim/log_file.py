@@ -69,13 +69,13 @@ class LogFile(LogQueue):
             begin, size = 0, self._size
             for number, line in enumerate(lines):
                 if size and size + len(line) > self._max_size:
-                    stand += self._write(lines[begin:number])
+                    stand += self._write(b"".join(lines[begin:number]))
                     if stand < number:
                         return stand
                     self._rotate()
                     begin, size = number, 0
                 size += len(line)
-            stand += self._write(lines[begin:])
+            stand += self._write(b"".join(lines[begin:]))
         except OSError:
             if not stand:
                 raise
@@ -84,25 +84,32 @@ class LogFile(LogQueue):
                 self.on_written()
         return stand
 
-    def _write(self, lines: list[bytes]) -> int:
-        """Write `lines` in one piece; how many of them stand. Raises OSError where none does."""
-        end = b"\n" if lines and self._torn else b""
-        view = memoryview(end + b"".join(lines))
+    def _take_block(self, block: bytes) -> int:
+        if self._torn or self._size + len(block) > self._max_size:
+            return 0  # line by line: some of them are for the next file
+        stand = self._write(block)
+        if stand:
+            self.on_written()
+        return stand
+
+    def _write(self, data: bytes) -> int:
+        """Write lines in one piece; how many of them stand. Raises OSError where none does."""
+        end = b"\n" if data and self._torn else b""
+        view = memoryview(end + data)
         written = 0
         try:
             while written < len(view):
                 here = os.write(self._fd, view[written:])
                 self._size += here
                 written += here
-                self._torn = written < len(
-                    view
-                )  # where the next write fails: a reader passes over half a line
+                # Where the next write fails: a reader passes over half a line.
+                self._torn = written < len(view)
         except OSError:
-            stand = _whole(lines, written - len(end))
+            stand = _whole(data.splitlines(keepends=True), written - len(end))
             if not stand:
                 raise
             return stand
-        return len(lines)
+        return data.count(b"\n")
 
     def _rotate(self) -> None:
         names = [self._path, *(f"{self._path}.{number}" for number in range(1, self._max_files))]

@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.clock import timestamp
+from dkrd.shim.log_lines import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,10 @@ class LogQueue:
 
     def put(self, stream: str, data: bytes) -> None:
         """Bytes of `stream` ("stdout", "stderr"). What is no whole line yet waits for its end, or for `end`."""
-        *lines, rest = (self._rest.pop(stream, b"") + data).split(b"\n")
+        data = self._rest.pop(stream, b"") + data
+        if data.isascii() and not (self._queue or self._dropped or self._again):
+            data = self._at_once(stream, data)
+        *lines, rest = data.split(b"\n")
         parts = [part for line in lines for part in parts_of(line + b"\n")]
         if len(rest) > MAX_LINE:
             *full, rest = parts_of(rest)
@@ -98,7 +102,33 @@ class LogQueue:
         if lost:
             self._complain(f"{lost} lines are lost at its end")
 
+    def _at_once(self, stream: str, data: bytes) -> bytes:
+        """Write the whole lines at the beginning of `data` where nothing waits, as many as can be; what is left of it."""
+        end = data.rfind(b"\n") + 1
+        block = data[:end]
+        now = max(self._last + 1, time.time_ns())
+        count = block.count(b"\n")
+        nanosecond = now % 1_000_000_000
+        too_long = end > MAX_LINE and max(map(len, block.split(b"\n"))) >= MAX_LINE
+        if not block or too_long or nanosecond + count > 1_000_000_000:
+            return data
+        try:
+            taken = self._take_block(encode(block, stream, timestamp(now)[:19], nanosecond))
+        except OSError:
+            return data  # it is tried again, and told
+        if not taken:
+            return data
+        self._failing = False
+        self._last = now + taken - 1
+        return data[end:] if taken == count else data.split(b"\n", taken)[-1]
+
     # --- of what it is written to
+
+    def _take_block(self, block: bytes) -> int:
+        """Write lines of the log, encoded, in one piece; how many of them were taken. 0 where it does not take them so. Raises OSError
+        where none was.
+        """
+        return 0
 
     def _take(self, entries: list[Entry]) -> int:
         """Write `entries` without waiting; how many were taken, from the first on. Raises OSError for a log that cannot be written
