@@ -40,6 +40,7 @@ EXEC_OPTIONS: tuple[Option, ...] = (
     _RUN["tty"],
     _RUN["no-tty"],
     _RUN["detach-keys"],
+    _RUN["record"],
     _RUN["preserve-fds"],
     Option(
         "on-disconnect",

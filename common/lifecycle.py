@@ -34,6 +34,7 @@ _REFUSED = (
     (_RUN["rootfs"], _NOT_KEPT, "dkrctl run --rootfs DIR starts it at once"),
     (_RUN["preserve-fds"], _NOT_KEPT, "dkrctl run --preserve-fds N starts it at once"),
     (_RUN["no-tty"], "it has no terminal anyway unless there is -t", "leave out -T"),
+    (_RUN["record"], _WHO_ATTACHES, "dkrctl start --attach --record FILE, or the same with attach"),
     (_RUN["detach-keys"], _WHO_ATTACHES, "dkrctl start --attach --detach-keys KEYS, or the same with attach"),
     (
         _RUN["on-disconnect"],
@@ -121,6 +122,7 @@ START = Command(
             group=_STDIO,
         ),
         DETACH_KEYS,
+        _RUN["record"],
         _ATTACH["on-disconnect"],
         _RUN["quiet"],
         SOCKET,

@@ -301,6 +301,17 @@ RUN_OPTIONS: tuple[Option, ...] = (
     *_rows("Health", HEALTH),
     *_rows("Output", LOGS),
     Option(
+        "record",
+        "",
+        VALUE,
+        "FILE",
+        "",
+        "write what the command's terminal shows to FILE as asciicast v2, for asciinema; what is typed is not recorded",
+        group=_STDIO,
+        docker="Docker has none",
+        complete="files",
+    ),
+    Option(
         "interactive",
         "i",
         FLAG,
@@ -410,6 +421,7 @@ RUN = Command(
 )
 ATTACH_OPTIONS: tuple[Option, ...] = (
     DETACH_KEYS,
+    next(option for option in RUN_OPTIONS if option.long == "record"),
     Option("no-stdin", "", FLAG, "", "", "only look: what is typed here goes nowhere", group=_STDIO),
     Option(
         "on-disconnect",

@@ -43,9 +43,21 @@ class Attachment:
         self._terminal = (
             Terminal(1, typed=self._typed, passes=self._given, keys=keys) if self._typed or shown else None
         )
+        record = parsed.last("record")
+        if record is not None and self._terminal is None:
+            raise BadRequest("cannot record: there is no terminal here")
+        if self._terminal is not None:
+            self._terminal.record(record)
 
     def go(self, path: str, target: str) -> int:
         """Ask the daemon at `path` for a session by POST `target`, attend; the exit status of the command, or 0 after leaving."""
+        try:
+            return self._go(path, target)
+        finally:
+            if self._terminal is not None:
+                self._terminal.leave()
+
+    def _go(self, path: str, target: str) -> int:
         signals = Signals()
         container, descriptor = ask_session(path, target)
         session = Session(descriptor)
@@ -81,9 +93,6 @@ class Attachment:
             if not self._parsed.flag("quiet"):
                 note(f"left {self._name}, which runs on; to come back: dkrctl attach {self._name}")
             return 0
-        finally:
-            if self._terminal is not None:
-                self._terminal.leave()
         return status_of(ended)
 
     def _join(
@@ -94,6 +103,11 @@ class Attachment:
         for stream in streams:
             never_wait(stream)
         if len(streams) == 2:
+            if self._terminal is not None and self._terminal.records:
+                raise BadRequest(
+                    f"cannot record: {self._name} has no terminal",
+                    hint="it runs; dkrctl logs shows what it has written",
+                )
             # Late: a terminal does not need it.
             from dkrctl.streams import copied
 

@@ -58,7 +58,7 @@ class Exec(Run):
     def _check_detached(self) -> None:
         if self.parsed.flag("tty") and self.parsed.flag("no-tty"):
             raise BadRequest("cannot give the command a terminal and none: -t and -T")
-        for long in ("interactive", "detach-keys", "on-disconnect", "preserve-fds"):
+        for long in ("interactive", "detach-keys", "record", "on-disconnect", "preserve-fds"):
             if self.parsed.last(long) not in (None, "false"):
                 raise BadRequest(
                     f"cannot execute with --detach and --{long}: that is for who stays until it ends",

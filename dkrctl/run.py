@@ -181,11 +181,15 @@ class Run:
             from dkrctl.keys import keys_of
 
             keys = keys_of(self.parsed)
+        record = self.parsed.last("record")
         if not passing.tty:
+            if record is not None:
+                raise BadRequest("cannot record: the command has no terminal", hint="give it one: -t")
             return None
         from dkrctl.terminal import Terminal
 
         terminal = Terminal(passing.shown, typed=self.typed, keys=keys)
+        terminal.record(record)
         self.request["terminal"] = True
         size = terminal.size()
         if size is not None:
@@ -210,6 +214,8 @@ class Run:
     def _plan(self) -> int:
         from dkrctl import dry_run
 
+        if self.parsed.last("record") is not None:
+            raise BadRequest("cannot record a run that does not take place: --dry-run and --record")
         if self.parsed.flag("explain"):
             raise BadRequest("cannot explain a start that does not take place: --dry-run and --explain")
         dry_run.check(self.parsed.last("format"), self.parsed.last("cidfile"))
@@ -253,9 +259,9 @@ class Run:
         passing = self._passing()
         terminal = self._terminal(passing)
         cidfile = self.parsed.last("cidfile")
-        if cidfile is not None:
-            self.cidfile = Cidfile(cidfile)
         try:
+            if cidfile is not None:
+                self.cidfile = Cidfile(cidfile)
             ended = self._attend_session(self._ask(), signals, passing, terminal)
         finally:
             if terminal is not None:

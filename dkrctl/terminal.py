@@ -20,6 +20,7 @@ from dkrctl.stdio import device_of, open_terminal
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:
+    from dkrctl.recording import Recording
     from dkrctl.session import Session
 
 _ROWS_COLUMNS = 4  # bytes of struct winsize that count: ws_row, ws_col; ioctl_tty(2)
@@ -40,6 +41,7 @@ class Terminal:
         "_matcher",
         "_outward",
         "_passes",
+        "_recording",
         "_session",
         "_shown",
         "_stream",
@@ -69,6 +71,7 @@ class Terminal:
         self._lines: list[Line] = []
         self._master = -1
         self._stream = -1
+        self._recording: Recording | None = None
         self._session: Session | None = None
         self._inward: Pump | None = None
         self._outward: Pump | None = None
@@ -97,6 +100,19 @@ class Terminal:
     def leaving(self) -> bool:
         """The keys that leave were typed."""
         return self._inward is not None and self._inward.left
+
+    def record(self, path: str | None) -> None:
+        """Record to the file `path` what the command's terminal shows; nothing where that is None. Raises BadRequest."""
+        if path is not None:
+            # Late: who does not record pays nothing.
+            from dkrctl.recording import Recording
+
+            self._recording = Recording(path)
+
+    @property
+    def records(self) -> bool:
+        """Whether what is shown is to be recorded."""
+        return self._recording is not None
 
     def settle(self) -> bool:
         """While leaving: nothing is read any more; whether all that was is where it belongs."""
@@ -128,6 +144,8 @@ class Terminal:
         # Opened again, a terminal can be made non-blocking without the shell noticing; else it is used as it is.
         again = open_terminal(self._shown, posix.O_WRONLY) if posix.isatty(self._shown) else -1
         self._outward = Pump(side, again if again >= 0 else self._shown, outward=True, master=master >= 0)
+        if self._recording is not None:
+            self._outward.watch = self._recording.begin(self.size(), whole=whole)
         pumps = [self._outward]
         if self.typed:
             pumps.append(self._read_keys(side))
@@ -210,6 +228,8 @@ class Terminal:
         if size is None or self._session is None:
             return
         rows, columns = size
+        if self._recording is not None:
+            self._recording.resized(size)
         if self._stream >= 0:
             self._session.post({"type": "resize", "height": rows, "width": columns})
             return
@@ -223,6 +243,13 @@ class Terminal:
     def leave(self) -> None:
         """The end: the caller's terminals as they were. May be called at any time, and again."""
         self._restore()
+        if self._recording is not None:
+            failure = self._recording.close()
+            if failure:
+                # Late: a recording that is whole says nothing.
+                from dkrctl.report import note
+
+                note(failure)
 
     def _restore(self) -> None:
         for line in self._lines:

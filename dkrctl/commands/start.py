@@ -13,7 +13,7 @@ def run(call: Call) -> int:
     names = call.some_words()
     if call.parsed.flag("attach") or call.parsed.flag("interactive"):
         return _attached(call, names)
-    for option in ("detach-keys", "on-disconnect"):
+    for option in ("detach-keys", "record", "on-disconnect"):
         if call.parsed.last(option) is not None:
             raise BadRequest(
                 f"cannot start with --{option}: nobody is attached",
