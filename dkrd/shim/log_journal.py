@@ -78,30 +78,32 @@ class JournalLog(LogQueue):
         return len(entries)
 
     def _record(self, entry: Entry) -> bytes:
-        self._epoch = self._epoch or entry.time
+        stream, data, moment, dropped = entry
+        self._epoch = self._epoch or moment
         fields: dict[str, str | bytes] = {
-            "MESSAGE": entry.data.removesuffix(b"\n"),
-            "PRIORITY": str(_PRIORITIES[entry.stream]),
+            "MESSAGE": data.removesuffix(b"\n"),
+            "PRIORITY": str(_PRIORITIES[stream]),
             "CONTAINER_NAME": str(self.name),
             **self._fixed,
-            "SYSLOG_TIMESTAMP": entry.time,
+            "SYSLOG_TIMESTAMP": moment,
             "CONTAINER_LOG_EPOCH": self._epoch,
             "CONTAINER_LOG_ORDINAL": str(self._ordinal + 1),
         }
-        part = self._parts[entry.stream]
-        partial = not entry.data.endswith(b"\n")
+        part = self._parts[stream]
+        partial = not data.endswith(b"\n")
         if partial or part:
             fields["CONTAINER_PARTIAL_ORDINAL"] = str(part + 1)
             fields["CONTAINER_PARTIAL_LAST"] = "false" if partial else "true"
         if partial:
             fields["CONTAINER_PARTIAL_MESSAGE"] = "true"
-        if entry.dropped:
-            fields["DKR_DROPPED"] = str(entry.dropped)
+        if dropped:
+            fields["DKR_DROPPED"] = str(dropped)
         return journal.encode(fields)
 
     def _sent(self, entry: Entry) -> None:
         self._ordinal += 1
-        self._parts[entry.stream] = 0 if entry.data.endswith(b"\n") else self._parts[entry.stream] + 1
+        stream, data, _, _ = entry
+        self._parts[stream] = 0 if data.endswith(b"\n") else self._parts[stream] + 1
 
     def _send(self, record: bytes) -> bool:
         """Send it; False where the journal takes nothing now. Raises OSError where there is no journal."""

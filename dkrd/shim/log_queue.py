@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from common.clock import timestamp
 from dkrd.shim.log_lines import encode
@@ -29,13 +29,9 @@ _LAST_WORDS = 32 * 1024 * 1024
 _AGAIN = 0.25  # seconds until a log that took nothing is tried again
 
 
-class Entry(NamedTuple):
-    """A line of a log, or a part of one. `dropped`: how many others are missing in front of it; then its data says so."""
-
-    stream: str
-    data: bytes
-    time: str
-    dropped: int = 0
+# A line of a log, or a part of one: its stream, its bytes, its time, and how many others are missing here if that is what it tells.
+# A plain tuple: there are many.
+Entry = tuple[str, bytes, str, int]
 
 
 class LogQueue:
@@ -57,6 +53,7 @@ class LogQueue:
         self._waiting = 0  # bytes of the queue
         self._dropped = 0
         self._last = 0  # nanoseconds: the time of the last entry
+        self._second, self._prefix = -1, ""  # and that of its second, as text
         self._loop: Loop | None = None
         self._again: Timer | None = None
         self.on_room: Callable[[], None] = lambda: None
@@ -142,13 +139,26 @@ class LogQueue:
     # --- the queue
 
     def _enter(self, stream: str, parts: list[bytes]) -> None:
-        for part in parts:
-            self._append(stream, part)
-        if parts and self._again is None:
+        if not parts:
+            return
+        if self._queue or self._dropped or self._again is not None:
+            for part in parts:
+                self._append(stream, part)
+            if self._again is None:
+                self._flush()
+            return
+        entries = self._entries(stream, parts)
+        rest = entries[self._try(entries) :]
+        for entry in rest:
+            if self._dropped or not self._has_room(entry[1]):
+                self._dropped += 1
+            else:
+                self._keep(entry)
+        if rest:
             self._flush()
 
     def _append(self, stream: str, part: bytes) -> None:
-        if self._queue and self._waiting + len(part) + COST > self._limit:
+        if not self._has_room(part):
             if self._again is None:
                 self._flush()  # it is only much at once
             if self._queue:
@@ -156,9 +166,10 @@ class LogQueue:
                 return
         if self._dropped:
             self._mark()
-        self._last = max(self._last + 1, time.time_ns())
-        self._queue.append(Entry(stream, part, timestamp(self._last)))
-        self._waiting += len(part) + COST
+        self._keep(*self._entries(stream, [part]))
+
+    def _has_room(self, part: bytes) -> bool:
+        return not self._queue or self._waiting + len(part) + COST <= self._limit
 
     def _mark(self) -> None:
         """A line that says how many are missing here."""
@@ -166,28 +177,47 @@ class LogQueue:
         text = (
             f"[dkr: {number} line{'s' if number > 1 else ''} dropped here: the log took nothing]\n".encode()
         )
-        self._last = max(self._last + 1, time.time_ns())
-        self._queue.append(Entry("stderr", text, timestamp(self._last), number))
-        self._waiting += len(text) + COST
+        self._keep(*self._entries("stderr", [text], number))
+
+    def _entries(self, stream: str, parts: list[bytes], dropped: int = 0) -> list[Entry]:
+        """Entries of now, each with a time of its own."""
+        last, now = self._last, time.time_ns()
+        entries = []
+        for part in parts:
+            last = max(last + 1, now)
+            second, rest = divmod(last, 1_000_000_000)
+            if second != self._second:
+                self._second, self._prefix = second, timestamp(second * 1_000_000_000)[:20]
+            entries.append((stream, part, f"{self._prefix}{rest:09}Z", dropped))
+        self._last = last
+        return entries
+
+    def _keep(self, entry: Entry) -> None:
+        self._queue.append(entry)
+        self._waiting += len(entry[1]) + COST
+
+    def _try(self, entries: list[Entry]) -> int:
+        """How many of `entries` the log takes. One that cannot be written to is told, once."""
+        try:
+            taken = self._take(entries)
+        except OSError as err:
+            if not self._failing:
+                self._failing = True
+                self._complain(err.strerror or str(err))
+            return 0
+        self._failing = self._failing and not taken
+        return taken
 
     def _flush(self) -> None:
         """Write what waits, as far as the log takes it."""
         while self._queue or self._dropped:
             if not self._queue:
                 self._mark()
-            cause = ""
-            try:
-                taken = self._take(list(self._queue))
-            except OSError as err:
-                taken, cause = 0, err.strerror or str(err)
+            taken = self._try(list(self._queue))
             self._took(taken)
-            if cause and not self._failing:
-                self._failing = True
-                self._complain(cause)
             if not taken:
                 self._try_later()
                 return
-            self._failing = False
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -195,7 +225,7 @@ class LogQueue:
     def _took(self, number: int) -> None:
         was_full = self.full
         for _ in range(number):
-            self._waiting -= len(self._queue.popleft().data) + COST
+            self._waiting -= len(self._queue.popleft()[1]) + COST
         if was_full and not self.full:
             self.on_room()
 
