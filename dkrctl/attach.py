@@ -27,7 +27,7 @@ class Attachment:
     Made before the daemon is asked; raises BadRequest.
     """
 
-    __slots__ = ("_given", "_name", "_parsed", "_starts", "_terminal", "_typed")
+    __slots__ = ("_given", "_name", "_parsed", "_starts", "_terminal", "_typed", "ended", "vanished")
 
     def __init__(
         self, name: str, parsed: Parsed, found: tuple[int, ...], *, given: bool, starts: bool = False
@@ -35,6 +35,8 @@ class Attachment:
         self._name = name
         self._parsed = parsed
         self._starts = starts
+        self.vanished = parsed.last("on-disconnect") or "keep"  # what follows when this client does
+        self.ended: dict[str, object] = {}  # how the command did, once it has
         self._given = given and 0 in found
         keys = keys_of(parsed)
         shown = posix.isatty(1)
@@ -69,7 +71,7 @@ class Attachment:
             {
                 "type": "attach",
                 "container": container,
-                "onDisconnect": self._parsed.last("on-disconnect") or "keep",
+                "onDisconnect": self.vanished,
                 "stdin": self._given,
                 "height": rows,
                 "width": columns,
@@ -84,7 +86,7 @@ class Attachment:
         attendance.wanted = self._name
         try:
             attendance.until_started()
-            ended = attendance.until_exit()
+            self.ended = attendance.until_exit()
         except Left as left:
             return left.status
         except Detached:
@@ -93,7 +95,7 @@ class Attachment:
             if not self._parsed.flag("quiet"):
                 note(f"left {self._name}, which runs on; to come back: dkrctl attach {self._name}")
             return 0
-        return status_of(ended)
+        return status_of(self.ended)
 
     def _join(
         self, session: Session, frame: dict[str, object], streams: list[int]

@@ -44,6 +44,35 @@ def status_of(ended: dict[str, object]) -> int:
     raise Internal(f"cannot tell how the command ended: {cause!a}, without a code or a signal")
 
 
+def is_typed(parsed: Parsed, found: tuple[int, ...]) -> bool:
+    """Whether the command gets a terminal to type at: where asked for, or where input and output are one here. Raises BadRequest."""
+    wanted = parsed.flag("tty")
+    if parsed.flag("no-tty"):
+        if wanted:
+            raise BadRequest("cannot give the command a terminal and none: -t and -T")
+        return False
+    input_given = parsed.flag("interactive") is not False
+    if wanted and not input_given:
+        raise BadRequest("cannot give the command a terminal without input: -t and --interactive=false")
+    if wanted is None:
+        wanted = input_given and found[:2] == (0, 1) and posix.isatty(0) and posix.isatty(1)
+    return wanted
+
+
+def remark(cause: object, limit: object) -> None:
+    """Tell of an end that neither the command nor the caller brought about. `limit`: the request's timeout."""
+    if cause not in ("timeout", *_ENDS):
+        return
+    # Late: an ordinary end says nothing.
+    from dkrctl.report import note
+
+    if cause != "timeout":
+        note(_ENDS[str(cause)])
+        return
+    shown = f" of {limit:g} s" if isinstance(limit, float) else ""
+    note(f"the time limit{shown} ended the command")
+
+
 class Cidfile:
     """The file of `--cidfile`: made before the daemon is asked, filled at the start, removed without one."""
 
@@ -161,18 +190,7 @@ class Run:
         return descriptors
 
     def _typed(self) -> bool:
-        """Whether the command gets a terminal to type at: where asked for, or where input and output are one here."""
-        wanted = self.parsed.flag("tty")
-        if self.parsed.flag("no-tty"):
-            if wanted:
-                raise BadRequest("cannot give the command a terminal and none: -t and -T")
-            return False
-        input_given = self.parsed.flag("interactive") is not False
-        if wanted and not input_given:
-            raise BadRequest("cannot give the command a terminal without input: -t and --interactive=false")
-        if wanted is None:
-            wanted = input_given and self.found[:2] == (0, 1) and posix.isatty(0) and posix.isatty(1)
-        return wanted
+        return is_typed(self.parsed, self.found)
 
     def _terminal(self, passing: stdio.Passing) -> "Terminal | None":
         """The caller's terminal as the command's own will be shown on it; None where it has none."""
@@ -327,22 +345,8 @@ class Run:
 
     def _status(self, ended: dict[str, object]) -> int:
         if not self.quiet:
-            self._remark(ended.get("cause"))
+            remark(ended.get("cause"), self.request.get("timeout"))
         return status_of(ended)
-
-    def _remark(self, cause: object) -> None:
-        """Tell of an end that neither the command nor the caller brought about."""
-        if cause not in ("timeout", "oom", "unhealthy"):
-            return
-        # Late: an ordinary end says nothing.
-        from dkrctl.report import note
-
-        if cause != "timeout":
-            note(_ENDS[str(cause)])
-            return
-        limit = self.request.get("timeout")
-        shown = f" of {limit:g} s" if isinstance(limit, float) else ""
-        note(f"the time limit{shown} ended the command")
 
 
 def run(words: list[str], socket: str | None) -> int:
@@ -359,4 +363,9 @@ def run(words: list[str], socket: str | None) -> int:
         from dkrctl.detached import run_detached
 
         return run_detached(parsed, socket_path(parsed.last("socket"), socket), found)
+    if parsed.last("log-driver") in ("json-file", "journald"):
+        # Late as well: its guardian stands between, so it is none of the quick ones.
+        from dkrctl.kept_run import run_kept
+
+        return run_kept(parsed, socket_path(parsed.last("socket"), socket), found)
     return Run(parsed, socket_path(parsed.last("socket"), socket), found).go()

@@ -133,7 +133,6 @@ def test_what_is_refused_on_the_command_line(root: Caller) -> None:
         (("create", "--log-opt", "max-size", "/bin/true"), "KEY=VALUE is wanted"),
         (("create", "--log-opt", "size=1m", "/bin/true"), "log.options.size"),
         (("create", "--log-driver", "passthrough", "/bin/true"), "log.driver"),
-        (("run", "--log-driver", "json-file", "/bin/true"), "dkrctl attach"),
     ):
         done = run(root, *words)
         assert done.returncode in (1, 125), words
