@@ -166,6 +166,17 @@ HELP = Option("help", "", FLAG, "", "", "print this help and exit", group=_CLIEN
 # Of all but `run`, whose -h is --hostname, as with Docker.
 VERB_HELP = Option("help", "h", FLAG, "", "", "print this help and exit", group=_CLIENT)
 
+PIDFILE = Option(
+    "pidfile",
+    "",
+    VALUE,
+    "FILE",
+    "",
+    "write the host's number of the container's process 1 to FILE once it runs",
+    group=_CONTAINER,
+    complete=FILES,
+    docker="Podman's",
+)
 _QUIET = Option("quiet", "q", FLAG, "", "", "no remarks by the client; errors are still told", group=_CLIENT)
 
 DETACH_KEYS = Option(
@@ -209,6 +220,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         group=_CONTAINER,
         complete=FILES,
     ),
+    PIDFILE,
     Option(
         "rootfs",
         "",

@@ -13,7 +13,7 @@ from dkrctl.keys import keys_of
 from dkrctl.parse import Parsed, parse, utf8
 from dkrctl.pump import Pump, never_wait
 from dkrctl.report import note
-from dkrctl.run import socket_path, status_of
+from dkrctl.run import pidfile_of, socket_path, status_of
 from dkrctl.session import Attendance, Detached, Left, Session
 from dkrctl.signals import Signals
 from dkrctl.terminal import Terminal
@@ -27,7 +27,17 @@ class Attachment:
     Made before the daemon is asked; raises BadRequest.
     """
 
-    __slots__ = ("_given", "_name", "_parsed", "_starts", "_terminal", "_typed", "ended", "vanished")
+    __slots__ = (
+        "_given",
+        "_name",
+        "_parsed",
+        "_pidfile",
+        "_starts",
+        "_terminal",
+        "_typed",
+        "ended",
+        "vanished",
+    )
 
     def __init__(
         self, name: str, parsed: Parsed, found: tuple[int, ...], *, given: bool, starts: bool = False
@@ -37,6 +47,7 @@ class Attachment:
         self._starts = starts
         self.vanished = parsed.last("on-disconnect") or "keep"  # what follows when this client does
         self.ended: dict[str, object] = {}  # how the command did, once it has
+        self._pidfile = pidfile_of(parsed) if starts else None
         self._given = given and 0 in found
         keys = keys_of(parsed)
         shown = posix.isatty(1)
@@ -56,6 +67,8 @@ class Attachment:
         try:
             return self._go(path, target)
         finally:
+            if self._pidfile is not None:
+                self._pidfile.close()
             if self._terminal is not None:
                 self._terminal.leave()
 
@@ -84,9 +97,13 @@ class Attachment:
             session, signals, [], self._terminal, self._join, forwards=forwards, alone=alone
         )
         attendance.wanted = self._name
+        if self._pidfile is not None:
+            attendance.on_started = self._pidfile.fill
         try:
             attendance.until_started()
             self.ended = attendance.until_exit()
+            if self._pidfile is not None:
+                self._pidfile.remove()
         except Left as left:
             return left.status
         except Detached:

@@ -12,14 +12,15 @@ from common.errors import BadRequest, DkrError
 from common.lifecycle import CREATE
 from common.options import RUN
 from dkrctl.commands.create import create, request_of
-from dkrctl.daemon import START_SECONDS, Daemon, target
+from dkrctl.commands.start import start
+from dkrctl.daemon import Daemon, target
 from dkrctl.output import emit
 from dkrctl.parse import Parsed
-from dkrctl.run import Run
+from dkrctl.run import Run, pidfile_of
 from dkrctl.session import Attendance
 from dkrctl.signals import Signals
 
-_HARMLESS = ("detach", "quiet")
+_HARMLESS = ("detach", "quiet", "pidfile")
 _OF_DESCRIPTORS = ("rootfs", "preserve-fds", "no-tty")
 
 
@@ -41,13 +42,20 @@ def run_detached(parsed: Parsed, socket: str, found: tuple[int, ...]) -> int:
     request = request_of(parsed, RUN)
     Signals()
     daemon = Daemon(socket)
-    container = create(daemon, request, parsed.last("cidfile"))
+    pidfile = pidfile_of(parsed)
     try:
-        daemon.post(target(container, "/start"), seconds=START_SECONDS)
-    except DkrError:
-        with contextlib.suppress(DkrError):
-            daemon.delete(target(container))
-        raise
+        container = create(daemon, request, parsed.last("cidfile"))
+        try:
+            start(daemon, container, pidfile)
+        except DkrError:
+            with contextlib.suppress(DkrError):
+                daemon.delete(
+                    f"{target(container)}?force=true"
+                )  # it may run, and its pid could not be written
+            raise
+    finally:
+        if pidfile is not None:
+            pidfile.close()
     emit(f"{container}\n")
     return 0
 

@@ -19,7 +19,7 @@ from dkrctl.run import is_typed, remark
 from dkrctl.signals import Signals
 
 # Of what `create` cannot take what is for who attaches.
-_TAKEN = ("quiet", "detach-keys", "record", "on-disconnect", "no-tty")
+_TAKEN = ("quiet", "detach-keys", "record", "on-disconnect", "no-tty", "pidfile")
 
 
 def run_kept(parsed: Parsed, socket: str, found: tuple[int, ...]) -> int:

@@ -15,6 +15,7 @@ from dkrctl.signals import Signals
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:
+    from dkrctl.pidfile import Pidfile
     from dkrctl.session import Attendance
     from dkrctl.terminal import Terminal
 
@@ -120,6 +121,17 @@ class Cidfile:
             return  # somebody tidied up
 
 
+def pidfile_of(parsed: Parsed) -> "Pidfile | None":
+    """What `--pidfile` wants written, if it was given. Raises BadRequest."""
+    path = parsed.last("pidfile")
+    if path is None:
+        return None
+    # Late: most have none.
+    from dkrctl.pidfile import Pidfile
+
+    return Pidfile(path)
+
+
 def load_session() -> None:
     """Load what is needed once there is a session: half a millisecond that the daemon needs longer anyway."""
     __import__("dkrctl.session")
@@ -138,6 +150,7 @@ class Run:
         "found",
         "parsed",
         "path",
+        "pidfile",
         "quiet",
         "request",
         "root",
@@ -159,6 +172,7 @@ class Run:
         self.root = self._root()
         self.typed = self._typed()
         self.cidfile: Cidfile | None = None
+        self.pidfile: Pidfile | None = None
         self.attendance: Attendance | None = None
 
     def _build(self) -> dict[str, object]:
@@ -280,13 +294,20 @@ class Run:
         try:
             if cidfile is not None:
                 self.cidfile = Cidfile(cidfile)
+            self.pidfile = pidfile_of(self.parsed)
             ended = self._attend_session(self._ask(), signals, passing, terminal)
         finally:
             if terminal is not None:
                 terminal.leave()
             if self.cidfile is not None:
                 self.cidfile.withdraw()
-        return ended if isinstance(ended, int) else self._status(ended)
+            if self.pidfile is not None:
+                self.pidfile.close()
+        if isinstance(ended, int):
+            return ended
+        if self.pidfile is not None:
+            self.pidfile.remove()
+        return self._status(ended)
 
     def _attend_session(
         self, descriptor: int, signals: Signals, passing: stdio.Passing, terminal: "Terminal | None"
@@ -304,6 +325,8 @@ class Run:
             passing.sent()
             self._let_go(passing.fed)
             attendance = self.attendance = Attendance(session, signals, passing.pumps, terminal)
+            if self.pidfile is not None:
+                attendance.on_started = self.pidfile.fill
             container = attendance.until_started()
             if self.cidfile is not None and container:
                 self.cidfile.fill(container)

@@ -169,6 +169,8 @@ class Attendance:
     forwards  signals are the command's; else this client only looks on, and leaves by them
     alone     a hang-up and SIGTERM are this client's end and of nobody else
 
+    on_started  is told the host's number of the command's process, once there is one
+
     `trace` is the record of the start, once it has come.
     """
 
@@ -182,6 +184,7 @@ class Attendance:
         "_signals",
         "_terminal",
         "executed",
+        "on_started",
         "started_as",
         "trace",
         "wanted",
@@ -206,6 +209,7 @@ class Attendance:
         self._forwards = forwards
         self._alone = alone
         self._exit: dict[str, object] | None = None
+        self.on_started: Callable[[object], None] | None = None
         self.started_as: str | None = None
         self.executed: object = None  # the id of a further command in the container, where it is one
         self.wanted = ""  # by what name or beginning of an id it is attached to, where it is
@@ -338,6 +342,8 @@ class Attendance:
             self._terminal.resize()
         for descriptor in descriptors:
             _socket.close(descriptor)
+        if kind == "started" and self.on_started is not None:
+            self.on_started(frame.get("pid"))
         if kind == "exited" and isinstance(frame.get("exit"), dict):
             value = frame["exit"]
             self._exit = value if isinstance(value, dict) else {}

@@ -1,16 +1,29 @@
 """`dkrctl start`: start containers that were made before, or have ended."""
 
-from common.errors import BadRequest, DkrError, exit_code
+import contextlib
+from typing import TYPE_CHECKING
+
+from common.errors import BadRequest, DkrError, NotFound, exit_code
 from dkrctl import output, stdio
 from dkrctl.attach import Attachment
-from dkrctl.daemon import START_SECONDS, target
-from dkrctl.report import report
+from dkrctl.containers import record_of
+from dkrctl.daemon import START_SECONDS, Daemon, target
+from dkrctl.report import note, report
+from dkrctl.run import pidfile_of
 from dkrctl.verbs import FAILED, Call
+
+if TYPE_CHECKING:
+    from dkrctl.pidfile import Pidfile
 
 
 def run(call: Call) -> int:
     """`dkrctl start CONTAINER...`; the exit status. Raises DkrError."""
     names = call.some_words()
+    if len(names) > 1 and call.parsed.last("pidfile") is not None:
+        raise BadRequest(
+            f"cannot write the pids of {len(names)} containers to one file",
+            hint="start them one after the other",
+        )
     if call.parsed.flag("attach") or call.parsed.flag("interactive"):
         return _attached(call, names)
     for option in ("detach-keys", "record", "on-disconnect"):
@@ -20,16 +33,35 @@ def run(call: Call) -> int:
                 hint="it goes with --attach or --interactive",
             )
     daemon = call.daemon()
+    pidfile = pidfile_of(call.parsed)
     status = 0
     for name in names:
         try:
-            daemon.post(target(name, "/start"), seconds=START_SECONDS)
+            start(daemon, name, pidfile)
         except DkrError as error:
             report(error)
             status = FAILED
         else:
             output.emit(f"{name}\n")
     return status
+
+
+def start(daemon: Daemon, container: str, pidfile: "Pidfile | None" = None) -> None:
+    """Have a container started, and its number written where that is wanted. Raises DkrError."""
+    try:
+        daemon.post(target(container, "/start"), seconds=START_SECONDS)
+        if pidfile is not None:
+            _write(daemon, container, pidfile)
+    finally:
+        if pidfile is not None:
+            pidfile.close()
+
+
+def _write(daemon: Daemon, container: str, pidfile: "Pidfile") -> None:
+    with contextlib.suppress(NotFound):  # it has ended, and was removed
+        pidfile.fill(record_of(daemon.get(target(container))).get("pid"))
+    if not pidfile.written:
+        note(f"no pid was written: {container[:64]} has ended")
 
 
 def _attached(call: Call, names: list[str]) -> int:

@@ -51,7 +51,9 @@ def test_create_takes_every_option_of_run_or_says_why_not() -> None:
         ["rootfs", "preserve-fds", "no-tty"],
         ["detach-keys", "on-disconnect", "quiet", "detach"],
     )
-    assert sorted(refused) == sorted([*descriptors, *client, "record", "explain", "dry-run", "format"])
+    assert sorted(refused) == sorted(
+        [*descriptors, *client, "record", "explain", "dry-run", "format", "pidfile"]
+    )
 
 
 def test_options_stop_at_the_first_positional() -> None:
