@@ -62,6 +62,11 @@ class Guest:
         """What the container, and its client, have written so far."""
         return self.run(f"cat /tmp/{name}.out")
 
+    def ended(self, name: str) -> str:
+        """The same when the client has ended, which comes after its container's end, with its status."""
+        self.wait(f"grep -q ^status /tmp/{name}.out")
+        return self.said(name)
+
     def wait(self, command: str) -> None:
         """Look again and again until `command` succeeds."""
         self.run(f"until {command}; do sleep 0.2; done")

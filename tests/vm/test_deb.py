@@ -138,7 +138,7 @@ def test_a_removal_stops_containers_and_keeps_state(guest: Guest) -> None:
     guest.run("mkdir -p /etc/dkr; echo 'log_level = \"debug\"' >/etc/dkr/dkrd.toml")
     assert set(guest.pids()) == {"polite"}
     guest.run(f"{APT} remove dkr")
-    assert guest.said("polite") == "up\nbye\nstatus 7\n"
+    assert guest.ended("polite") == "up\nbye\nstatus 7\n"
     # What an admin has enabled is remembered until a purge: a name without a unit.
     units = guest.run("systemctl list-units --all --plain --no-legend 'dkr*'").splitlines()
     assert [line for line in units if "not-found inactive" not in line] == []
@@ -155,7 +155,7 @@ def test_a_purge_leaves_the_users_and_nothing_else(guest: Guest) -> None:
     guest.run(f"{APT} install /usr/local/src/dkr.deb")  # where the test before has not
     guest.start("last", POLITE)
     guest.run(f"{APT} purge dkr")
-    assert guest.said("last") == "up\nbye\nstatus 7\n"
+    assert guest.ended("last") == "up\nbye\nstatus 7\n"
     assert guest.run("dpkg-query --show --showformat='${db:Status-Status}' dkr 2>/dev/null; true") in (
         "",
         "not-installed",

@@ -36,7 +36,7 @@ def test_containers_outlive_the_daemon_and_end_with_their_unit(guest: Guest, opt
             f"grep {controller} /proc/{before['first'][0]}/cgroup"
         )
     guest.run("systemctl stop dkr-containers.service")
-    assert guest.said("first") == "up\nbye\nstatus 7\n"
+    assert guest.ended("first") == "up\nbye\nstatus 7\n"
     assert guest.containers(every=True)["first"]["exit"]["cause"] == "stopped"
     guest.remove_all()
     assert guest.run(f"find /sys/fs/cgroup -name {container}") == ""

@@ -60,7 +60,7 @@ def test_guardian_and_init_are_born_in_the_delegated_cgroup(guest: Guest) -> Non
     assert (guest.cgroup(init), guest.cgroup(shim)) == (f"{place}/c", f"{place}/shim")
     assert set(guest.run(f"cat {CGROUPS}{place}/c/cgroup.controllers").split()) == {"cpu", "memory", "pids"}
     guest.run("dkrd --stop-containers")
-    assert guest.said("placed") == "up\nbye\nstatus 7\n"
+    assert guest.ended("placed") == "up\nbye\nstatus 7\n"
     guest.remove_all()
 
 
@@ -88,7 +88,7 @@ def test_containers_outlive_a_restart(guest: Guest) -> None:
     guest.run("dkrctl run --rm /bin/true")
     assert guest.pids() == before
     guest.run("systemctl stop dkr-containers.service")
-    assert guest.said("kept") == "up\nbye\nstatus 7\n"
+    assert guest.ended("kept") == "up\nbye\nstatus 7\n"
 
 
 def test_a_container_is_started_again(guest: Guest) -> None:
@@ -106,5 +106,5 @@ def test_one_that_is_paused_stands_still_and_can_be_stopped(guest: Guest) -> Non
     assert "frozen 1" in guest.run(f"cat {CGROUPS}{place}/cgroup.events")
     assert guest.run("dkrctl ps --filter status=paused --format '{{.Names}}'") == "still\n"
     guest.run("dkrctl stop still")
-    assert guest.said("still") == "up\nbye\nstatus 7\n"
+    assert guest.ended("still") == "up\nbye\nstatus 7\n"
     guest.remove_all()

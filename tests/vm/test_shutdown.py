@@ -23,8 +23,8 @@ def test_stopping_the_containers_unit_stops_them_in_order(guest: Guest, verb: st
     guest.start("polite", POLITE, user="tina")
     guest.start("stubborn", STUBBORN, "--stop-timeout", "2")
     guest.run(f"systemctl {verb} dkr-containers.service")
-    assert guest.said("polite") == "up\nbye\nstatus 7\n"
-    assert guest.said("stubborn") == "up\nstatus 137\n"
+    assert guest.ended("polite") == "up\nbye\nstatus 7\n"
+    assert guest.ended("stubborn") == "up\nstatus 137\n"
     if verb == "stop":
         assert guest.show("dkrd.service", "ActiveState") == "inactive"
     assert guest.show("dkr-containers.service", "Result") == "success"
@@ -101,7 +101,7 @@ def test_uninstall_stops_and_leaves_nothing(guest: Guest) -> None:
     assert set(guest.pids()) == {"kept"}
     said = guest.run(f"{variables} /usr/local/src/dkr/scripts/install.sh uninstall")
     assert "/opt/dkr and what belongs to it is removed" in said
-    assert guest.said("kept") == "up\nbye\nstatus 7\n"
+    assert guest.ended("kept") == "up\nbye\nstatus 7\n"
     left = guest.run(
         "find / -xdev -name '*dkr*' -not -path '/proc/*' -not -path '/usr/local/src/*' | sort"
     ).split()
