@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 collect_ignore_glob = [] if image.can_be_made() else ["test_*.py"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _patient() -> None:
-    """Nothing is dumped after the seconds in which other tests are done: emulated, all of it is slow."""
-    faulthandler.cancel_dump_traceback_later()
-
-
-@pytest.fixture(autouse=True)
-def _patient_with_each() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before any fixture boots a machine: nothing is dumped after the seconds in which other tests are done."""
     faulthandler.cancel_dump_traceback_later()
 
 
