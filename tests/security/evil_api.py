@@ -468,6 +468,10 @@ def _descriptors(bundle: Json) -> None:
     bundle["dkr"]["preserveFds"] = 1
 
 
+def _logged(bundle: Json) -> None:
+    bundle["dkr"]["log"] = {"driver": "none"}
+
+
 def _bounded(bundle: Json) -> None:
     bundle["spec"]["linux"]["resources"] = {"memory": {"limit": 2**26}}
 
@@ -517,6 +521,7 @@ SWAPS: dict[str, Callable[[Json], None]] = {
     "root is a directory of the client's": _elsewhere("rootfs"),
     "root is a directory of the host's": _elsewhere("directory"),
     "descriptors": _descriptors,
+    "a log": _logged,
     "a limit": _bounded,
     "no bound": _unbounded,
     "seccomp": _unconfined,
