@@ -48,6 +48,7 @@ _REFUSED = (
         "leave it out; or dkrctl run --detach",
     ),
     (_RUN["quiet"], "it makes no remarks", "leave it out"),
+    (_RUN["sdnotify"], _NOT_STARTED, "dkrctl run --sdnotify WAY, in the unit"),
     (PIDFILE, _NOT_STARTED, "dkrctl start --pidfile FILE CONTAINER"),
     (_RUN["explain"], _NOT_STARTED, "dkrctl explain CONTAINER, once it was started"),
     (_RUN["dry-run"], _NOT_STARTED, "dkrctl run --dry-run tells what a start would do"),

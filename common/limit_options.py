@@ -160,6 +160,20 @@ HEALTH = (
         "kill",
     ),
 )
+SERVICE = (
+    (
+        "sdnotify",
+        "",
+        "choice",
+        "WAY",
+        "",
+        "in a unit of Type=notify: who says that it is ready. healthy: this client, once the container is healthy; ignore: nobody",
+        "ignore",
+        "Podman's, without conmon",
+        "ignore",
+        "healthy",
+    ),
+)
 TIMES = (
     (
         "stop-timeout",

@@ -6,7 +6,7 @@ what `run` needs; the verbs that do not start a command are in common/verbs.py, 
 Letters and meanings are Docker's wherever Docker has the option; `docker` says where they differ.
 """
 
-from common.limit_options import HEALTH, LIMITS, LOGS, TIMES
+from common.limit_options import HEALTH, LIMITS, LOGS, SERVICE, TIMES
 
 FLAG = "flag"  # --rm, --rm=false
 VALUE = "value"  # one string; given twice, the last wins
@@ -323,6 +323,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
         docker="Docker has none",
         complete="files",
     ),
+    *_rows(_CLIENT, SERVICE),
     Option(
         "interactive",
         "i",

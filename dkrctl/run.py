@@ -16,6 +16,7 @@ from dkrctl.signals import Signals
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:
     from dkrctl.pidfile import Pidfile
+    from dkrctl.sdnotify import Manager
     from dkrctl.session import Attendance
     from dkrctl.terminal import Terminal
 
@@ -148,6 +149,7 @@ class Run:
         "cidfile",
         "extra",
         "found",
+        "manager",
         "parsed",
         "path",
         "pidfile",
@@ -173,6 +175,7 @@ class Run:
         self.typed = self._typed()
         self.cidfile: Cidfile | None = None
         self.pidfile: Pidfile | None = None
+        self.manager = self._manager()
         self.attendance: Attendance | None = None
 
     def _build(self) -> dict[str, object]:
@@ -202,6 +205,16 @@ class Run:
 
         self.request["rootfs"], descriptors = bring(path)
         return descriptors
+
+    def _manager(self) -> "Manager | None":
+        """The service manager, where it is to be told of this run."""
+        way = self.parsed.last("sdnotify")
+        if way is None:
+            return None
+        # Late: most runs have no unit.
+        from dkrctl.sdnotify import told_by
+
+        return told_by(way, self.request)
 
     def _typed(self) -> bool:
         return is_typed(self.parsed, self.found)
@@ -282,7 +295,7 @@ class Run:
             "asks": requests.asks(self.request),
             "stdio": passing.numbers,
             "tty": passing.tty,
-            "want": ["trace"] if self.parsed.flag("explain") else [],
+            "want": (["trace"] if self.parsed.flag("explain") else []) + (["health"] if self.manager else []),
             "root": _ROOT[: len(self.root)],
         }
 
@@ -327,6 +340,8 @@ class Run:
             attendance = self.attendance = Attendance(session, signals, passing.pumps, terminal)
             if self.pidfile is not None:
                 attendance.on_started = self.pidfile.fill
+            if self.manager is not None:
+                attendance.on_health = self.manager.health
             container = attendance.until_started()
             if self.cidfile is not None and container:
                 self.cidfile.fill(container)

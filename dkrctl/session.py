@@ -169,6 +169,7 @@ class Attendance:
     forwards  signals are the command's; else this client only looks on, and leaves by them
     alone     a hang-up and SIGTERM are this client's end and of nobody else
 
+    on_health   is told how the container's health has changed, where that was wanted
     on_started  is told the host's number of the command's process, once there is one
 
     `trace` is the record of the start, once it has come.
@@ -184,6 +185,7 @@ class Attendance:
         "_signals",
         "_terminal",
         "executed",
+        "on_health",
         "on_started",
         "started_as",
         "trace",
@@ -210,6 +212,7 @@ class Attendance:
         self._alone = alone
         self._exit: dict[str, object] | None = None
         self.on_started: Callable[[object], None] | None = None
+        self.on_health: Callable[[object], None] | None = None
         self.started_as: str | None = None
         self.executed: object = None  # the id of a further command in the container, where it is one
         self.wanted = ""  # by what name or beginning of an id it is attached to, where it is
@@ -351,6 +354,8 @@ class Attendance:
             raise from_wire(frame.get("error"))
         elif kind == "trace":
             self.trace = frame.get("trace")
+        elif kind == "health" and self.on_health is not None:
+            self.on_health(frame.get("status"))
         elif kind not in ("started", "attached", "yield") or self.started_as is None:
             raise ProtocolError(f"cannot understand the container's guardian: a frame {kind!a}")
         elif self._terminal is not None and not self._terminal.begun:

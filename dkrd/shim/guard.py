@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dkrd.shim.config import Config
     from dkrd.shim.container import Container
     from dkrd.shim.outlets import Outlets
+    from dkrd.shim.session import Session
     from dkrd.shim.state import State
     from dkrd.shim.task import ShimTask
 
@@ -146,6 +147,11 @@ class Guard:
         if self._health is not None:
             self._health.end()
         return self._reap()
+
+    def tell_health(self, session: Session) -> None:
+        """Have the client of `session` told when its health has changed."""
+        if self._health is not None:
+            self._health.on_change = lambda status: session.send({"type": "health", "status": status})
 
     def _unwell(self, wish: str) -> None:
         """It is unhealthy, and is not to go on so. Whoever starts it again by a policy knows this end by its cause."""

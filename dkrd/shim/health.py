@@ -46,6 +46,8 @@ TELL_SECONDS = 0.5
 class Health:
     """Of one container.
 
+    on_change  called with a new status when it is told
+
     unwell    called with what is to be done when it has become unhealthy: `stop` or `kill`
     stopping  whether it is being stopped
     """
@@ -66,6 +68,7 @@ class Health:
         self._next: Timer | None = None
         self._quiet: Timer | None = None  # since it was told of
         self._held = False
+        self.on_change: Callable[[str], None] = lambda status: None
 
     def begin(self) -> None:
         """It runs."""
@@ -170,6 +173,7 @@ class Health:
         self._told = self._status
         task.log.audit("health", id=task.id, uid=self._place.state.values["uid"], status=self._status)
         record(task, self._place.state, health=self._word())
+        self.on_change(self._status)
         self._quiet = self._place.loop.later(TELL_SECONDS, self._tell)
 
     def _word(self) -> dict[str, object]:

@@ -160,6 +160,8 @@ def _live(
     outs = outlets.of_terminal(loop, built.master, typed=0 in first.tty)
     guard = Guard(loop, task, config, container, built, state, listener, outs, handlers)
     guard.clients.begin(session, config.on_disconnect)
+    if "health" in first.want:
+        guard.tell_health(session)
     ending.ended(guard.watch(), guard)
 
 

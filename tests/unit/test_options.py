@@ -52,7 +52,7 @@ def test_create_takes_every_option_of_run_or_says_why_not() -> None:
         ["detach-keys", "on-disconnect", "quiet", "detach"],
     )
     assert sorted(refused) == sorted(
-        [*descriptors, *client, "record", "explain", "dry-run", "format", "pidfile"]
+        [*descriptors, *client, "record", "explain", "dry-run", "format", "pidfile", "sdnotify"]
     )
 
 
