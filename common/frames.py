@@ -6,6 +6,9 @@ of CPython; a test compares both halves on every supported version.
 
 import _json
 
+NOTIFY_PATH = (
+    "/dev/dkr-notify"  # where a container finds the socket that its client made known by NOTIFY_SOCKET
+)
 MAX_FRAME = 4 * 1024 * 1024  # bytes; a frame of the session socket or the channel
 MAX_DESCRIPTORS = 253  # SCM_MAX_FD, unix(7)
 

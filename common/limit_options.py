@@ -167,10 +167,12 @@ SERVICE = (
         "choice",
         "WAY",
         "",
-        "in a unit of Type=notify: who says that it is ready. healthy: this client, once the container is healthy; ignore: nobody",
+        "in a unit of Type=notify: who says that it is ready. healthy: this client, once the container is healthy; container: the command, "
+        "by the variable NOTIFY_SOCKET; ignore: nobody",
         "ignore",
         "Podman's, without conmon",
         "ignore",
+        "container",
         "healthy",
     ),
 )

@@ -295,9 +295,15 @@ class Run:
             "asks": requests.asks(self.request),
             "stdio": passing.numbers,
             "tty": passing.tty,
-            "want": (["trace"] if self.parsed.flag("explain") else []) + (["health"] if self.manager else []),
+            "want": (["trace"] if self.parsed.flag("explain") else []) + self._told(),
             "root": _ROOT[: len(self.root)],
         }
+
+    def _told(self) -> list[str]:
+        """What of the container the service manager is told."""
+        if self.manager is None:
+            return []
+        return ["notify"] if self.manager.by_container else ["health"]
 
     def _attend(self) -> int:
         signals = Signals()
@@ -337,11 +343,12 @@ class Run:
             session.first(self._head(passing), passing.descriptors + self.extra + self.root)
             passing.sent()
             self._let_go(passing.fed)
-            attendance = self.attendance = Attendance(session, signals, passing.pumps, terminal)
+            attendance = self.attendance = Attendance(session, signals, [*passing.pumps], terminal)
             if self.pidfile is not None:
                 attendance.on_started = self.pidfile.fill
             if self.manager is not None:
                 attendance.on_health = self.manager.health
+                attendance.on_notify = self.manager.relay if self.manager.by_container else None
             container = attendance.until_started()
             if self.cidfile is not None and container:
                 self.cidfile.fill(container)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dkrctl.pump import Pump
+    from dkrctl.sdnotify import Relay
     from dkrctl.terminal import Terminal
 
     Join = Callable[["Session", dict[str, object], list[int]], tuple[Terminal | None, list[Pump]]]
@@ -169,6 +170,7 @@ class Attendance:
     forwards  signals are the command's; else this client only looks on, and leaves by them
     alone     a hang-up and SIGTERM are this client's end and of nobody else
 
+    on_notify   given the socket of what the command tells a service manager, where that was wanted: what reads it
     on_health   is told how the container's health has changed, where that was wanted
     on_started  is told the host's number of the command's process, once there is one
 
@@ -186,6 +188,7 @@ class Attendance:
         "_terminal",
         "executed",
         "on_health",
+        "on_notify",
         "on_started",
         "started_as",
         "trace",
@@ -196,7 +199,7 @@ class Attendance:
         self,
         session: Session,
         signals: Signals,
-        pumps: "list[Pump]",
+        pumps: "list[Pump | Relay]",
         terminal: "Terminal | None",
         attached: "Join | None" = None,
         *,
@@ -213,6 +216,7 @@ class Attendance:
         self._exit: dict[str, object] | None = None
         self.on_started: Callable[[object], None] | None = None
         self.on_health: Callable[[object], None] | None = None
+        self.on_notify: Callable[[int], Relay] | None = None
         self.started_as: str | None = None
         self.executed: object = None  # the id of a further command in the container, where it is one
         self.wanted = ""  # by what name or beginning of an id it is attached to, where it is
@@ -331,6 +335,8 @@ class Attendance:
         kind = frame.get("type")
         if kind == "started" and self.started_as is None and isinstance(frame.get("id"), str):
             self.started_as, self.executed = str(frame["id"]), frame.get("exec")
+            if self.on_notify is not None and descriptors:
+                self._pumps.append(self.on_notify(descriptors.pop()))
             if self._terminal is not None and len(descriptors) == 1:
                 terminal = self._terminal
                 self._pumps += terminal.begin(self._session, master=descriptors.pop(), whole=terminal.typed)

@@ -342,6 +342,17 @@ WHYS: dict[str, Why] = {
         "dkrd/runtime/becoming.py",
         _pages("pty(7) ioctl_tty(2)"),
     ),
+    "notify": Why(
+        "What the command tells a service manager goes to a socket of its own /dev, which its client reads and passes on: the manager's is "
+        "not reached from inside, and hears processes of its unit alone.",
+        "dkrd/runtime/init.py",
+        _pages("sd_notify(3) unix(7)"),
+    ),
+    "notify socket": Why(
+        "The other end of that is the client's; it passes the guardian.",
+        "dkrd/runtime/build.py",
+        _pages("unix(7)"),
+    ),
     "filter": Why(
         "From here on the kernel looks at every system call. Before the capabilities go, because loading takes one.",
         "dkrd/runtime/seccomp_profile.py",

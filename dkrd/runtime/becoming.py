@@ -71,8 +71,13 @@ def terminal(rows: int, columns: int, tty: tuple[int, ...], owner: int) -> tuple
 
 def send_master(sync: socket.socket, master: int) -> None:
     """Hand the master up to the guardian; ours is closed."""
-    sync.sendmsg([MASTER], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))])
+    send_descriptor(sync, MASTER, master)
     os.close(master)
+
+
+def send_descriptor(sync: socket.socket, word: bytes, descriptor: int) -> None:
+    """Hand a descriptor up to the guardian, which knows by the word what it is."""
+    sync.sendmsg([word], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))])
 
 
 def descriptors(stdio: dict[int, int], preserved: tuple[int, ...], error: int) -> None:

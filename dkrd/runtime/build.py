@@ -63,6 +63,7 @@ class Task:
     base       host id of the container's id 0; 0 with the host's user namespace
     deadline   on the monotonic clock, seconds
     tree       the directory that `plan` has for the root, where it has one
+    notify     a socket is made inside for what the command tells its client's service manager
     """
 
     spec: Spec
@@ -79,6 +80,7 @@ class Task:
     program: bytes
     last_cap: int
     tree: trees.Source | None = None
+    notify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +91,14 @@ class Built:
     pidfd   of its init
     mounts  its mount namespace; -1 where it has ended already
     master  of its pty, or -1
+    notify  the socket for that, or -1
     """
 
     pid: int
     pidfd: int
     mounts: int
     master: int
+    notify: int = -1
 
 
 def build(task: Task, recorder: Recorder) -> Built:
@@ -162,10 +166,7 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
         helper.join(lambda fd: _read_of_helper(fd, task))
     recorder.begin("root", 'sendto(sync, "root")')
     ours.send(init.ROOT)
-    master = -1
-    if task.spec.process.terminal:
-        recorder.begin("master", 'recvmsg(sync, "master", SCM_RIGHTS [the terminal\'s master])')
-        master = _receive_master(ours, read, task.deadline, stack)
+    master, notify = _of_init(task, ours, read, recorder, stack)
     recorder.begin("await execve", f"read(errors, {failure.MAX_RECORD}) = 0")
     _raise_if_any(_read_to_end(read, task.deadline))
     recorder.finish()
@@ -173,7 +174,7 @@ def _build(task: Task, recorder: Recorder, stack: contextlib.ExitStack) -> Built
     mounts = -1
     with contextlib.suppress(OSError):
         mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    return Built(pid, pidfd, mounts, master)
+    return Built(pid, pidfd, mounts, master, notify)
 
 
 def _fill(work: mounting.Work, pid: int, recorder: Recorder) -> mounting.Helper | None:
@@ -233,6 +234,7 @@ def _init_task(task: Task, sync: socket.socket, error: int, log: Log) -> init.In
         program=task.program,
         last_cap=task.last_cap,
         tasks=task.cgroup.tasks,
+        notify=task.notify,
         sync=sync,
         error=error,
         log=log,
@@ -352,8 +354,24 @@ def _raise_if_any(data: bytes) -> None:
         raise failure.decode(data)
 
 
-def _receive_master(sync: socket.socket, errors: int, deadline: float, stack: contextlib.ExitStack) -> int:
-    """The pty's master from init; its error, where that came instead."""
+def _of_init(
+    task: Task, sync: socket.socket, errors: int, recorder: Recorder, stack: contextlib.ExitStack
+) -> tuple[int, int]:
+    """What init sends of its own: the pty's master, and the socket for a service manager; -1 where there is none."""
+    master = notify = -1
+    if task.spec.process.terminal:
+        recorder.begin("master", 'recvmsg(sync, "master", SCM_RIGHTS [the terminal\'s master])')
+        master = _receive(sync, errors, task.deadline, stack, "terminal")
+    if task.notify:
+        recorder.begin("notify socket", 'recvmsg(sync, "notify", SCM_RIGHTS [the socket])')
+        notify = _receive(sync, errors, task.deadline, stack, "socket")
+    return master, notify
+
+
+def _receive(
+    sync: socket.socket, errors: int, deadline: float, stack: contextlib.ExitStack, what: str
+) -> int:
+    """A descriptor from init; its error, where that came instead."""
     left = max(0.0, deadline - time.monotonic())
     ready, _, _ = select.select([sync], [], [], left)
     if ready:
@@ -364,9 +382,9 @@ def _receive_master(sync: socket.socket, errors: int, deadline: float, stack: co
                 stack.enter_context(_closed_on_failure(fd))
                 return int(fd)
         if message:
-            raise Internal("cannot start the container: init sent no terminal")
+            raise Internal(f"cannot start the container: init sent no {what}")
     _raise_if_any(_read_to_end(errors, deadline))
-    raise Internal("cannot start the container: init ended without a terminal")
+    raise Internal(f"cannot start the container: init ended without a {what}")
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import Internal
+from common.frames import NOTIFY_PATH
 from dkrd.runtime import becoming, capabilities, cgroups, failure, reaper, syscalls, users
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ NAMESPACES = {
     "uts": syscalls.CLONE_NEWUTS,
     "cgroup": syscalls.CLONE_NEWCGROUP,
 }
-MAPS, READY, ROOT = b"maps", b"ready", b"root"
+MAPS, READY, ROOT, NOTIFY = b"maps", b"ready", b"root", b"notify"
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 
@@ -54,6 +55,7 @@ class InitTask:
     program     the compiled seccomp filter
     last_cap    the kernel's highest capability
     tasks       descriptors of the v1 cgroups' tasks files
+    notify      a socket is made inside for what the command tells its client's service manager
     sync        SEQPACKET to the shim
     error       write end of the error pipe
     log         where the steps go; what they do is told by init_steps.py
@@ -68,6 +70,7 @@ class InitTask:
     program: bytes
     last_cap: int
     tasks: tuple[int, ...]
+    notify: bool
     sync: socket.socket
     error: int
     log: Log
@@ -112,6 +115,9 @@ def _run(task: InitTask, error: int, recorder: Log) -> NoReturn:
         recorder.begin("terminal")
         peer = _terminal(task, user.uid)
         descriptors |= dict.fromkeys(task.tty, peer)
+    if task.notify:
+        recorder.begin("notify")
+        _notify(task.sync)
     task.sync.close()
     recorder.begin("filter")
     # Before the capabilities go: without no_new_privs loading wants CAP_SYS_ADMIN (here: in the container's
@@ -182,6 +188,14 @@ def _terminal(task: InitTask, owner: int) -> int:
     os.close(console)
     becoming.send_master(task.sync, master)
     return peer
+
+
+def _notify(sync: socket.socket) -> None:
+    """A socket that anybody inside may send to, in our own /dev; it goes to the shim, for the client. Nobody else is inside yet."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.bind(NOTIFY_PATH)
+        os.chmod(NOTIFY_PATH, 0o666)
+        becoming.send_descriptor(sync, NOTIFY, sock.fileno())
 
 
 def _with_reaper(user: users.User, recorder: Log) -> None:

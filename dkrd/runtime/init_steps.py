@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from common.frames import NOTIFY_PATH
 from dkrd.runtime import capabilities, cgroup_tree, init, strace
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ _TOLD: dict[str, str | Callable[[Task, str], str]] = {
     "lock": "unshare(CLONE_NEWNS)",
     "user": _user,
     "terminal": _terminal,
+    "notify": f'socket(AF_UNIX, SOCK_DGRAM, 0); bind(socket, "{NOTIFY_PATH}"); chmod("{NOTIFY_PATH}", 0666); '
+    'sendmsg(sync, "notify", SCM_RIGHTS [socket])',
     "filter": _filter,
     "descriptors": _descriptors,
     "init": "fork(); setsid()",

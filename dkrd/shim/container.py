@@ -209,6 +209,7 @@ class Passed:
     stdio: dict[int, int]
     tty: tuple[int, ...] = ()
     preserved: tuple[int, ...] = ()
+    notify: bool = False
 
 
 def start(
@@ -239,6 +240,7 @@ def start(
         program=container.program,
         last_cap=capabilities.last_cap(),
         tree=root.tree,
+        notify=passed.notify,
     )
     try:
         return build.build(what, recorder)

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from dkrd.policy import Credentials
     from dkrd.shim.session import Session
 
-_WANTS: tuple[list[str], ...] = ([], ["trace"], ["plan"], ["health"], ["trace", "health"])
+_WANTS: tuple[list[str], ...] = (
+    [],
+    ["trace"],
+    ["plan"],
+    ["health"],
+    ["trace", "health"],
+    ["notify"],
+    ["trace", "notify"],
+)
 _ROOT: tuple[list[str], ...] = ([], ["rootfs"], ["rootfs", "mntns"])
 _CHOICES: tuple[list[int], ...] = ([], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2])
 _CREATE = {"type", "version", "request", "asks"}
@@ -29,7 +37,7 @@ class First:
 
     create     whether nothing is to be started
     stdio      {0..2: descriptor}
-    want       of "trace", "plan" and "health", what the client wants to be told besides
+    want       of "trace", "plan", "health" and "notify", what the client wants to be told besides
     tty        those of 0..2 that get the container's own terminal; what is in neither stays closed
     preserved  descriptors for 3, 4, ...
     root       the directory that is to be the root, and the client's mount namespace; none, the first, or both

@@ -140,7 +140,7 @@ def _live(
     container, state, listener = made
     start = begun.Start(task, config, session, recorder, "trace" in first.want)
     ending = Ending(task, config, container, state, recorder)
-    passed = containers.Passed(first.stdio, first.tty, first.preserved)
+    passed = containers.Passed(first.stdio, first.tty, first.preserved, "notify" in first.want)
     try:
         built = containers.start(task, config, root, container, passed, recorder)
     except (DkrError, OSError) as err:
@@ -151,7 +151,11 @@ def _live(
         container.cgroup.close()
         close_soon((*first.stdio.values(), *first.preserved, *root.descriptors))
     container.mounts = built.mounts
-    start.succeeded(who, state, built, *([built.master] if built.master >= 0 else []))
+    start.succeeded(who, state, built, *(fd for fd in (built.master, built.notify) if fd >= 0))
+    if built.notify >= 0:
+        close_soon(
+            (built.notify,)
+        )  # the client's; where that has gone already, with what the container has sent
     handlers: dict[str, Handler] = {
         "explain": lambda _ask: trace.trace_of(task, config, recorder),
         "logs": lambda _ask: logs.refuse(Called(state)),

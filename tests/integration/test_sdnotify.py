@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import socket
@@ -78,8 +79,8 @@ def running(caller: Caller, address: str, *words: str) -> Iterator[subprocess.Po
             yield client
         finally:
             client.kill()
+            caller.daemon.dkrctl("rm", "-f", "it", user=caller.user)  # else it may hold the pipes
             client.communicate()
-            caller.daemon.dkrctl("rm", "-f", "it", user=caller.user)
 
 
 def inside(caller: Caller, line: str) -> None:
@@ -100,6 +101,83 @@ def test_a_run_is_ready_when_it_is_healthy(caller: Caller, manager: Manager, add
         assert manager.heard()[0] == ["STATUS=the container is unhealthy"]
         inside(caller, "touch /tmp/well")
         assert manager.heard()[0] == ["STATUS=the container is healthy"]
+
+
+# Says each line that it reads to $NOTIFY_SOCKET, as a message.
+SPEAKER = """
+import os, socket, struct, sys
+print("up", flush=True)
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+for line in sys.stdin:
+    pipe, text = os.pipe(), line.strip().encode().decode("unicode_escape").encode()
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("ii", *pipe))]
+    sock.sendmsg([text], rights, 0, os.environ["NOTIFY_SOCKET"])
+    for end in pipe:
+        os.close(end)
+"""
+PYTHON = ("/usr/bin/python3", "-I", "-c", SPEAKER)
+
+
+@pytest.mark.parametrize("options", [(), ("-u", "nobody"), ("--init", "--read-only")], ids=str)
+def test_the_command_says_it_itself(
+    caller: Caller, manager: Manager, address: str, options: tuple[str, ...]
+) -> None:
+    """By its client, whose process is the unit's; and no more than is its own to say."""
+    with running(caller, address, "--sdnotify", "container", *options, *PYTHON) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"up\n"
+        assert manager.silent()
+        client.stdin.write(
+            b"MAINPID=1\\nREADY=1\\nSTATUS=at work\\nFDSTORE=1\\nNOTIFYACCESS=all\\nBARRIER=1\n"
+        )
+        client.stdin.flush()
+        assert manager.heard() == (["READY=1", "STATUS=at work", f"MAINPID={client.pid}"], client.pid)
+        client.stdin.write(b"FDNAME=x\nnonsense\nSTOPPING=1\n")
+        client.stdin.close()
+        client.stdin = None
+        assert manager.heard() == (["STOPPING=1"], client.pid)
+        assert client.wait() == 0
+    assert manager.silent()
+
+
+def test_its_start_is_told_with_that(root: Caller, open_tmp: Path) -> None:
+    environment = {"NOTIFY_SOCKET": str(open_tmp / "notify")}
+    words = ("--sdnotify", "container", "--explain", "--format", "json", "/bin/true")
+    done = root.run(*words, env=environment)
+    steps = [step["name"] for step in json.loads(done.stderr)["steps"]]
+    assert steps.index("lock") < steps.index("notify") < steps.index("filter")
+    assert "notify socket" in steps
+
+
+def test_what_is_executed_there_may_say_it_too(root: Caller, open_tmp: Path) -> None:
+    """The socket is an ordinary one in its own /dev; another container has none, nor has one that nobody asked it for."""
+    manager = Manager(str(open_tmp / "notify"))
+    with running(root, str(open_tmp / "notify"), "--sdnotify", "container", "-t=false", "/bin/sleep", "600"):
+        eventually(lambda: root.exec("it", "/bin/true").returncode == 0, "it runs")
+        done = root.exec("it", *PYTHON, input="READY=1\n")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert manager.heard()[0][0] == "READY=1"
+        assert (
+            root.run("/bin/sh", "-c", 'test -e /dev/dkr-notify || test -n "$NOTIFY_SOCKET"').returncode == 1
+        )
+    manager.sock.close()
+
+
+def test_a_client_that_is_gone_holds_up_nobody(root: Caller, open_tmp: Path) -> None:
+    """Nobody reads any more: who sends is told so, and the guardian ends in order with what was sent."""
+    manager = Manager(str(open_tmp / "notify"))
+    words = ("--sdnotify", "container", "--on-disconnect", "keep", "/bin/sleep", "600")
+    with running(root, str(open_tmp / "notify"), *words) as client:
+        eventually(lambda: root.exec("it", "/bin/true").returncode == 0, "it runs")
+        client.kill()
+        client.wait()
+        eventually(lambda: "ECONNREFUSED" in _say(root) or "refused" in _say(root), "nobody listens")
+    manager.sock.close()
+
+
+def _say(caller: Caller) -> str:
+    return str(caller.exec("it", *PYTHON, input="READY=1\n").stderr)
 
 
 def test_nobody_is_told_where_nobody_asked(caller: Caller, manager: Manager, address: str) -> None:
