@@ -65,6 +65,18 @@ LOGS = (
         "mode is non-blocking for json-file, so that a full disk holds up nobody",
     ),
 )
+RECORD = (
+    (
+        "record",
+        "",
+        "value",
+        "FILE",
+        "",
+        "write what the command's terminal shows to FILE as asciicast v2, for asciinema; what is typed is not recorded",
+        "",
+        "Docker has none",
+    ),
+)
 HEALTH = (
     (
         "health-cmd",

@@ -6,7 +6,7 @@ what `run` needs; the verbs that do not start a command are in common/verbs.py, 
 Letters and meanings are Docker's wherever Docker has the option; `docker` says where they differ.
 """
 
-from common.limit_options import HEALTH, LIMITS, LOGS, SERVICE, TIMES
+from common.limit_options import HEALTH, LIMITS, LOGS, RECORD, SERVICE, TIMES
 
 FLAG = "flag"  # --rm, --rm=false
 VALUE = "value"  # one string; given twice, the last wins
@@ -197,9 +197,10 @@ GLOBAL: tuple[Option, ...] = (
 )
 
 
-def _rows(group: str, rows: "tuple[tuple[str, ...], ...]") -> tuple[Option, ...]:
+def _rows(group: str, rows: "tuple[tuple[str, ...], ...]", complete: str = "") -> tuple[Option, ...]:
     return tuple(
-        Option(*row[:6], group=group, default=row[6], docker=row[7], choices=row[8:]) for row in rows
+        Option(*row[:6], group=group, default=row[6], docker=row[7], choices=row[8:], complete=complete)
+        for row in rows
     )
 
 
@@ -312,18 +313,8 @@ RUN_OPTIONS: tuple[Option, ...] = (
     *_rows("Limits", LIMITS),
     *_rows("Health", HEALTH),
     *_rows("Output", LOGS),
-    Option(
-        "record",
-        "",
-        VALUE,
-        "FILE",
-        "",
-        "write what the command's terminal shows to FILE as asciicast v2, for asciinema; what is typed is not recorded",
-        group=_STDIO,
-        docker="Docker has none",
-        complete="files",
-    ),
     *_rows(_CLIENT, SERVICE),
+    *_rows(_STDIO, RECORD, FILES),
     Option(
         "interactive",
         "i",
