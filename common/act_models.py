@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
 
-from common import checks, shapes  # pydantic reads the annotations when the program runs
+from common import checks, restart_shapes, shapes  # pydantic reads the annotations when the program runs
 from common.model_base import About, Id, Model, Time
 
 
@@ -119,6 +119,8 @@ class UpdateRequest(Model):
     pids_limit: Annotated[
         shapes.Pids, About("processes and threads; more than the daemon's bound is for admins, -1: without")
     ] = None
+
+    restart: Annotated[restart_shapes.Policy, About("when it is restarted; what it counts goes on")] = None
 
     def to_ask(self) -> dict[str, object]:
         """What root's side is told: what was given."""

@@ -3,7 +3,7 @@
 Beside common/options.py, and not in it, because `dkrctl run` would load all this for nothing.
 """
 
-from common.limit_options import LIMITS
+from common.limit_options import LIMITS, POLICY, RESTART_WORDS
 from common.options import (
     CONTAINERS,
     FLAG,
@@ -158,16 +158,18 @@ _AS_IT_IS = "as it is"
 UPDATE = Command(
     "update",
     "dkrctl update [OPTIONS] CONTAINER...",
-    "Bound containers otherwise: those that run from now on, and all at their next starts. Of one container all that is given holds, or "
-    "nothing. Prints what was changed.",
+    "Bound containers otherwise: those that run from now on, and all at their next starts; or have them restarted otherwise. Of one "
+    "container all that is given holds, or nothing. Prints what was changed.",
     (
         *(Option(*words, group="Limits", default=_AS_IT_IS, docker=docker) for *words, _, docker in LIMITS),
+        Option(*POLICY[:6], group="Ending", default=_AS_IT_IS, complete=RESTART_WORDS),
         SOCKET,
         VERB_HELP,
     ),
     (
         ("dkrctl update -m 256m web", "it may use so much memory"),
         ("dkrctl update --cpus 0.5 --pids-limit 50 web", ""),
+        ("dkrctl update --restart no web", "it is not restarted any more"),
     ),
     status="0; 1 where one of them could not be changed",
     words=CONTAINERS,

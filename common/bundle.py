@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 
-from common import health
+from common import health, restarts
 from common.errors import BadRequest
 from common.oci import CPU_PERIOD, DEFAULT_ENV, DEFAULT_HOSTNAME, MAX_CPUS, NAMESPACES, default_spec
 
@@ -25,7 +25,7 @@ MAX_SECONDS = 1e9  # of any time limit
 REQUEST_KEYS = frozenset(
     "image rootfs args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces preserveFds "
     "init rm stopSignal stopTimeout timeout onDisconnect "
-    "openStdin memory swap cpus pidsLimit log health".split()
+    "openStdin memory swap cpus pidsLimit log health restart".split()
 )
 
 
@@ -121,6 +121,12 @@ def _environment(request: Json, hostname: str | None, terminal: bool) -> list[st
 def _life(request: Json) -> Json:
     """How the container lives and ends."""
     remove = bool(request.get("rm", False))
+    policy = restarts.policy_of(request.get("restart"))
+    if policy is not None and remove:
+        raise BadRequest(
+            "cannot read the request: restart and rm exclude each other",
+            fields=({"path": "restart", "message": "cannot be there with rm"},),
+        )
     return {
         "init": bool(request.get("init", False)),
         "rm": remove,
@@ -129,6 +135,7 @@ def _life(request: Json) -> Json:
         "timeout": request.get("timeout"),
         "onDisconnect": str(request.get("onDisconnect") or ("stop" if remove else "keep")),
         "openStdin": bool(request.get("openStdin", False)),
+        **({} if policy is None else {"restart": policy}),
     }
 
 

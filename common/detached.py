@@ -8,9 +8,14 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
-from common import log_shapes, shapes  # pydantic reads the annotations when the program runs
+from common import (
+    checks,
+    log_shapes,
+    restart_shapes,
+    shapes,
+)  # pydantic reads the annotations when the program runs
 from common.model_base import About, Model, Time
 from common.models import RUN_SCHEMA, RunRequest
 
@@ -32,12 +37,22 @@ class CreateRequest(RunRequest):
     open_stdin: Annotated[
         bool, About("its standard input is what attached clients send; else it is empty")
     ] = False
+    restart: Annotated[
+        restart_shapes.Policy,
+        About("when it is started again after it has ended: docs/protocol.md; not with `rm`; `no` if absent"),
+    ] = None
     rootfs: Annotated[shapes.KeptRootfs, About("a descriptor cannot be kept")] = None
     preserve_fds: Annotated[shapes.KeptDescriptors, About("descriptors cannot be kept")] = 0
     log: Annotated[log_shapes.KeptLog, About("where its output goes; a file of the daemon's if absent")] = (
         None
     )
     on_disconnect: Annotated[shapes.NoClient, About("whoever attaches says it")] = None
+
+    @model_validator(mode="after")
+    def _restarted_or_removed(self) -> CreateRequest:
+        if self.rm and self.restart is not None and self.restart["policy"] != "no":
+            checks.fault("restart", "cannot be there with rm: nothing would be left to be restarted")
+        return self
 
 
 class AttachQuery(Model):

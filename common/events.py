@@ -14,6 +14,7 @@ from common.models import ExitStatus
 Action = Literal[
     "create",
     "start",
+    "restart",
     "attach",
     "detach",
     "pause",
@@ -102,6 +103,7 @@ class EventLine(Model):
     took: Annotated[
         float | None, About("of `start`: seconds from the daemon's fork to the command's execution")
     ] = None
+    restarts: Annotated[int | None, About("of `restart`: how often, since somebody has started it")] = None
     error: Annotated[EventError | None, About("the reader was too slow: what lies between is lost to it")] = (
         None
     )

@@ -81,6 +81,7 @@ class Counts(Model):
     created: int = 0
     running: int = 0
     paused: int = 0
+    restarting: int = 0
     stopped: int = 0
 
 
@@ -115,7 +116,14 @@ class Info(Model):
                     },
                     "features": {"userNamespaces": True, "seccomp": True},
                     "you": {"uid": 1000, "owner": 1000, "role": "tenant"},
-                    "containers": {"creating": 0, "created": 0, "running": 1, "paused": 0, "stopped": 0},
+                    "containers": {
+                        "creating": 0,
+                        "created": 0,
+                        "running": 1,
+                        "paused": 0,
+                        "restarting": 0,
+                        "stopped": 0,
+                    },
                 }
             ]
         }

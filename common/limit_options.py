@@ -1,5 +1,5 @@
-"""The options of common/options.py that bound a container, in time too, those of its health, and those of what is kept of its
-output: beside it because that file is long, and in one file because they are on the lean path, where a file more is time.
+"""The options of common/options.py that bound a container, in time too, restart it, those of its health, and those of what is kept of
+its output: beside it because that file is long, and in one file because they are on the lean path, where a file more is time.
 
 Each: long name, letter, kind, metavar, key in the request, sentence, default, how it differs from Docker's, and what may be
 chosen of.
@@ -188,6 +188,16 @@ SERVICE = (
         "healthy",
     ),
 )
+POLICY = (
+    "restart",
+    "",
+    "value",
+    "POLICY",
+    "restart",
+    "when it is started again after it has ended: no, on-failure[:N], always, unless-stopped",
+    "no",
+    "",
+)
 TIMES = (
     (
         "stop-timeout",
@@ -209,4 +219,8 @@ TIMES = (
         "",
         "Podman's; fractions and units are ours",
     ),
+    POLICY,
 )
+# What a shell offers for the values of some of them, as in Option.
+RESTART_WORDS = ("no", "on-failure", "always", "unless-stopped")
+COMPLETE: "dict[str, str | tuple[str, ...]]" = {"record": "files", "restart": RESTART_WORDS}

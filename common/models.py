@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, model_serializer, model_validator
 
-from common import checks, log_shapes, shapes
+from common import checks, log_shapes, restart_shapes, shapes
 from common.health_models import Health, HealthRequest, HealthState
 from common.model_base import About, Id, Model, Time
 
-Status = Literal["creating", "created", "running", "paused", "stopped"]
+Status = Literal["creating", "created", "running", "paused", "restarting", "stopped"]
 Cause = Literal[
     "exited",
     "signalled",
@@ -334,6 +334,11 @@ class ContainerState(Model):
     exit: ExitStatus | None = None
     took: float | None = None
     health: HealthState | None = None
+    restart: dict[str, Any] | None = None
+    restarts: int | None = None
+    backoff: float | None = None
+    due: float | None = None
+    stop_asked: bool | None = None
 
 
 class Container(Model):
@@ -373,6 +378,10 @@ class Container(Model):
     finished: Time | None = None
     exit: ExitStatus | None = None
     health: Annotated[Health | None, About("of one that has a health check and was started")] = None
+    restart: Annotated[restart_shapes.Policy, About("when it is restarted; absent where it is not")] = None
+    restarts: Annotated[
+        int | None, About("how often it was, since somebody has started it; absent with `restart`")
+    ] = None
     size: Annotated[
         int | None, About("bytes on the disk that its root has beside its layers; where asked for")
     ] = None

@@ -6,7 +6,7 @@ what `run` needs; the verbs that do not start a command are in common/verbs.py, 
 Letters and meanings are Docker's wherever Docker has the option; `docker` says where they differ.
 """
 
-from common.limit_options import HEALTH, LIMITS, LOGS, RECORD, SERVICE, TIMES
+from common.limit_options import COMPLETE, HEALTH, LIMITS, LOGS, RECORD, SERVICE, TIMES
 
 FLAG = "flag"  # --rm, --rm=false
 VALUE = "value"  # one string; given twice, the last wins
@@ -197,10 +197,10 @@ GLOBAL: tuple[Option, ...] = (
 )
 
 
-def _rows(group: str, rows: "tuple[tuple[str, ...], ...]", complete: str = "") -> tuple[Option, ...]:
+def _rows(group: str, rows: "tuple[tuple[str, ...], ...]") -> tuple[Option, ...]:
     return tuple(
-        Option(*row[:6], group=group, default=row[6], docker=row[7], choices=row[8:], complete=complete)
-        for row in rows
+        Option(*r[:6], group=group, default=r[6], docker=r[7], choices=r[8:], complete=COMPLETE.get(r[0], ""))
+        for r in rows
     )
 
 
@@ -314,7 +314,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
     *_rows("Health", HEALTH),
     *_rows("Output", LOGS),
     *_rows(_CLIENT, SERVICE),
-    *_rows(_STDIO, RECORD, FILES),
+    *_rows(_STDIO, RECORD),
     Option(
         "interactive",
         "i",

@@ -34,7 +34,7 @@ _OUTPUT = "Output"
 _DAEMON = "Daemon"
 
 # Statuses by which `ps --filter status=` chooses; `exited` is Docker's word for stopped.
-STATUSES = ("creating", "created", "running", "paused", "stopped", "exited")
+STATUSES = ("creating", "created", "running", "paused", "restarting", "stopped", "exited")
 HEALTHS = ("starting", "healthy", "unhealthy", "none")
 FILTERS = ("status", "health", "name", "label", "id", "exited")
 # The built-in roots, offered where an image can be named; dkrd/images/roots.py has them (a test compares).

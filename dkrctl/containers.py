@@ -3,6 +3,7 @@
 import time
 
 from common.errors import ProtocolError
+from common.restarts import word_of
 from dkrctl.ages import ago, duration, parse
 from dkrctl.cells import ELLIPSIS, plain
 from dkrctl.sizes import human
@@ -14,7 +15,7 @@ SHORT_COMMAND = 20  # characters, as Docker's tables have them
 # What a container of the API can have (common/models.py, a test compares): absent is not unknown.
 FIELDS = (
     *("id", "name", "uid", "image", "args", "labels", "rm", "status", "pid"),
-    *("created", "started", "finished", "exit", "health", "size", "logSize"),
+    *("created", "started", "finished", "exit", "health", "size", "logSize", "restart", "restarts"),
 )
 HEALTH_FIELDS = ("status", "failingStreak", "log")
 EXIT_FIELDS = ("code", "signal", "cause")
@@ -34,6 +35,8 @@ HEADINGS = {
     "ExitCode": "EXIT CODE",
     "Cause": "CAUSE",
     "Size": "SIZE",
+    "RestartPolicy": "RESTART POLICY",
+    "RestartCount": "RESTARTS",
 }
 # Causes that the exit code alone does not tell.
 _TOLD_CAUSES = frozenset(("oom", "timeout", "unhealthy", "client-gone", "start-failed", "shim-lost"))
@@ -136,12 +139,13 @@ class Shown:
             since = parse(self.record.get("started"))
             up = "Up" if since is None else f"Up {duration(self.now - since)}"
             return f"{up} (Paused)" if state == "paused" else up + _HEALTH.get(self.health, "")
-        if state == "stopped":
+        if state in ("restarting", "stopped"):
             code = self.exit_code
             cause = f" ({self.cause})" if self.cause in _TOLD_CAUSES else ""
             finished = self.record.get("finished")
             when = f" {ago(finished, self.now)}" if finished else ""
-            return f"Exited ({'unknown' if code is None else code}){when}{cause}"
+            what = "Exited" if state == "stopped" else "Restarting"
+            return f"{what} ({'unknown' if code is None else code}){when}{cause}"
         return state.capitalize()
 
     def fields(self) -> Record:
@@ -163,6 +167,8 @@ class Shown:
                 "ExitCode": self.exit_code,
                 "Cause": self.cause,
                 "Size": self.size,
+                "RestartPolicy": word_of(self.record.get("restart")),
+                "RestartCount": self.record.get("restarts") or 0,
                 "Label": Method(lambda key: labels.get(key, "")),
             }
         )

@@ -180,6 +180,12 @@ class Run:
 
     def _build(self) -> dict[str, object]:
         """The request, but for what depends on the caller's descriptors."""
+        policy = self.parsed.last("restart")
+        if policy not in (None, "no"):
+            raise BadRequest(
+                f"cannot run with --restart {policy}: this input and output are there for one run alone",
+                hint="add --detach; or use dkrctl create, and start it then",
+            )
         return requests.build(self.parsed)
 
     def _extra(self) -> tuple[list[int], dict[str, str]]:

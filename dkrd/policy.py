@@ -174,6 +174,17 @@ def judge_http(who: Caller, spec: Spec, *, http_lifts: bool) -> None:
         )
 
 
+def judge_unasked(who: Caller, spec: Spec) -> None:
+    """Raise NotPermitted where `who`, in whose name nobody asks, may not have a container of `spec` any more (adr/0029)."""
+    needed = needs(spec)
+    if needed and not who.admin:
+        raise NotPermitted(
+            f"cannot restart the container: uid {who.uid} may not have {min(needed)} any more",
+            rule=min(needed).replace(":", "-"),
+            hint="its owner, or an administrator, can start it",
+        )
+
+
 def bound_pids(who: Caller, wanted: int | None, bound: int, *, proven: bool) -> int | None:
     """How many processes `who` may have in a container; None or below 0: as many as the machine has.
 

@@ -50,6 +50,8 @@ class Settings:
     pids_per_container   processes and threads a container may have, unless it is an admin's
     log_max_size         bytes of one file of a container's log
     log_max_files        how many files such a log has at most
+    restart_first_seconds  seconds that the first restart of a container is put off; each further one twice as long
+    restart_max_seconds  seconds that a restart is put off at most
     cgroup_parent        cgroup above all containers: the name of one of our own, or the path of one that somebody else
                          makes, such as /system.slice/dkr-containers.service
     """
@@ -74,6 +76,8 @@ class Settings:
     pids_per_container: int = 4096
     log_max_size: int = 10 * 1024 * 1024
     log_max_files: int = 3
+    restart_first_seconds: float = 0.1
+    restart_max_seconds: float = 60.0
     cgroup_parent: str = "dkr"
 
     def to_wire(self) -> dict[str, object]:
@@ -199,6 +203,18 @@ def _integer(first: int, last: int) -> Callable[[object], int]:
     return check
 
 
+def _seconds(first: float, last: float) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        if type(value) not in (int, float):
+            raise ValueError("a number of seconds")
+        seconds = float(value)  # type: ignore[arg-type]  # a number by now
+        if not first <= seconds <= last:
+            raise ValueError(f"a number of seconds from {first:g} to {last:g}, not {value}")
+        return seconds
+
+    return check
+
+
 def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError("true or false")
@@ -241,6 +257,8 @@ _KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "limits.pids_per_container": ("pids_per_container", _integer(1, 4194304)),
     "limits.log_max_size": ("log_max_size", _integer(4096, 2**40)),
     "limits.log_max_files": ("log_max_files", _integer(1, 100)),
+    "restart.first_seconds": ("restart_first_seconds", _seconds(0.01, 3600)),
+    "restart.max_seconds": ("restart_max_seconds", _seconds(0.01, 86400)),
     "cgroup.parent": ("cgroup_parent", _cgroup),
 }
 _SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in _KEYS if "." in key))

@@ -1,10 +1,11 @@
 """`dkrctl create`: make a container that is started later."""
 
-from common.errors import ProtocolError, from_wire
+from common.errors import BadRequest, ProtocolError, from_wire
 from common.options import Command
+from common.restarts import policy_from
 from dkrctl import output
 from dkrctl.daemon import Daemon
-from dkrctl.parse import Parsed
+from dkrctl.parse import Parsed, utf8
 from dkrctl.request import asks, build
 from dkrctl.run import Cidfile
 from dkrctl.session import Session
@@ -28,6 +29,14 @@ def request_of(parsed: Parsed, command: Command) -> dict[str, object]:
     for option, key in (("interactive", "openStdin"), ("tty", "terminal")):
         if parsed.flag(option):
             request[key] = True
+    policy = parsed.last("restart")
+    if policy is not None:
+        request["restart"] = policy_from(utf8(policy, "--restart"))
+        if request.get("rm") and policy != "no":
+            raise BadRequest(
+                f"cannot {command.name} with --rm and --restart {policy}: nothing would be left to be restarted",
+                hint="leave out one of the two",
+            )
     return request
 
 

@@ -15,7 +15,7 @@ from dkrctl.verbs import Call
 # What an event can have: absent is not unknown.
 FIELDS = (
     *("time", "type", "action", "id", "name", "uid", "image", "labels"),
-    *("labelsOmitted", "exit", "signal", "took"),
+    *("labelsOmitted", "exit", "signal", "took", "restarts"),
 )
 
 
@@ -66,8 +66,9 @@ def line_of(event: dict[str, object]) -> str:
         if isinstance(code, int) or isinstance(signal, int):
             told["exitCode"] = code if isinstance(code, int) else 128 + int(str(signal))
         told["cause"] = ended.get("cause")
-    if "signal" in event:
-        told["signal"] = event["signal"]
+    for key in ("signal", "restarts"):
+        if key in event:
+            told[key] = event[key]
     told |= {"image": event.get("image"), "name": event.get("name")}
     told |= labels if isinstance(labels, dict) else {}
     more = ", ".join(f"{key}={value}" for key, value in told.items())

@@ -1,6 +1,7 @@
-"""`dkrctl update`: bound containers otherwise."""
+"""`dkrctl update`: bound containers otherwise, or have them restarted otherwise."""
 
 from common.errors import BadRequest
+from common.restarts import policy_from
 from dkrctl.daemon import SECONDS
 from dkrctl.request import take_limits
 from dkrctl.several import act
@@ -12,9 +13,12 @@ def run(call: Call) -> int:
     names = call.some_words()
     body: dict[str, object] = {}
     take_limits(call.parsed, body)
+    policy = call.text("restart")
+    if policy is not None:
+        body["restart"] = policy_from(policy)
     if not body:
         raise BadRequest(
             "cannot update: nothing is given that could be changed",
-            hint="--memory, --memory-swap, --cpus, --pids-limit",
+            hint="--memory, --memory-swap, --cpus, --pids-limit, --restart",
         )
     return act(call.daemon(), names, "/update", body, SECONDS)

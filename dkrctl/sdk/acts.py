@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from common.act_models import Stats, Top
+from common.restarts import policy_from
 from dkrctl.daemon import target
 from dkrctl.json_lines import Splitter
 from dkrctl.sdk.answers import model
@@ -107,17 +108,21 @@ class Acts:
         swap: int | None = None,
         cpus: float | None = None,
         pids_limit: int | None = None,
+        restart: str | None = None,
     ) -> None:
-        """Bound a container otherwise, now and at its next starts: all that is given, or nothing.
+        """Bound a container otherwise, now and at its next starts, or have it restarted otherwise: all that is given, or nothing.
 
         memory      bytes, not less than it uses
         swap        bytes beside that, -1: without bound
         cpus        processors' worth of time
         pids_limit  processes and threads, -1: without bound, for who may
+        restart     its restart policy from now on, as of `create`
 
-        Raises NotFound, BadRequest, NotPermitted, Conflict (rules `memory-in-use`, `unguarded`), HostUnfit.
+        Raises NotFound, BadRequest, NotPermitted, Conflict (rules `memory-in-use`, `unguarded`; of `restart` `rm` and
+        `descriptors`: it cannot be started again), HostUnfit.
         """
-        wanted = {"memory": memory, "swap": swap, "cpus": cpus, "pidsLimit": pids_limit}
+        policy = None if restart is None else policy_from(restart)
+        wanted = {"restart": policy, "memory": memory, "swap": swap, "cpus": cpus, "pidsLimit": pids_limit}
         body = {key: value for key, value in wanted.items() if value is not None}
         await self._transport.ask("POST", target(container, "/update"), body)
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from common.info import Info, VersionInfo
 from common.models import Container, ExitStatus, RunAnswer, WaitAnswer
 from common.options import DEFAULT_SOCKET, SOCKET_VARIABLE
+from common.restarts import policy_from
 from common.trace import Trace
 from dkrctl.daemon import target
 from dkrctl.request import asks
@@ -108,13 +109,19 @@ class Client(Acts, Execs, Housekeeping, Copying):
     # Acts: never sent twice.
 
     async def create(
-        self, *args: str, terminal: bool = False, open_stdin: bool = False, **options: Unpack[Options]
+        self,
+        *args: str,
+        terminal: bool = False,
+        open_stdin: bool = False,
+        restart: str = "no",
+        **options: Unpack[Options],
     ) -> Container:
         """Make a container and start nothing. Its output will go to its log and to who is attached.
 
         args        the command and its arguments
         terminal    it gets a terminal of its own
         open_stdin  its input is what attached clients send; else it is empty
+        restart     when it is started again after it has ended: "no", "on-failure", "on-failure:3", "always", "unless-stopped"
         options     see Options; `rootfs` and `on_disconnect` are refused: no descriptor can be kept until the start, and who attaches
                     says what follows when they vanish
 
@@ -125,6 +132,8 @@ class Client(Acts, Execs, Housekeeping, Copying):
         for key, wanted in (("terminal", terminal), ("openStdin", open_stdin)):
             if wanted:
                 request[key] = True
+        if restart != "no":
+            request["restart"] = policy_from(restart)
         return await self.inspect(await create(self._path, request))
 
     async def start(self, container: str) -> None:

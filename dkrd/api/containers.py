@@ -69,6 +69,12 @@ async def remove(context: Context, peer: Peer, request: web.Request, query: Remo
     which is handed over.
     """
     container = await find(context, peer, request)
+    if container.status == "restarting" and not query.force:
+        raise Conflict(
+            f"cannot remove {container.name}: it waits to be restarted",
+            rule="restarting",
+            hint="stop it first, or use force: dkrctl rm -f",
+        )
     if (
         query.force
         and container.status not in ("created", "stopped")

@@ -105,6 +105,9 @@ class Metrics:
         )
         durations.add_metric([], **self._starts.told())
         yield durations
+        again = CounterMetricFamily("dkr_restarts", "Containers that were restarted by their restart policy")
+        again.add_metric([], self._events["restart"])
+        yield again
         there = GaugeMetricFamily("dkr_containers", "Containers that there are, by status", labels=["status"])
         for status, number in sorted(containers.items()):
             there.add_metric([status], number)

@@ -74,10 +74,15 @@ def kept_states(containers: Containers, state_dir: str) -> Iterator[dict[str, ob
             continue
         state = None
         with contextlib.suppress(OSError):
-            state = _read_state(f"{state_dir}/containers/{container_id}", container_id)
-            state = state if read_grant(state_dir, container_id) else None
+            state = kept_state(state_dir, container_id)
         if state is not None:
             yield state
+
+
+def kept_state(state_dir: str, container_id: str) -> dict[str, object] | None:
+    """The state of one of them, or None. Raises OSError as `_read_state`."""
+    state = _read_state(f"{state_dir}/containers/{container_id}", container_id)
+    return state if state is not None and read_grant(state_dir, container_id) else None
 
 
 def live_ids(run_dir: str) -> list[str]:

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from common import clock, frames
-from common.errors import Conflict, DkrError, ProtocolError
+from common.errors import DkrError, ProtocolError
 from dkrd.launcher import pidfd, wire
 from dkrd.launcher.kept import RESTING, Kept
 from dkrd.launcher.runner import open_child
 from dkrd.launcher.turns import Turns
 from dkrd.shim import state as shim_state
+from dkrd.shim.kept import running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dkrd.launcher.loop import Loop
+    from dkrd.launcher.restarts import Restarts
     from dkrd.launcher.runner import Runner
     from dkrd.launcher.turns import Call
     from dkrd.log import Log
@@ -48,16 +50,8 @@ SHIM_LOST: dict[str, object] = {"code": None, "signal": None, "cause": "shim-los
 
 
 def is_id(value: object) -> bool:
-    """Whether `value` is a container's id: 64 lower-case hex digits. Only such a text becomes part of a
-    path.
-    """
+    """Whether `value` is a container's id: 64 lower-case hex digits. Only such a text becomes part of a path."""
     return isinstance(value, str) and len(value) == 64 and set(value) <= _HEX
-
-
-def _running(container_id: str) -> Conflict:
-    return Conflict(
-        f"cannot start {container_id[:12]}: it is running", rule="running", hint="attach to it instead"
-    )
 
 
 @dataclass(slots=True)
@@ -90,9 +84,7 @@ class Container:
 
 
 class Containers:
-    """The table of what lives. `tell` passes a message on to the api, `collect` cleans up after a dead
-    shim.
-    """
+    """The table of what lives. `tell` passes a message on to the api, `collect` cleans up after a dead shim."""
 
     def __init__(self, loop: Loop, log: Log, runner: Runner, run_dir: str) -> None:
         self._loop = loop
@@ -110,10 +102,14 @@ class Containers:
         self._reports, self.reports_end = wire.pair()
         self._loop.watch(self._reports.fileno(), select.EPOLLIN, self._on_reports)
 
-    def connect(self, collect: Collect, tell: Tell, let_go: LetGo, look: Callable[[], object]) -> None:
+    def connect(
+        self, collect: Collect, tell: Tell, let_go: LetGo, look: Callable[[], object], again: Restarts
+    ) -> None:
         """Set what cleans up after a dead shim (in a job; None: nothing is left), what speaks to the api, what
-        removes the cgroup that a shim was in, by uid and id, and what adopts containers that are not known here.
+        removes the cgroup that a shim was in, by uid and id, what adopts containers that are not known here, and what
+        restarts those that are to be.
         """
+        self._restarts = again
         self._collect = collect
         self._tell = tell
         self._let_go = let_go
@@ -127,8 +123,13 @@ class Containers:
         container = self._table.get(container_id)
         return container is not None and container.shim >= 0 and not container.rests
 
+    def may_be_restarted(self, container_id: str) -> bool:
+        """Whether it has a restart policy, as far as is known here: of what no guardian stands for nothing is."""
+        container = self._table.get(container_id)
+        return container is None or (container.state or {}).get("restart") is not None
+
     def is_being_built(self, container_id: str) -> bool:
-        """Whether a shim was forked for it that has not said yet that it runs, or that it does not."""
+        """Whether a shim was forked for it that has not yet said whether it runs."""
         container = self._table.get(container_id)
         if container is None or container.shim < 0:
             return False
@@ -147,7 +148,7 @@ class Containers:
         elif container.rests or self.is_being_built(container_id):
             self._turns.wait(container_id, ends, call)
         else:
-            call(_running(container_id))
+            call(running(container_id[:12]))
 
     def live_of(self, uid: int) -> int:
         """How many live containers count for `uid`."""
@@ -173,6 +174,8 @@ class Containers:
     def adopt(self, container: Container) -> None:
         """Guard over a container of an earlier launcher; one without a shim is waited for and collected."""
         self._table[container.id] = container
+        if container.state is not None:
+            self._restarts.note(container.state)
         if container.link is not None:
             fd = container.link.fileno()
             self._loop.watch(fd, select.EPOLLIN, partial(self._on_link, container))
@@ -241,9 +244,9 @@ class Containers:
         elif kind == "state" and isinstance(told, dict):
             container.state = told
             self._take_init(container, descriptors)
-            self._tell_state(told)
+            self.tell_state(told)
             if told.get("status") == "running":
-                self._turns.refuse(container.id, _running(container.id))
+                self._turns.refuse(container.id, running(container.id[:12]))
         elif kind in ("event", "failed"):
             self._tell(message)
         else:
@@ -347,14 +350,13 @@ class Containers:
     def _finish(self, container: Container, how: dict[str, object]) -> None:
         """Write down and tell the end that no shim could, then clean up in a job."""
         if container.state is not None and not container.rests:
-            ended = {**container.state, "status": "stopped", "finished": clock.now(), "exit": how}
-            container.state = ended
+            container.state = ended = self._restarts.ended(container.state, how)
             # The file is the shim's, but the shim is dead. A directory that is gone needs no file, and a full
             # disk must not end the launcher.
             with contextlib.suppress(OSError):
                 path = f"{self._run_dir}/containers/{container.id}/state.json"
                 shim_state.write_file(path, frames.dumps(ended))
-            self._tell_state(ended)
+            self.tell_state(ended)
         self._log.audit("collected", id=container.id, cause=how.get("cause"), code=how.get("code"))
         work = partial(self._collect, container.id, how)
         try:
@@ -371,19 +373,22 @@ class Containers:
         elif isinstance(value, dict) and (
             container.state is None or container.state.get("status") != value.get("status")
         ):
-            self._tell_state(value)  # cut off by a power cut, and kept; or never begun
+            self.tell_state(value)  # cut off by a power cut, and kept; or never begun
         self._forget(container)
 
     def removed(self, container_id: str) -> None:
         """Tell that nothing is left of a container that a client had removed."""
         self._gone(container_id)
 
-    def _tell_state(self, state: dict[str, object]) -> None:
+    def tell_state(self, state: dict[str, object]) -> None:
+        """Tell how it is with a container."""
         self.kept.note(state)
+        self._restarts.note(state)
         self._tell({"type": "state", "state": state})
 
     def _gone(self, container_id: str) -> None:
         self.kept.forget(container_id)
+        self._restarts.forget(container_id)
         self._tell({"type": "gone", "id": container_id, "time": clock.now()})
 
     def _forget(self, container: Container) -> None:
@@ -394,4 +399,6 @@ class Containers:
             os.close(container.init)
             container.init = -1
         self._close_link(container)
+        if container.state is None:
+            self._restarts.quiet(container.id)
         self._turns.pass_on(container.id, self._when_free)

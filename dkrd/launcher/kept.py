@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RESTING = ("created", "stopped")  # states of a container without a process
+RESTING = ("created", "restarting", "stopped")  # states of a container without a process
 
 
 class Kept:

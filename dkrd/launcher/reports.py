@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_KEPT = 4096  # reports; while there is no api nothing is started, and what ends is little
+MAX_KEPT = 4096  # reports; while there is no api only restart policies start something, ever more slowly, and what ends is little
 MAX_BYTES = 768 * 1024  # of a hello
 
 

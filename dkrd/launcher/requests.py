@@ -16,6 +16,7 @@ from dkrd.launcher import shims, starts, wire
 from dkrd.launcher.asks import Asks, Question
 from dkrd.launcher.containers import is_id
 from dkrd.launcher.measures import Measures
+from dkrd.launcher.restarts import HELD_BACK_BY, Restarts
 from dkrd.launcher.starts import Starts
 
 TYPE_CHECKING = False
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     Unguarded = Callable[[Settings, ids.Pool, str, Credentials, int | None, dict[str, object], int], object]
 
 _SEQ_MAX = 2**53
+_PATIENCE = 2.0  # seconds that an answer waits for a guardian which has nothing left to do
 KEYS: Mapping[str, set[str]] = {
     "start": {"type", "seq"},
     "launch": {"type", "seq", "id"},
@@ -137,6 +139,10 @@ class Requests:
         self._starts = Starts(loop, log, containers, work.shim, work.rehearse, leaves, self._limits)
         self._measures = Measures(runner)
         self._removing: set[str] = set()
+        self.restarts = Restarts(loop, log, containers, lambda: self.host.settings, self._relaunch)
+
+    def _relaunch(self, container: str, owner: int, unasked: str) -> None:
+        self._starts.relaunch(self.host, container, owner, unasked, self._removing)
 
     def prepare(self) -> None:
         """Be ready for the first start."""
@@ -240,6 +246,7 @@ class Requests:
         request = _Request(kind, seq, _id_of(message), answer)
         given = message.descriptors[1] if len(message.descriptors) > 1 else -1
         connection: socket.socket | None = None
+        let_go: Callable[[], None] = _nothing
         try:
             connection = evidence.open_connection(message.descriptors[0])
             credentials, owner = starts.prove(self.host, connection)
@@ -247,14 +254,44 @@ class Requests:
             unguarded = self._for_container(answers[kind], request, credentials, ask, given)
             starts.check_descriptors(self._limits, f"{kind} {request.id[:12]}")
             done = partial(self._asked, request)
+            if kind in HELD_BACK_BY:
+                uid = 0 if starts.is_admin(self.host, credentials, owner) else owner
+                let_go = self.restarts.hold(request.id, uid)
+                done = partial(self._said, request, let_go)
             direct = kind in self._work.looks
             self._asks.begin(Question(request.id, ask, connection, given, owner, unguarded, done, direct))
         except DkrError as err:
+            let_go()
             if connection is not None:
                 connection.close()
             if given >= 0:
                 os.close(given)
             self._refuse(request, err)
+
+    def _said(
+        self, request: _Request, let_go: Callable[[], None], value: object, error: DkrError | None
+    ) -> None:
+        """What was asked of a container may have changed whether it is restarted, of which only the disk knows."""
+        told = partial(self._looked, request, let_go, value, error)
+        if error is None and request.kind != "rename" and self._containers.may_be_restarted(request.id):
+            # Its guardian may have done all but end.
+            self._containers.when_free(request.id, _PATIENCE, told)
+        else:
+            told(None)
+
+    def _looked(
+        self,
+        request: _Request,
+        let_go: Callable[[], None],
+        value: object,
+        error: DkrError | None,
+        guarded: DkrError | None,
+    ) -> None:
+        state = self.restarts.look(request.id) if error is None and guarded is None else None
+        if state is not None:
+            self._containers.tell_state(state)
+        let_go()
+        self._asked(request, value, error)
 
     def _asked(self, request: _Request, value: object, error: DkrError | None) -> None:
         if error is not None:
@@ -287,6 +324,10 @@ class Requests:
             cause=error.message,
         )
         request.answer({"type": "refused", "seq": request.seq, "error": error.to_wire()})
+
+
+def _nothing() -> None:
+    """Where nothing is held back."""
 
 
 def _id_of(message: Message) -> str:

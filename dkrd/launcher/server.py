@@ -48,6 +48,8 @@ _LIVE = (
     "kept_per_user",
     "log_max_size",
     "log_max_files",
+    "restart_first_seconds",
+    "restart_max_seconds",
     "start_seconds",
     "pids_per_container",
     "http_lifts",
@@ -173,6 +175,7 @@ class Launcher:
             self._reports.tell,
             self._leaves.remove,
             lambda: self._adopt(settled=self._settled),
+            self._requests.restarts,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.on_signal(number, self._end)
@@ -180,7 +183,10 @@ class Launcher:
         # What exists now is shared by all children; without this the first collection in each would copy it.
         gc.collect()
         gc.freeze()
-        self._adopt(settled=False)
+        # After a reboot nothing is under way: what has no run directory was ended by a power cut.
+        again = self._requests.restarts
+        self._adopt(settled=again.is_boot and not adoption.live_ids(settings.run_dir))
+        again.begin()
         self._leaves.sweep(self._containers)
         # Once more when every build of before must be over: a shim forked just before the last launcher died.
         self._loop.later(settings.start_seconds + 1, self._settle)

@@ -46,6 +46,12 @@ def prove(host: Host, connection: socket.socket) -> tuple[Credentials, int]:
     return credentials, owner
 
 
+def is_admin(host: Host, credentials: Credentials, asker: int) -> bool:
+    """Whether who asks may do anything."""
+    groups = (credentials.gid, *credentials.groups)
+    return asker == 0 or (host.admin_gid is not None and host.admin_gid in groups)
+
+
 def owner_of(host: Host, container: str, credentials: Credentials, asker: int) -> int:
     """The uid whose `container` is, if `asker` may touch it. Raises NotFound."""
     try:
@@ -57,10 +63,7 @@ def owner_of(host: Host, container: str, credentials: Credentials, asker: int) -
         raise LimitReached(
             f"cannot find out whose {container[:12]} is: {err.strerror}", hint="try again", errno=err.errno
         ) from err
-    admin = asker == 0 or (
-        host.admin_gid is not None and host.admin_gid in (credentials.gid, *credentials.groups)
-    )
-    if not isinstance(uid, int) or (uid != asker and not admin):
+    if not isinstance(uid, int) or (uid != asker and not is_admin(host, credentials, asker)):
         raise NotFound(f"cannot find {container[:12]}: there is no such container")
     return uid
 
@@ -167,6 +170,18 @@ class Starts:
         except DkrError as err:
             start.refuse(err)
 
+    def relaunch(
+        self, host: Host, container: str, owner: int, unasked: str, removing: Collection[str]
+    ) -> None:
+        """One that stands, for its restart policy: nobody asks, and its guardian judges by the grant alone. Raises DkrError."""
+        if container in removing:
+            raise Conflict(f"cannot restart {container[:12]}: it is being removed")
+        self._check_budget(host, owner)
+        task = replace(self._task(host), id=container, unasked=unasked)
+        self._log.audit("restarts", id=container, uid=owner, why=unasked)
+        leaf = self._leaves.make(owner, container)
+        self._guard(task, owner, leaf, None)
+
     def _launch_free(
         self, start: _Start, owner: int, container: str, removing: Collection[str], error: DkrError | None
     ) -> None:
@@ -205,24 +220,31 @@ class Starts:
         host = start.host
         assert start.connection is not None
         self._check_budget(host, owner)
-        self._slot_hint += 1
         task = replace(
-            self._blank(host),
+            self._task(host),
             id=container,
             connection=start.connection.fileno(),
             session=start.plain,
             bundle=bundle,
-            slot_hint=self._slot_hint,
-            begun=time.monotonic_ns(),
         )
         leaf = self._leaves.make(owner, container)
+        self._guard(task, owner, leaf, self._spare.take(host, task) if leaf < 0 else None)
+        start.accept(container, owner)
+        # When what is asked now has been done: others need not wait for it.
+        self._loop.later(0.0, partial(self.prepare, host))
+
+    def _task(self, host: Host) -> ShimTask:
+        self._slot_hint += 1
+        return replace(self._blank(host), slot_hint=self._slot_hint, begun=time.monotonic_ns())
+
+    def _guard(self, task: ShimTask, owner: int, leaf: int, pid: int | None) -> None:
+        """Have a guardian, one that was ahead or a new one, in `leaf`. Raises LimitReached."""
         try:
-            pid = self._spare.take(host, task) if leaf < 0 else None
             if pid is None:
                 pid = shims.start(self._loop, task, self._shim, self._limits, leaf)
-            self._containers.add_child(container, owner, pid, stood=bundle is None)
+            self._containers.add_child(task.id, owner, pid, stood=task.bundle is None)
         except OSError as err:
-            self._leaves.remove(owner, container)
+            self._leaves.remove(owner, task.id)
             raise LimitReached(
                 f"cannot fork a shim: {err.strerror}",
                 hint="the machine, or the daemon's cgroup, is out of processes, memory or descriptors",
@@ -232,9 +254,6 @@ class Starts:
         finally:
             if leaf >= 0:
                 os.close(leaf)
-        start.accept(container, owner)
-        # When what is asked now has been done: others need not wait for it.
-        self._loop.later(0.0, partial(self.prepare, host))
 
     def prepare(self, host: Host) -> None:
         """Have a guardian wait for the next start, where that is possible."""

@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common import frames
-from common.clock import now, timestamp
+from common import frames, restarts
+from common.clock import timestamp
 from common.errors import Conflict, NotFound
 from dkrd import ids, removal
 from dkrd.runtime import cgroup_tree, cgroups
@@ -179,6 +179,7 @@ def cut_off(settings: Settings, container: str) -> dict[str, object]:
         "cgroup": [],
         "rm": False,
         "created": timestamp(os.stat(f"{directory}/config.json").st_mtime_ns),
+        **({"restart": dkr["restart"], "restarts": 0} if "restart" in dkr else {}),
     }
 
 
@@ -191,7 +192,9 @@ def collect(
     Returns the state of one that is kept, None for one that is gone. Raises DkrError, OSError.
     """
     check_id(container)
-    state = read_state(settings, container) or cut_off(settings, container)
+    state = read_state(settings, container)
+    lost = not state
+    state = state or cut_off(settings, container)
     if state.get("status") == "created" and document(
         f"{settings.state_dir}/containers/{container}/grant.json"
     ):
@@ -199,7 +202,7 @@ def collect(
         remove_cgroups(_paths(settings, container, state))
         remove_run_directory(f"{settings.run_dir}/containers/{container}")
         return state
-    kept = not state.get("rm", True) and state.get("status") in ("running", "paused", "stopped")
+    kept = not state.get("rm", True) and state.get("status") in ("running", "paused", "restarting", "stopped")
     if not kept or not os.path.isdir(f"{settings.state_dir}/containers/{container}"):
         paths = _paths(settings, container, state)
         remove_cgroups(
@@ -207,8 +210,10 @@ def collect(
         )  # a build that its guardian's death cut off holds the claim's lock until it ends
         remove_all(settings, pool, container, _adopt_soon(settings, pool, container), paths)
         return None
-    if state.get("status") != "stopped":
-        state.update(status="stopped", finished=now(), exit=exit_, pid=0)
+    if lost:
+        state = restarts.cut_off(state, exit_)
+    elif state.get("status") not in ("restarting", "stopped"):
+        state = restarts.ended(state, exit_, settings.restart_first_seconds, settings.restart_max_seconds)
     keep_stopped(settings, container, state, _paths(settings, container, state))
     return state
 

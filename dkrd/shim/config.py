@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common import frames, log_drivers, oci
+from common import frames, log_drivers, oci, restarts
 from common.errors import BadRequest, DkrError, Internal
 from dkrd.runtime import limits, spec
 from dkrd.runtime.document import Reader, refuse
@@ -30,6 +30,7 @@ class Config:
     on_disconnect  what happens when the client vanishes
     open_stdin     whether attached clients send its standard input, where the guardian holds it
     log            where its output goes
+    restart        its restart policy, or None: it is not restarted
     limits         what bounds it: what the spec says, and the defaults (bounds.py)
     health         how it is found out whether it is well, or None
     document       the bundle as it came, for config.json and for policy
@@ -49,6 +50,7 @@ class Config:
     on_disconnect: str
     open_stdin: bool
     log: log_drivers.Logging
+    restart: dict[str, object] | None
     limits: limits.Resources
     health: health_check.Check | None
     document: dict[str, object]
@@ -93,11 +95,14 @@ def parse(data: bytes) -> Config:
         on_disconnect=dkr.one_of("onDisconnect", DISCONNECT),
         open_stdin=dkr.flag("openStdin", False),
         log=_log(dkr),
+        restart=restarts.policy_of(dkr.take("restart"), "dkr.restart") if dkr.has("restart") else None,
         limits=parsed.resources,
         health=health_check.parse(dkr.child("health")) if dkr.has("health") else None,
         document=document,
     )
     dkr.done()
+    if config.restart is not None and config.rm:
+        refuse("dkr.restart", "cannot be there with rm")
     if not 0 < len(config.name) <= MAX_NAME or "/" in config.name:
         refuse("dkr.name", "between 1 and 128 characters without / are wanted")
     return config

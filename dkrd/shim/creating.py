@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from common import frames
+from common import frames, restarts
 from common.errors import BadRequest
 from dkrd.shim import begun
 from dkrd.shim import container as containers
@@ -38,7 +38,8 @@ def create(
     with contextlib.ExitStack() as undo:
         claim = containers.lay(task, config, who.uid, recorder)
         undo.callback(containers.unlay, task, claim)
-        state = begun.first_state(task, config, who.uid, claim.slot if claim else None)
+        first_state = begun.first_state(task, config, who.uid, claim.slot if claim else None)
+        state = restarts.begun(first_state, config.restart, asked=True)
         write_file(f"{containers.directory_of(task)}/state.json", frames.dumps(state))
         containers.keep(task, config, who.uid, first.asks, claim)
         undo.pop_all()

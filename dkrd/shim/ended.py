@@ -121,6 +121,8 @@ def _nobody(settings: Settings, container: str, verb: str, why: str) -> NoReturn
     state = cleanup.read_state(settings, container)
     if state.get("status") == "created":
         raise not_started(f"cannot {verb} {container[:12]}")
+    if state.get("status") == "restarting":
+        raise waits(f"cannot {verb} {container[:12]}")
     if cleanup.lives(state):
         raise Conflict(
             f"cannot {verb} {container[:12]}: {why}",
@@ -133,6 +135,15 @@ def _nobody(settings: Settings, container: str, verb: str, why: str) -> NoReturn
 def not_started(what: str) -> Conflict:
     """Why something cannot be had of a container that was only made."""
     return Conflict(f"{what}: it has not been started", rule="not-started", hint="start it")
+
+
+def waits(what: str) -> Conflict:
+    """Why something cannot be done to a container between two of its runs."""
+    return Conflict(
+        f"{what}: it waits to be restarted",
+        rule="restarting",
+        hint="try again when it runs, or start it now",
+    )
 
 
 def unguarded(what: str) -> Conflict:
@@ -149,6 +160,8 @@ def _unable(settings: Settings, container: str, verb: str) -> Conflict:
     state = cleanup.read_state(settings, container)
     if state.get("status") == "created":
         return not_started(f"cannot {verb} {container[:12]}")
+    if state.get("status") == "restarting":
+        return waits(f"cannot {verb} {container[:12]}")
     if cleanup.lives(state):
         return unguarded(f"cannot {verb} {container[:12]}")
     return Conflict(f"cannot {verb} {container[:12]}: it has ended", rule="ended")

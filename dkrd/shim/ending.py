@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from common.clock import now
+from common import restarts
 from common.errors import DkrError
 from dkrd.shim import cleanup, trace
 from dkrd.shim.begun import record
@@ -40,23 +40,28 @@ class Ending:
     ) -> None:
         self._task, self._config, self._container, self._state = task, config, container, state
         self._recorder = recorder
-        self._before = before
+        self.before = before
 
     def failed(self, tell: Callable[[], None]) -> None:
         """A start that failed leaves nothing, with or without --rm, or what there was before. Then `tell` whom it concerns,
         also where something is left for the launcher.
         """
         try:
-            if self._before is None:
+            if self.before is None:
                 self._remove()
             else:
-                self._step_back(self._before)
+                self._step_back(self.before)
         finally:
             tell()
 
     def ended(self, ending: Exit, guard: Guard) -> None:
         """Write the exit down, tell the clients, then clean up: they do not wait for that, nor it for them."""
-        record(self._task, self._state, status="stopped", finished=now(), exit=ending.to_wire(), pid=0)
+        settings = self._task.settings
+        after = restarts.ended(
+            self._state.values, ending.to_wire(), settings.restart_first_seconds, settings.restart_max_seconds
+        )
+        self._state.values.update(after)
+        record(self._task, self._state)
         all_told = guard.end(ending)
         try:
             self._clean_up(ending)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import BadRequest
 from dkrd.runtime import cgroups, signals
-from dkrd.shim import masks
+from dkrd.shim import masks, restarting
 from dkrd.shim.asks import Asks
 from dkrd.shim.attach import Attaching
 from dkrd.shim.called import Called, Renaming
@@ -23,6 +23,7 @@ from dkrd.shim.clients import Clients, Deeds, is_integer
 from dkrd.shim.copies import Copies
 from dkrd.shim.execs import Execs
 from dkrd.shim.exits import Exit
+from dkrd.shim.halting import Halting
 from dkrd.shim.health import Health
 from dkrd.shim.inside import Place
 from dkrd.shim.pausing import Pausing
@@ -100,9 +101,10 @@ class Guard:
         self.on_told: tuple[Callable[[], None], ...] = ()
         self._attaching = Attaching(loop, task, name, owner, self.clients)
         self._pausing = Pausing(loop, task, state, container.cgroup.paths, self._act)
+        self._halting = Halting(task, config, state)
         # Who is to end has to run.
         self._stopping = Stopping(
-            loop, task, config, name, self._ask_to_end, self._kill, self._pausing.resume
+            loop, task, config, name, self._ask_to_end, self._kill, self._pausing.resume, self._halting.halt
         )
         place = Place(loop, task, config, container, built, state)
         self._execs = Execs(place, owner)
@@ -116,7 +118,14 @@ class Guard:
             "exec-kill": self._execs.kill,
             "kill": self._asked_to_kill,
             "rename": Renaming(task, container.directory, state).ask,
-            "update": Updating(task, container.directory, config, container.cgroup.paths, name).ask,
+            "update": restarting.Updating(
+                task,
+                container.directory,
+                config,
+                state,
+                name,
+                Updating(task, container.directory, config, container.cgroup.paths, name),
+            ).ask,
             "pause": self._pausing.pause,
             "unpause": self._pausing.unpause,
             "stop": self._stopping.ask,
@@ -192,6 +201,8 @@ class Guard:
         """The last client vanished."""
         if self._is_over():
             return  # it ended in the same moment, by itself
+        if wish != "keep":
+            self._halting.halt()
         if wish == "stop":
             self._stopping.begin("client-gone")
         elif wish == "kill":
@@ -222,6 +233,7 @@ class Guard:
         """A signal that somebody wants the command to get."""
         if not self._ended:
             self._state.note("kill", signal=int(number))
+            self._halting.signalled(number)
             self._deliver(number)
 
     def _ask_to_end(self, number: int) -> None:
@@ -284,6 +296,7 @@ class Guard:
         _, status = os.waitpid(self._built.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         cause = self._stopping.cause or ("oom" if self._starved(code) else None)
+        self._halting.ended_by(self._as_if or (-code if code < 0 else None))
         if code >= 0:
             return Exit(code, None, cause or "exited")
         number = self._as_if if self._as_if is not None and code == -signal.SIGKILL else -code

@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from common import log_drivers
+from common import frames, log_drivers, restarts
 from common.clock import now
 from common.errors import Conflict, DkrError, NotFound, NotPermitted
 from dkrd import ids, policy
 from dkrd.shim import bounds, callers, cleanup, roots
 from dkrd.shim import config as configs
+from dkrd.shim.state import write_file
 
 if TYPE_CHECKING:
     from dkrd.runtime import mounts
@@ -53,7 +54,7 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
         raise running(task.id[:12])
     config = configs.read(f"{directory}/config.json")
     state = cleanup.document(f"{directory}/state.json") or _after_a_power_cut(task)
-    if state.get("status") not in ("created", "stopped"):
+    if state.get("status") not in ("created", "restarting", "stopped"):
         raise Conflict(f"cannot start {config.name}: its end is still being written down", hint="try again")
     if state.get("name") != config.name and isinstance(state.get("name"), str):
         # A rename was cut off between the two files.
@@ -74,6 +75,57 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
             f"cannot start {config.name}: its id range cannot be had: {err.message}", hint="try again"
         ) from err
     return Kept(bounds.granted(task, config, grant), owner, state, claim)
+
+
+def take_unasked(task: ShimTask) -> Kept:
+    """The same for its restart policy, in the name of whose it is."""
+    grant = cleanup.document(f"{task.settings.state_dir}/containers/{task.id}/grant.json")
+    owner = grant.get("uid")
+    if not isinstance(owner, int):
+        raise NotFound(f"cannot find {task.id[:12]}: there is no such container")
+    return take(task, policy.Caller(owner, owner, admin=False))
+
+
+def judge_unasked(task: ShimTask, found: Kept) -> policy.Caller:
+    """Who it is restarted for. Raises NotPermitted where they may not have it any more, Conflict where it is not to be."""
+    if not restarts.is_due(found.state, boot=task.unasked == "boot"):
+        # It was stopped, or started and ended, before this came to its turn.
+        raise Conflict(f"cannot restart {found.config.name}: nothing wants it any more", rule="not-due")
+    who = callers.of_grant(task, found.owner)
+    policy.judge_unasked(who, found.config.spec)
+    return who
+
+
+def put_off(task: ShimTask, error: DkrError, state: dict[str, object]) -> dict[str, object]:
+    """Write down, while the container is ours, that a restart has come to nothing: `state` as it is then."""
+    if error.rule == "not-due":
+        return state
+    settings = task.settings
+    after = restarts.failed(state, error.code, settings.restart_first_seconds, settings.restart_max_seconds)
+    try:
+        write_file(f"{settings.state_dir}/containers/{task.id}/state.json", frames.dumps(after))
+    except OSError as err:
+        task.log.error("cannot write state.json", id=task.id, cause=err.strerror)
+    return after
+
+
+def put_off_untaken(task: ShimTask, error: DkrError) -> dict[str, object] | None:
+    """The same where it could not be had. None where somebody else has it, who knows better."""
+    settings = task.settings
+    directory = f"{settings.state_dir}/containers/{task.id}"
+    slot = cleanup.document(f"{directory}/grant.json").get("slot")
+    try:
+        claim = ids.adopt(task.pool, slot) if isinstance(slot, int) else None
+    except DkrError:
+        return None
+    try:
+        state = cleanup.document(f"{directory}/state.json")
+        if not state or os.path.lexists(f"{settings.run_dir}/containers/{task.id}"):
+            return None
+        return put_off(task, error, state)
+    finally:
+        if claim is not None:
+            os.close(claim.fd)
 
 
 def _after_a_power_cut(task: ShimTask) -> dict[str, object]:

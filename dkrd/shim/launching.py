@@ -2,7 +2,8 @@
 
     kept ─ config.json, grant.json, state.json ─► judged by the grant ─► built, with pipes or a terminal ─► watched
 
-Whoever starts it needs no more than that it is theirs: what the grant allows was judged when it was made.
+Whoever starts it needs no more than that it is theirs: what the grant allows was judged when it was made. For a restart policy nobody
+asks: then the grant says whose it is, and they are judged as the host knows them at that moment.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from common import restarts
 from common.errors import DkrError, ProtocolError
 from dkrd.loop import Loop
 from dkrd.runtime import failure
@@ -20,12 +22,13 @@ from dkrd.shim import container as containers
 from dkrd.shim.descriptors import close_all, close_soon
 from dkrd.shim.ending import Ending
 from dkrd.shim.guard import Guard
-from dkrd.shim.session import VERSION
+from dkrd.shim.session import VERSION, unheard
 
 if TYPE_CHECKING:
     import socket
 
     from dkrd import policy
+    from dkrd.runtime import mounts
     from dkrd.runtime.build import Built
     from dkrd.runtime.steps import Recorder
     from dkrd.shim.asks import Handler
@@ -57,16 +60,51 @@ def launch(task: ShimTask, asking: policy.Credentials, session: Session, recorde
         recorder.begin("judge", told.granted)
         who = callers.weigh(task, asking, credentials if task.session < 0 else asking)
         found = _sized(kept.take(task, who), frame)
-        recorder.note(told.rights(who))
-        root = kept.root_of(task, found.config, recorder)
-        try:
-            made = _prepare(task, found, recorder)
-        except BaseException:
-            close_soon(root.descriptors)
-            raise
+        root, made = _make(task, found, who, recorder)
     except (DkrError, OSError) as err:
-        _refuse(task, failure.describe(err, recorder.current), asking, session, found)
+        _refuse(task, failure.describe(err, recorder.current), asking.uid, session, found)
         return
+    _start(task, found, root, made, who, frame, session, recorder)
+
+
+def relaunch(task: ShimTask, recorder: Recorder) -> None:
+    """Start the container `task.id` for its restart policy, and be its guardian until it has ended."""
+    found: kept.Kept | None = None
+    session = unheard()
+    try:
+        recorder.begin("judge", told.granted)
+        found = kept.take_unasked(task)
+        who = kept.judge_unasked(task, found)
+        root, made = _make(task, found, who, recorder)
+    except (DkrError, OSError) as err:
+        _refuse(task, failure.describe(err, recorder.current), 0, session, found)
+        return
+    frame: dict[str, object] = {"type": "launch"}
+    _start(task, found, root, made, who, frame, session, recorder)
+
+
+def _make(
+    task: ShimTask, found: kept.Kept, who: policy.Caller, recorder: Recorder
+) -> tuple[mounts.Root, _Made]:
+    recorder.note(told.rights(who))
+    root = kept.root_of(task, found.config, recorder)
+    try:
+        return root, _prepare(task, found, recorder)
+    except BaseException:
+        close_soon(root.descriptors)
+        raise
+
+
+def _start(
+    task: ShimTask,
+    found: kept.Kept,
+    root: mounts.Root,
+    made: _Made,
+    who: policy.Caller,
+    frame: dict[str, object],
+    session: Session,
+    recorder: Recorder,
+) -> None:
     start = begun.Start(task, found.config, session, recorder, traced=False)
     ending = Ending(task, found.config, made.container, made.state, recorder, found.state)
     passed = containers.Passed(made.theirs.stdio, made.tty)
@@ -77,6 +115,8 @@ def launch(task: ShimTask, asking: policy.Credentials, session: Session, recorde
         if made.log is not None:
             made.log.close()
         pipes.close(made.ours)
+        if task.unasked:
+            ending.before = kept.put_off(task, error, found.state)
         ending.failed(lambda: start.refuse(error, who.uid))
         return
     finally:
@@ -156,18 +196,19 @@ def _first(session: Session, task: ShimTask) -> tuple[dict[str, object], policy.
     return frame, credentials
 
 
-def _refuse(
-    task: ShimTask, error: DkrError, asking: policy.Credentials, session: Session, found: kept.Kept | None
-) -> None:
+def _refuse(task: ShimTask, error: DkrError, uid: int, session: Session, found: kept.Kept | None) -> None:
     """It came to nothing before anything was made."""
     begun.count_failure(task, error)
-    task.log.audit(
-        "not started", id=task.id, uid=asking.uid, code=error.code, rule=error.rule, cause=error.message
-    )
+    task.log.audit("not started", id=task.id, uid=uid, code=error.code, rule=error.rule, cause=error.message)
     if found is not None:
+        after = kept.put_off(task, error, found.state) if task.unasked else found.state
         found.let_go()
         # The launcher may have been told that it is being built.
-        begun.tell(task, {"type": "state", "state": found.state})
+        begun.tell(task, {"type": "state", "state": after})
+    elif task.unasked:
+        left = kept.put_off_untaken(task, error)
+        if left is not None:
+            begun.tell(task, {"type": "state", "state": left})
     session.send({"type": "error", "error": error.to_wire()})
     session.close()
 
@@ -190,6 +231,7 @@ def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder) -> _Made:
         theirs, ours = pipes.make(left, typed, container.base)
         undo.callback(theirs.close)
         undo.callback(pipes.close, ours)
-        state = begun.creating(task, container, found.state, recorder)
+        before = restarts.begun(found.state, config.restart, asked=not task.unasked)
+        state = begun.creating(task, container, before, recorder)
         undo.pop_all()
     return _Made(container, state, listener, log, theirs, ours, tty)

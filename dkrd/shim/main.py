@@ -14,7 +14,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common.errors import DkrError, NotPermitted
+from common.errors import BadRequest, DkrError, NotPermitted
 from dkrd import policy
 from dkrd.loop import Loop
 from dkrd.runtime import failure
@@ -54,10 +54,13 @@ def run(task: ShimTask) -> None:
     """Be the guardian of one container from its request to its end; returns when nothing of it is left to
     do.
     """
-    connection = socket.socket(fileno=task.connection)
     recorder = Recorder("shim")
     how = told.ahead if task.ahead else told.fork
     recorder.follow(Step("fork", how, str(os.getpid()), task.begun, time.monotonic_ns(), "launcher"))
+    if task.unasked:
+        launching.relaunch(task, recorder)
+        return
+    connection = socket.socket(fileno=task.connection)
     config: configs.Config | None = None
     try:
         if task.bundle is not None:
@@ -106,6 +109,14 @@ def _start(
         recorder.note(told.came(first))
         recorder.begin("judge", partial(told.judge, config.spec, first.asks))
         who = _judge(task, config, asking, first)
+        if config.restart is not None and not first.create:
+            raise BadRequest(
+                "cannot restart what has its caller's own input and output: they are there for one run alone",
+                hint="leave restart out, or make the container first and start it then",
+                fields=(
+                    {"path": "restart", "message": "has a meaning for what is made before it is started"},
+                ),
+            )
         config = bounds.judged(task, config, who)
         log_drivers.judge(task, config, who, create=first.create)
         recorder.note(told.rights(who))

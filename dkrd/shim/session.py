@@ -90,6 +90,13 @@ def forbid_descriptors(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
 
 
+def unheard() -> Session:
+    """The session of a start that nobody has asked for: what is said there is lost."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    return Session(ours)
+
+
 class Session:
     """Our end of the session socket.
 

@@ -40,6 +40,7 @@ class Stopping:
     deliver  gives the command a signal
     kill     SIGKILL for all
     resume   lets it go on, if it is paused
+    halt     notes that a user wants its end: it is not restarted behind that
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Stopping:
         deliver: Callable[[int], None],
         kill: Callable[[], None],
         resume: Callable[[], None],
+        halt: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._task = task
@@ -59,6 +61,7 @@ class Stopping:
         self._deliver = deliver
         self._kill = kill
         self._resume = resume
+        self._halt = halt
         self.cause: str | None = None
         self._timer: Timer | None = None
         self._ends = float("inf")  # when SIGKILL comes, monotonic
@@ -81,6 +84,7 @@ class Stopping:
             self._wait(waiting)
         task = self._task
         task.log.audit("stop", id=task.id, uid=ask.who.uid, signal=number, timeout=seconds)
+        self._halt()
         self.begin("stopped", number, seconds)
         return {}
 

@@ -33,6 +33,7 @@ class ShimTask:
     begun       when the launcher began to fork, or to hand over, monotonic nanoseconds
     layers      built-in root -> name of its layer below state_dir/layers, or why the host cannot have it
     log         where audit lines and warnings go
+    unasked     restart or boot: nobody asks, it is started for its restart policy; without connection and session
     ahead       whether the guardian was forked before anybody asked (launcher/spare.py)
     """
 
@@ -53,3 +54,4 @@ class ShimTask:
     log: Log
     begun: int
     ahead: bool = False
+    unasked: str = ""

@@ -12,7 +12,7 @@ from common import frames
 from common.errors import BadRequest, Conflict, NotFound
 from dkrd.runtime import processes
 from dkrd.shim import cleanup
-from dkrd.shim.ended import not_started
+from dkrd.shim.ended import not_started, waits
 
 if TYPE_CHECKING:
     from dkrd.ids import Pool
@@ -41,6 +41,8 @@ def look(
     state = cleanup.read_state(settings, container)
     if state.get("status") == "created":
         raise not_started(f"cannot look into {container[:12]}")
+    if state.get("status") == "restarting":
+        raise waits(f"cannot look into {container[:12]}")
     paths, init = state.get("cgroup"), state.get("pid")
     if not cleanup.lives(state) or not isinstance(paths, list) or not paths or not isinstance(init, int):
         raise _ended(container)

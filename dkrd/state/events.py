@@ -139,12 +139,14 @@ class Events:
             self._add(known, state.id, "create", state.created, {})
         if state.started is not None and state.started != start:
             start = state.started
+            if state.restarts:
+                self._add(known, state.id, "restart", start, {"restarts": state.restarts})
             self._add(known, state.id, "start", start, {} if state.took is None else {"took": state.took})
         if state.health is not None and state.health.since != health:
             health = state.health.since
             if state.health.status != "starting":
                 self._add(known, state.id, f"health_status: {state.health.status}", health, {})
-        if state.status == "stopped" and start is not None and state.started == start != end:
+        if state.status in ("restarting", "stopped") and start is not None and state.started == start != end:
             end = start
             self._add_end(known, state)
         if (1, start, end, health) != (known.told, known.start, known.end, known.health):

@@ -63,23 +63,27 @@ _NEWS = """
 CREATE TABLE heard (one INTEGER PRIMARY KEY CHECK (one = 1), epoch TEXT NOT NULL, number INTEGER NOT NULL) STRICT;
 INSERT INTO heard VALUES (1, '', 0);
 """
-# What one of the second lacks. `told_health`: since when the status of its health is that which was told last.
+# What one of the second lacks. `told_health`: since when the status of its health is that which was told last; `restart`: the policy
+# and the count of restarts of a container that has one.
 _FROM_2 = """
 ALTER TABLE containers ADD COLUMN health TEXT;
 ALTER TABLE containers ADD COLUMN told_health TEXT;
+ALTER TABLE containers ADD COLUMN restart TEXT;
 """
-_COLUMNS = "id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health"
+_COLUMNS = (
+    "id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health, restart"
+)
 _OWNED = " AND (? IS NULL OR uid = ?)"
 _INSERT = """
 INSERT INTO containers (id, name, uid, image, args, labels, rm, status, created) VALUES (?,?,?,?,?,?,?,?,?)
 ON CONFLICT (id) DO UPDATE SET image = excluded.image, args = excluded.args, labels = excluded.labels
 """
 _REPORT = """
-INSERT INTO containers (id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health)
-VALUES (?, ?, ?, '', '[]', '{}', ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO containers (id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health, restart)
+VALUES (?, ?, ?, '', '[]', '{}', ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET name = excluded.name, uid = excluded.uid, rm = excluded.rm,
     status = excluded.status, pid = excluded.pid, created = excluded.created, started = excluded.started,
-    finished = excluded.finished, exit = excluded.exit, health = excluded.health
+    finished = excluded.finished, exit = excluded.exit, health = excluded.health, restart = excluded.restart
 """
 
 
@@ -176,7 +180,7 @@ class Index:
             ):
                 self._db.execute(f"PRAGMA {pragma}").fetchone()
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, 1, 2, SCHEMA_VERSION):
+            if not 0 <= version <= SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"its schema is {version}, {SCHEMA_VERSION} is wanted")
             if version and (found := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(found)
@@ -255,12 +259,13 @@ class Index:
             state.uid,
             state.rm,
             state.status,
-            (state.pid or None) if state.status != "stopped" else None,
+            (state.pid or None) if state.status not in ("restarting", "stopped") else None,
             state.created,
             state.started,
             state.finished,
             None if state.exit is None else _json(state.exit.to_wire()),
             None if state.health is None else state.health.status,
+            None if state.restart is None else _json([state.restart, state.restarts]),
         )
         self._db.execute(_REPORT, values)
         self.events.follow(state)
@@ -358,13 +363,15 @@ def _json(value: object) -> str:
 
 def _container(row: tuple[object, ...]) -> Container:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    ended, health = values.pop("exit"), values.pop("health")
+    ended, health, restart = values.pop("exit"), values.pop("health"), values.pop("restart")
+    policy = _tuple(frames.loads(str(restart))) if restart is not None else (None, None)
     return Container.model_validate(
         {
             **values,
             "args": _tuple(frames.loads(str(values["args"]))),
             "labels": frames.loads(str(values["labels"])),
             "rm": bool(values["rm"]),
+            **({"restart": policy[0], "restarts": policy[1]} if policy[0] is not None else {}),
             "exit": ExitStatus.model_validate(frames.loads(str(ended))) if ended is not None else None,
             "health": None if health is None else Health.model_validate({"status": health}),
         }

@@ -54,7 +54,7 @@ STATIC = [
     ("dkrctl ps --no", ["--no-trunc"]),
     (
         "dkrctl ps --filter sta",
-        [f"status={word}" for word in "created creating exited paused running stopped".split()],
+        [f"status={word}" for word in "created creating exited paused restarting running stopped".split()],
     ),
     ("dkrctl ps -af na", ["name="]),
     ("dkrctl ps --format ", ["json", "table"]),
@@ -98,7 +98,7 @@ def test_what_the_table_knows(root: Caller, tmp_path: Path, shell: str, line: st
     ("line", "words"),
     [
         ("dkrctl run --net=h", ["--net=host"]),
-        ("dkrctl ps --filter=status=r", ["--filter=status=running"]),
+        ("dkrctl ps --filter=status=ru", ["--filter=status=running"]),
         ("dkrctl run --stop-signal=SIGTE", ["--stop-signal=SIGTERM"]),
         ("dkrctl kill --signal=SIGTE", ["--signal=SIGTERM"]),
     ],

@@ -34,6 +34,7 @@ ACTS: dict[str, Json] = {
     "unpause": {},
     "rename": {"name": "evil"},
     "update": {"cpus": 1, "pidsLimit": 1},
+    "have-restarted": {"type": "update", "restart": {"policy": "always"}},
     "top": {},
     "stats": {"ids": []},  # and the container's
 }
@@ -353,6 +354,16 @@ def remove_by_listener(api: Api, _client: socket.socket, _bundle: Json, argument
     api.ask("remove", LISTENER, id=argument)
 
 
+def say_restarting(api: Api, _client: socket.socket, _bundle: Json, argument: str) -> None:
+    """What only root's side says, and what nobody says."""
+    word, _, container = argument.partition(" ")
+    state = {"id": container, "uid": 0, "status": "restarting", "restart": {"policy": "always"}, "due": 0.0}
+    messages: dict[str, Json] = {"state": {"state": state}, "launch": {"seq": 1, "id": container}}
+    api.send({"type": word, **messages.get(word, {"id": container})})
+    while True:
+        api.receive()
+
+
 DEEDS: dict[str, Callable[[Api, socket.socket, Json, str], None]] = {
     "honest": honest,
     "nothing": nothing,
@@ -370,10 +381,15 @@ DEEDS: dict[str, Callable[[Api, socket.socket, Json, str], None]] = {
     "channel-as-session": channel_as_session,
     "remove": remove,
     "remove-by-listener": remove_by_listener,
+    "say": say_restarting,
 }
 
 
 # --- another container than was asked for
+
+
+def _restarted(bundle: Json) -> None:
+    bundle["dkr"].update(rm=False, restart={"policy": "always"})
 
 
 def _args(bundle: Json) -> None:
@@ -527,6 +543,7 @@ SWAPS: dict[str, Callable[[Json], None]] = {
     "seccomp": _unconfined,
     "hooks": _unknown_key,
     "id map": _ids,
+    "restarted": _restarted,
 }
 
 

@@ -57,6 +57,7 @@ def test_numbers_are_ones_own(api: Api) -> None:
         "created": 0,
         "running": everyones,
         "paused": 0,
+        "restarting": 0,
         "stopped": 1,
     }
 

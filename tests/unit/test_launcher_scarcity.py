@@ -15,8 +15,10 @@ from dkrd.launcher import adoption, pidfd
 from dkrd.launcher import containers as containers_module
 from dkrd.launcher.containers import Container, Containers
 from dkrd.launcher.loop import Loop
+from dkrd.launcher.restarts import Restarts
 from dkrd.launcher.runner import Runner
 from dkrd.log import Log
+from dkrd.settings import Settings
 from dkrd.shim import state
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ def test_an_orphan_that_cannot_be_looked_at_is_looked_at_again(
         lambda message: None,
         lambda uid, name: None,
         lambda: None,
+        Restarts(loop, Log("error", "text", fd=2), table, Settings, lambda container, uid, why: None),
     )
     known: dict[str, object] = {"pid": os.getpid(), "pidStartTime": state.start_time(os.getpid())}
     orphan = Container(ONE, 5, state={"id": ONE, "status": "running", **known})

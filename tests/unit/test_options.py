@@ -32,7 +32,7 @@ def test_table_is_consistent() -> None:
 def test_every_request_key_is_one_of_the_protocol() -> None:
     known = set(
         "image rootfs args entrypoint env cwd user name hostname labels readonly tmpfs terminal consoleSize namespaces "
-        "preserveFds init rm stopSignal stopTimeout timeout onDisconnect memory swap cpus pidsLimit log health".split()
+        "preserveFds init rm stopSignal stopTimeout timeout onDisconnect memory swap cpus pidsLimit log health restart".split()
     )
     for option in options.RUN_OPTIONS:
         assert option.key.partition(".")[0] in known | {""}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ID, OTHER = "a" * 64, "b" * 64
 T = "2026-01-31T12:00:0{}.000000000Z"
+ALWAYS = {"policy": "always"}
 THREE = {"code": 3, "signal": None, "cause": "exited"}
 
 
@@ -211,22 +212,6 @@ def test_health_is_told_when_it_changes(index: Index) -> None:
     assert actions(index)[-2:] == ["health_status: healthy", "die"]
 
 
-def test_an_index_of_the_second_schema_is_taken_over(tmp_path: Path) -> None:
-    path = str(tmp_path / "dkr.db")
-    index = Index(path)
-    accepted(index)
-    report(index, started=T.format(2))
-    index.close()
-    db = sqlite3.connect(path)
-    db.executescript(
-        "ALTER TABLE containers DROP COLUMN health; ALTER TABLE containers DROP COLUMN told_health; PRAGMA user_version=2;"
-    )
-    db.close()
-    index = Index(path)
-    report(index, started=T.format(2), health={"status": "healthy", "since": T.format(3)})
-    assert actions(index) == ["create", "start", "health_status: healthy"]
-
-
 def test_an_index_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     path = str(tmp_path / "dkr.db")
     index = Index(path)
@@ -238,7 +223,8 @@ def test_an_index_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     db.executescript(
         "DROP TABLE events; DROP TABLE heard; ALTER TABLE containers DROP COLUMN told;"
         "ALTER TABLE containers DROP COLUMN told_start; ALTER TABLE containers DROP COLUMN told_end;"
-        "ALTER TABLE containers DROP COLUMN health; ALTER TABLE containers DROP COLUMN told_health; PRAGMA user_version=1;"
+        "ALTER TABLE containers DROP COLUMN health; ALTER TABLE containers DROP COLUMN told_health;"
+        "ALTER TABLE containers DROP COLUMN restart; PRAGMA user_version=1;"
     )
     db.close()
     index = Index(path)
@@ -248,3 +234,55 @@ def test_an_index_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     report(index, status="stopped", started=T.format(2), finished=T.format(3), exit=THREE)
     [event] = index.events.page(0, None)[0]
     assert (event.action, event.labels) == ("die", {"a": "b"})
+
+
+def test_an_index_of_the_second_schema_is_taken_over(tmp_path: Path) -> None:
+    path = str(tmp_path / "dkr.db")
+    index = Index(path)
+    accepted(index)
+    report(index, started=T.format(2))
+    index.close()
+    db = sqlite3.connect(path)
+    db.executescript(
+        "ALTER TABLE containers DROP COLUMN health; ALTER TABLE containers DROP COLUMN told_health;"
+        "ALTER TABLE containers DROP COLUMN restart; PRAGMA user_version=2;"
+    )
+    db.close()
+    index = Index(path)
+    assert actions(index) == ["create", "start"]
+    report(index, started=T.format(2), health={"status": "healthy", "since": T.format(2)})
+    assert actions(index) == ["create", "start", "health_status: healthy"]
+    [container] = index.containers(None, every=True)
+    assert (container.restart, container.restarts) == (None, None)
+    report(
+        index,
+        status="restarting",
+        started=T.format(2),
+        finished=T.format(3),
+        exit=THREE,
+        restart=ALWAYS,
+        restarts=4,
+    )
+    [container] = index.containers(None, every=False)
+    assert (container.status, container.restart, container.restarts) == ("restarting", ALWAYS, 4)
+    index.close()
+
+
+def test_a_restart_is_told_once_with_its_start_and_the_end_before(index: Index) -> None:
+    accepted(index)
+    policy: dict[str, Any] = {"restart": ALWAYS}
+    report(index, started=T.format(2), restarts=0, **policy)
+    waits: dict[str, Any] = {
+        "status": "restarting",
+        "started": T.format(2),
+        "finished": T.format(3),
+        "exit": THREE,
+    }
+    report(index, restarts=0, **waits, **policy)
+    report(index, restarts=0, **waits, **policy)
+    report(index, status="creating", restarts=1, **policy)
+    report(index, started=T.format(4), restarts=1, took=0.01, **policy)
+    report(index, started=T.format(4), restarts=1, took=0.01, **policy)
+    assert actions(index) == ["create", "start", "die", "restart", "start"]
+    restart = index.events.page(0, None)[0][3]
+    assert restart.more == {"restarts": 1}
