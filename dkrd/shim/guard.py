@@ -110,7 +110,17 @@ class Guard:
         self._execs = Execs(place, owner)
         self._health: Health | None = None
         self._copies = Copies(place, owner)
-        own: dict[str, Handler] = {
+        handlers = {**handlers, **self._own(task, name), **self._watched(place)}
+        self._asks = Asks(loop, listener, task, state, built.pidfd, handlers)
+        self._ended = False
+        self._killed = False
+        self._as_if: int | None = None
+
+    def _own(self, task: ShimTask, name: Called) -> dict[str, Handler]:
+        """What the guard itself knows to answer."""
+        config, container, state = self._config, self._container, self._state
+        bounds = Updating(task, container.directory, config, container.cgroup.paths, name)
+        return {
             "attach": self._attaching.ask,
             "copy": self._copies.ask,
             "exec": self._execs.ask,
@@ -118,28 +128,21 @@ class Guard:
             "exec-kill": self._execs.kill,
             "kill": self._asked_to_kill,
             "rename": Renaming(task, container.directory, state).ask,
-            "update": restarting.Updating(
-                task,
-                container.directory,
-                config,
-                state,
-                name,
-                Updating(task, container.directory, config, container.cgroup.paths, name),
-            ).ask,
+            "update": restarting.Updating(task, container.directory, config, state, name, bounds).ask,
             "pause": self._pausing.pause,
             "unpause": self._pausing.unpause,
             "stop": self._stopping.ask,
         }
-        if config.health is not None:
-            health = Health(place, config.health, self._unwell, lambda: self._stopping.cause is not None)
-            self._health = health
-            own["health"] = health.ask
-            self._pausing.on_hold, self._pausing.on_go = health.hold, health.go_on
-        handlers = {**handlers, **own}
-        self._asks = Asks(loop, listener, task, state, built.pidfd, handlers)
-        self._ended = False
-        self._killed = False
-        self._as_if: int | None = None
+
+    def _watched(self, place: Place) -> dict[str, Handler]:
+        """Of one that has a health check."""
+        check = self._config.health
+        if check is None:
+            return {}
+        health = Health(place, check, self._unwell, lambda: self._stopping.cause is not None)
+        self._health = health
+        self._pausing.on_hold, self._pausing.on_go = health.hold, health.go_on
+        return {"health": health.ask}
 
     def watch(self) -> Exit:
         """Serve until init has ended; reap it; say how."""
