@@ -166,7 +166,7 @@ HEALTH = (
         "health.onFailure",
         "what is done with it when it is unhealthy: none, stop or kill",
         "none",
-        "Podman's, which has restart as well",
+        "Podman has restart as well: here it is kill, with a restart policy",
         "none",
         "stop",
         "kill",

@@ -168,7 +168,7 @@ def _wanted(state: Json, how: Json) -> bool:
     if policy.get("policy") != "on-failure":
         return True
     # What nobody could learn is no success.
-    failure = how.get("code") != 0 or how.get("cause") in ("oom", "timeout")
+    failure = how.get("code") != 0 or how.get("cause") in ("oom", "timeout", "unhealthy")
     return failure and _has_retries(state, _count(state))
 
 

@@ -96,6 +96,7 @@ def end(state: dict[str, Any], how: dict[str, object]) -> dict[str, Any]:
         (FAILURE, exited(1), True),
         (FAILURE, exited(None, "signalled"), True),
         (FAILURE, exited(0, "timeout"), True),
+        (FAILURE, exited(0, "unhealthy"), True),
         (FAILURE, exited(None, "oom"), True),
         (FAILURE, {"code": None, "signal": None, "cause": "shim-lost"}, True),
     ],
