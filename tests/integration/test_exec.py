@@ -462,7 +462,7 @@ def test_nothing_is_left_of_many(roots: Caller) -> None:
         return len(os.listdir(f"/proc/{shim.pid}/fd"))
 
     assert roots.exec("web", "/bin/true").returncode == 0
-    before = held()
+    before = held()  # of the first one something may still be about to go
     for words in (
         ("web", "/bin/true"),
         ("web", "/nosuch"),
@@ -473,4 +473,4 @@ def test_nothing_is_left_of_many(roots: Caller) -> None:
     with Terminal(roots) as terminal:
         terminal.exec("web", "/bin/true")
         assert terminal.status() == 0
-    eventually(lambda: held() == before, "nothing of an exec is left with the guardian")
+    eventually(lambda: held() <= before, "nothing of an exec is left with the guardian")
