@@ -99,7 +99,8 @@ def test_every_step_of_a_terminal_is_told(caller: Caller) -> None:
 
 def test_the_whole_table_is_needed(root: Caller) -> None:
     """What no start does is not explained. One step belongs to a setting, one to hosts with cgroup v1, three to terminals
-    (above), two to containers that are made before they are started (below), two to a service manager (test_sdnotify.py).
+    (above), two to containers that are made before they are started (below), one to the journal (test_log_drivers.py),
+    two to a service manager (test_sdnotify.py).
     """
     seen = {
         step["name"]
@@ -115,6 +116,7 @@ def test_the_whole_table_is_needed(root: Caller) -> None:
         "master",
         "log",
         "pipes",
+        "journal",
         "notify",
         "notify socket",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from dkrd.log import Log
 from dkrd.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -83,8 +84,9 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    yield Bench(tmp_path)
+    gc.collect()  # its loop's descriptors, which other tests of this process count
 
 
 def waiting(container: str = ONE, seconds: float = 0.0) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import resource
@@ -45,6 +46,7 @@ def free_descriptors(count: int) -> Iterator[None]:
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_process_that_cannot_be_looked_at_has_not_ended(count: int) -> None:
     own, since = os.getpid(), state.start_time(os.getpid())
+    gc.collect()  # what other tests have left is not closed meanwhile
     before = os.listdir("/proc/self/fd")
     with free_descriptors(count), pytest.raises(OSError, match="open files") as caught:
         pidfd.open_verified(own, since)
