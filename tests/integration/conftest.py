@@ -113,7 +113,10 @@ class Caller:
         that says it is ready and becomes another program then has not become it yet.
         """
         while True:
-            found = [process for process in self.daemon.processes() if process.comm == comm]
+            # In the middle of its execve(2) it has the name and no arguments yet.
+            found = [
+                process for process in self.daemon.processes() if process.comm == comm and process.command
+            ]
             if found:
                 assert len(found) == 1
                 return found[0]

@@ -81,7 +81,7 @@ def test_what_was_lifted_for_an_admin_stays_so_and_no_more(taken_over: TakenOver
     host.kill(init)
     eventually(lambda: "rule=grant" in daemon.log, "its grant does not hold what it is")
     state = daemon.state_dir / "containers" / container / "state.json"
-    eventually(lambda: '"status":"stopped"' in state.read_text(), "it is given up")
+    eventually(lambda: state.exists() and '"status":"stopped"' in state.read_text(), "it is given up")
     assert not inits(daemon)
     taken_over.run(f"remove {container}")
     gone(daemon)
