@@ -3,7 +3,7 @@
 Beside common/options.py, and not in it, because `dkrctl run` would load all this for nothing.
 """
 
-from common.limit_options import LIMITS, POLICY, RESTART_WORDS
+from common.option_rows import LIMITS, POLICY, RESTART_WORDS
 from common.options import (
     CONTAINERS,
     FLAG,

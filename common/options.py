@@ -6,7 +6,7 @@ what `run` needs; the verbs that do not start a command are in common/verbs.py, 
 Letters and meanings are Docker's wherever Docker has the option; `docker` says where they differ.
 """
 
-from common.limit_options import COMPLETE, HEALTH, LIMITS, LOGS, RECORD, SERVICE, TIMES
+from common.option_rows import COMPLETE, HEALTH, LIMITS, LOGS, RECORD, SERVICE, TIMES
 
 FLAG = "flag"  # --rm, --rm=false
 VALUE = "value"  # one string; given twice, the last wins

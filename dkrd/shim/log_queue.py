@@ -9,6 +9,7 @@ not read while `full`), or what does not fit into the buffer is dropped and coun
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ _AGAIN = 0.25  # seconds until a log that took nothing is tried again
 Entry = tuple[str, bytes, str, int]
 
 
-class LogQueue:
+class LogQueue(ABC):
     """One container's log, whatever it is written to.
 
     wanted    of the request
@@ -127,12 +128,13 @@ class LogQueue:
         """
         return 0
 
+    @abstractmethod
     def _take(self, entries: list[Entry]) -> int:
         """Write `entries` without waiting; how many were taken, from the first on. Raises OSError for a log that cannot be written
         to; what was taken by then is told by `_took`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _finish(self) -> None:
         """The last try, which may take some time, and the end."""
 

@@ -13,12 +13,12 @@ from tests.unit.client_harness import PYTHON, ROOT, Peer, root_made_socket, term
 pytestmark = pytest.mark.skipif(not root_made_socket(), reason="a session must be made by root")
 
 OURS = {
-    *("common", "common.errors", "common.frames", "common.limit_options", "common.options"),
+    *("common", "common.errors", "common.frames", "common.option_rows", "common.options"),
     *("dkrctl", "dkrctl.lean", "dkrctl.signals", "dkrctl.run", "dkrctl.parse", "dkrctl.request"),
     *("dkrctl.http", "dkrctl.session", "dkrctl.stdio"),
 }
 COMPLETION = {
-    *("common", "common.errors", "common.frames", "common.limit_options", "common.options"),
+    *("common", "common.errors", "common.frames", "common.option_rows", "common.options"),
     *("dkrctl", "dkrctl.lean", "dkrctl.signals", "dkrctl.complete", "dkrctl.http"),
 }
 C = {"_json", "_signal", "_socket", "errno", "fcntl", "posix", "select", "termios"}
