@@ -19,6 +19,8 @@ TEST_PREFIX := /opt/dkr-test
 ARGS ?=
 # What `make test` tests, and how: make test TESTS="tests/unit -k frames"
 TESTS ?= tests/unit tests/integration tests/security tests/reliability tests/packaging tests/vm
+# A worker for each processor; `make test WORKERS=` lets one do all.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 INSTALL  := PREFIX=$(PREFIX) BINDIR=$(BINDIR) SBINDIR=$(SBINDIR) SYSUSERSDIR=$(SYSUSERSDIR) TMPFILESDIR=$(TMPFILESDIR) UNITDIR=$(UNITDIR) \
             MANDIR=$(MANDIR) BASHCOMPDIR=$(BASHCOMPDIR) ZSHCOMPDIR=$(ZSHCOMPDIR) FISHCOMPDIR=$(FISHCOMPDIR) \
@@ -54,7 +56,7 @@ uninstall:
 	@$(INSTALL) uninstall
 
 test: dev test-install
-	@DKR_SKIPS_FAIL=1 $(PYTEST) -m "not soak and not bench" $(TESTS)
+	@DKR_SKIPS_FAIL=1 $(PYTEST) $(WORKERS) -m "not soak and not bench" $(TESTS)
 
 # Emulated, so no other test is as slow. What takes longest is marked soak, too.
 test-vm: dev

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from tests import host
 from tests.daemon import Daemon, test_prefix
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 CLONE_NEWNS = 0x00020000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
 
 # A runner started in the background of a script ignores some signals, and all that it starts would inherit that.
 for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
@@ -126,6 +128,27 @@ def _can_make_namespaces() -> bool:
     if pid == 0:
         os._exit(0 if ctypes.CDLL(None).unshare(CLONE_NEWNS) == 0 else 1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives each of several workers mounts of its own: a test counts those that it sees, and must not see another's come and go."""
+    if not hasattr(config, "workerinput"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) == 0 and libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) != 0:
+        raise OSError(ctypes.get_errno(), "cannot make the mounts private")
+
+
+class _ByFile(LoadFileScheduling):  # type: ignore[misc]  # the library is not typed
+    """The tests of a file share its daemons, so one worker takes them all; machines have the cores one after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/vm" if nodeid.startswith("tests/vm/") else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+    """Who does what, of several workers."""
+    return _ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

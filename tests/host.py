@@ -91,6 +91,14 @@ def descriptors(pid: int) -> list[str]:
     return sorted(links)
 
 
+def environment(pid: int) -> list[str]:
+    """The variables that a process was executed with; none of one that has ended."""
+    try:
+        return os.fsdecode(Path(f"/proc/{pid}/environ").read_bytes()).split("\0")
+    except OSError:
+        return []
+
+
 def mounts(word: str = "") -> list[str]:
     """The lines of our mountinfo that hold `word`."""
     return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if word in line]

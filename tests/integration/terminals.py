@@ -27,8 +27,10 @@ GUARD = guard(20.0)  # seconds after which what should have been shown never wil
 
 def keepers(caller: Caller) -> list[host.Process]:
     """The children of clients that give terminals back."""
-    prefix = str(caller.daemon.prefix)
-    return [p for p in host.processes() if p.comm == "dkrctl-keeper" and prefix in p.command]
+    variable = (
+        f"DKR_SOCKET={caller.daemon.socket}"  # not the install: other tests may use that at the same time
+    )
+    return [p for p in host.processes() if p.comm == "dkrctl-keeper" and variable in host.environment(p.pid)]
 
 
 class Terminal:

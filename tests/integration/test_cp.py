@@ -33,7 +33,7 @@ def web(caller: Caller) -> Iterator[Caller]:
         yield caller
     assert_same(caller.daemon, before)
     assert "Traceback" not in caller.daemon.log
-    assert not [process for process in host.processes() if process.comm == "dkr-copy"]
+    assert not _copying(caller)
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_a_client_that_is_ended_leaves_no_half_of_a_file_inside(web: Caller, her
         client.send_signal(number)
         assert client.wait() == -number
     client.communicate()
-    eventually(lambda: not _copying(), "no process copies any more")
+    eventually(lambda: not _copying(web), "no process copies any more")
     assert inside(web, "find /tmp -type f") == ""
 
 
@@ -268,7 +268,7 @@ def test_ctrl_c_leaves_no_half_of_a_file_here(web: Caller, here: Path) -> None:
     assert client.wait() == -signal.SIGINT
     client.communicate()
     assert not list(here.iterdir())
-    eventually(lambda: not _copying(), "no process copies any more")
+    eventually(lambda: not _copying(web), "no process copies any more")
 
 
 def test_a_container_that_ends_ends_what_is_copied(caller: Caller, open_tmp: Path) -> None:
@@ -276,20 +276,20 @@ def test_a_container_that_ends_ends_what_is_copied(caller: Caller, open_tmp: Pat
     with caller.standing():
         client = caller.popen_shell(f"exec dkrctl cp - web:/tmp <{open_tmp}/feed", text=True)
         with (open_tmp / "feed").open("wb", 0):
-            eventually(_copying, "it has begun")
+            eventually(lambda: _copying(caller), "it has begun")
             caller.daemon.dkrctl("kill", "web", user=caller.user, check=True)
             _, said = client.communicate()
     assert client.returncode == 1
     assert "it has ended" in said
-    assert not _copying()
+    assert not _copying(caller)
 
 
 def test_the_process_that_copies_is_killed(web: Caller, here: Path) -> None:
     os.mkfifo(here / "feed")
     client = web.popen_shell(f"exec dkrctl cp - web:/tmp <{here}/feed", text=True)
     with (here / "feed").open("wb", 0):
-        eventually(_copying, "it has begun")
-        host.kill(_copying()[0])
+        eventually(lambda: _copying(web), "it has begun")
+        host.kill(_copying(web)[0])
         _, said = client.communicate()
     assert client.returncode == 1
     assert "the process that copies was killed" in said
@@ -327,5 +327,5 @@ def test_one_that_does_not_run_or_is_paused_is_refused_by_name(
         assert "it has ended" in refused(root, "web:/etc", open_tmp)
 
 
-def _copying() -> list[host.Process]:
-    return [process for process in host.processes() if process.comm == "dkr-copy"]
+def _copying(caller: Caller) -> list[host.Process]:
+    return [process for process in caller.daemon.processes() if process.comm == "dkr-copy"]

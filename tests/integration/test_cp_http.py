@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dkrctl.client import Client, Conflict, NotFound
-from tests import host
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import made
 from tests.reliability.support import ask, assert_same, count, eventually
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests import host
     from tests.daemon import Daemon
 
 pytestmark = pytest.mark.root
@@ -143,9 +143,9 @@ def test_who_goes_away_ends_it(web: Caller) -> None:
         sock.connect(str(web.daemon.socket))
         sock.sendall(b"GET /v1/containers/web/archive?path=/tmp/holes HTTP/1.1\r\nHost: dkr\r\n\r\n")
         assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
-        assert [process for process in host.processes() if process.comm == "dkr-copy"]
+        assert [process for process in web.daemon.processes() if process.comm == "dkr-copy"]
     eventually(
-        lambda: not [p for p in host.processes() if p.comm == "dkr-copy"], "no process copies any more"
+        lambda: not [p for p in web.daemon.processes() if p.comm == "dkr-copy"], "no process copies any more"
     )
 
 

@@ -103,10 +103,10 @@ def _copying(daemon: Daemon, open_tmp: Path, user: host.User | None) -> Iterator
     opened = os.open(feed, os.O_RDWR)
     try:
         with daemon.popen("cp", "-", "web:/tmp", user=user, stdin=opened) as client:
-            eventually(lambda: _processes(), "it has begun")
+            eventually(lambda: _processes(daemon), "it has begun")
             try:
                 # Its last step before it reads is to be a user of the container's, with few rights.
-                [process] = _processes()
+                [process] = _processes(daemon)
                 eventually(
                     lambda: _status(process)["CapEff"] != _status(process)["CapBnd"], "it has given up rights"
                 )
@@ -117,8 +117,8 @@ def _copying(daemon: Daemon, open_tmp: Path, user: host.User | None) -> Iterator
         os.close(opened)
 
 
-def _processes() -> list[host.Process]:
-    return [process for process in host.processes() if process.comm == "dkr-copy"]
+def _processes(daemon: Daemon) -> list[host.Process]:
+    return [process for process in daemon.processes() if process.comm == "dkr-copy"]
 
 
 def _status(process: host.Process) -> dict[str, str]:
