@@ -85,6 +85,27 @@ def loads_object(data: bytes | str) -> dict[str, object]:
     return value
 
 
+# The same, but for text that stays what it is.
+_encode_text = _json.make_encoder(
+    None, _unencodable, _json.encode_basestring, None, ":", ",", False, False, False
+)
+
+
+def loads_foreign(data: bytes) -> dict[str, object]:
+    """The same of what another sent: ValueError also where a text in it is none.
+
+    JSON can name half of a pair of UTF-16 by its number (RFC 8259, 8.2). No path, name or message that holds one can be encoded: who
+    tried would fail far from here.
+    """
+    value = loads_object(data)
+    if b"\\u" in data:
+        try:
+            "".join(_encode_text(value, 0)).encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a character is in it") from None
+    return value
+
+
 def record(value: object) -> bytes:
     """`value` with its length in front, for a stream: 4 bytes big-endian, then JSON."""
     data = dumps(value)

@@ -275,7 +275,7 @@ class ApiProcess:
         try:
             if len(head) > _HEAD_MAX:
                 raise ValueError("the line is too long")
-            body = frames.loads_object(head)
+            body = frames.loads_foreign(head)
         except ValueError as err:
             wire.close_all(descriptors)
             raise ProtocolError(f"it sent what is no message: {err}") from None

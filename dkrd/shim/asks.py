@@ -239,7 +239,7 @@ def _receive(follower: socket.socket) -> tuple[dict[str, object], list[int]] | N
     try:
         if not data and not descriptors:
             return None
-        message = frames.loads_object(data)
+        message = frames.loads_foreign(data)
         whole = not got & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
         if not whole or set(message) != _KEYS or message["type"] != "ask" or len(descriptors) not in (1, 2):
             raise ValueError("it is no ask with its descriptors")

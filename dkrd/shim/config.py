@@ -67,7 +67,7 @@ class Config:
 def parse(data: bytes) -> Config:
     """The config of the bundle's bytes. Raises BadRequest with the path of what does not fit."""
     try:
-        document = frames.loads_object(data)
+        document = frames.loads_foreign(data)
     except ValueError as err:
         raise BadRequest(f"cannot read the bundle: {err}") from None
     reader = Reader(document, "")

@@ -164,7 +164,7 @@ class Session:
                 raise ProtocolError("cannot read a frame: it, or its descriptors, came cut off")
             if not data:
                 return None, descriptors, credentials
-            return frames.loads_object(data), descriptors, credentials
+            return frames.loads_foreign(data), descriptors, credentials
         except (ValueError, DkrError) as err:
             close_all(descriptors)
             raise err if isinstance(err, DkrError) else ProtocolError(f"cannot read a frame: {err}") from None

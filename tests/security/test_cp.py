@@ -254,6 +254,8 @@ def test_what_is_no_pipe_is_refused(taken_over: TakenOver, victim: Client, tmp_p
         ({"direction": "in", "path": "/tmp"}, "protocol"),
         ({"direction": "in", "path": "/tmp", "source": {"name": "../x"}}, "bad-request"),
         ({"direction": "in", "path": "/tmp", "source": {"name": ".."}}, "bad-request"),
+        ({"direction": "out", "path": "/\ud800"}, "protocol"),
+        ({"direction": "in", "path": "/tmp", "source": {"name": "\ud800"}}, "protocol"),
     ],
 )
 def test_a_frame_that_is_none_is_refused(

@@ -296,6 +296,7 @@ def test_a_launcher_of_another_release_is_told(guardian: Guardian, change: dict[
         (b'{"type": "ask", "version": 1, "listener": [1, 1], "ask": {}}', 0),
         (b'{"type": "ask", "version": 1, "listener": [1, 1], "ask": {}}', 3),
         (b'{"type": "ask", "version": 1, "listener": [1, 1], "ask": {}}', 40),
+        (b'{"type": "ask", "version": 1, "listener": [1, 1], "ask": {"path": "\\ud800"}}', 1),
         (b"", 1),
     ],
 )
