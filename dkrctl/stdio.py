@@ -35,8 +35,10 @@ def is_open(descriptor: int) -> bool:
     return True
 
 
-def survey() -> tuple[int, ...]:
+def survey(*, prints: bool = False) -> tuple[int, ...]:
     """Which of 0-2 the caller has; the others are filled with /dev/null for as long as the client runs.
+
+    prints  it is this client that writes to 1: where the caller has none, that is to fail, not to be lost
 
     To be called before anything is opened: a socket of the client's that landed on 1 would get the command's
     output.
@@ -44,8 +46,9 @@ def survey() -> tuple[int, ...]:
     found = tuple(n for n in (0, 1, 2) if is_open(n))
     for number in range(3):
         if number not in found:
+            way = posix.O_RDONLY if prints and number == 1 else posix.O_RDWR
             try:
-                posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)  # takes the lowest: `number`
+                posix.open("/dev/null", way | posix.O_CLOEXEC)  # takes the lowest: `number`
             except OSError as err:
                 raise HostUnfit(
                     f"cannot keep {_NAMES[number]} closed: /dev/null does not open", errno=err.errno

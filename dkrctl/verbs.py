@@ -9,6 +9,7 @@ from importlib import import_module
 from common.errors import BadRequest, DkrError
 from common.options import Command
 from common.verbs import COMMANDS, SYNONYMS, command_of
+from dkrctl import stdio
 from dkrctl.daemon import Daemon
 from dkrctl.parse import Parsed, parse, utf8
 from dkrctl.report import report
@@ -18,12 +19,13 @@ FAILED = 1  # a verb's exit status where something could not be done; 125 to 127
 
 
 class Call:
-    """One call of a verb: `words` are its positionals."""
+    """One call of a verb: `words` are its positionals, `found` those of descriptors 0-2 that the caller has."""
 
-    __slots__ = ("command", "parsed", "socket", "words")
+    __slots__ = ("command", "found", "parsed", "socket", "words")
 
-    def __init__(self, command: Command, parsed: Parsed, socket: str) -> None:
+    def __init__(self, command: Command, parsed: Parsed, socket: str, found: tuple[int, ...]) -> None:
         self.command = command
+        self.found = found
         self.parsed = parsed
         self.socket = socket
         self.words = [utf8(word, f"argument {place}") for place, word in enumerate(parsed.rest, 1)]
@@ -63,6 +65,8 @@ def dispatch(name: str, words: list[str], socket: str | None) -> int:
 
     Raises BadRequest where there is no such verb; other errors are told here.
     """
+    # Before anything is opened: a connection that landed on 1 would get what is printed, a container's log among it.
+    found = stdio.survey(prints=True)
     command = command_named(name)
     try:
         others = tuple(option for option, _, _ in command.refused)
@@ -73,7 +77,8 @@ def dispatch(name: str, words: list[str], socket: str | None) -> int:
             return print_command(command)
         _refuse(command, parsed)
         module = import_module(f"dkrctl.commands.{name.replace(' ', '_')}")
-        status: int = module.run(Call(command, parsed, socket_path(parsed.last("socket"), socket)))
+        call = Call(command, parsed, socket_path(parsed.last("socket"), socket), found)
+        status: int = module.run(call)
     except DkrError as error:
         report(error)
         return FAILED

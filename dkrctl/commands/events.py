@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlencode
 
-from dkrctl import output, stdio
+from dkrctl import output
 from dkrctl.cells import plain
 from dkrctl.containers import EXIT_FIELDS
 from dkrctl.event_lines import splitter
@@ -21,7 +21,6 @@ FIELDS = (
 
 def run(call: Call) -> int:
     """`dkrctl events`; the exit status. Raises DkrError."""
-    found = stdio.survey()  # before anything is opened: a connection at 1 would get what is printed
     call.no_words()
     show = _presentation(call)
     query = [("filter", word) for word in call.texts("filter")]
@@ -31,7 +30,7 @@ def run(call: Call) -> int:
         if text is not None:
             query.append((option, moment(text, option, now)))
     where = "/v1/events" + (f"?{urlencode(query)}" if query else "")
-    reader = 1 if 1 in found else -1
+    reader = 1 if 1 in call.found else -1
     for batch in splitter().batches(call.daemon().stream("GET", where, reader=reader)):
         output.emit("".join(f"{show(event)}\n" for event in batch))
     return 0

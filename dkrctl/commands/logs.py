@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from common.errors import BadRequest
-from dkrctl import output, stdio
+from dkrctl import output
 from dkrctl.log_lines import Line
 from dkrctl.log_reading import Reading
 from dkrctl.moments import moment
@@ -16,12 +16,11 @@ _DESCRIPTORS = {"stdout": 1, "stderr": 2}
 
 def run(call: Call) -> int:
     """`dkrctl logs CONTAINER`; the exit status. Raises DkrError."""
-    found = stdio.survey()  # before anything is opened: a connection at 1 would get what is printed
     names = call.some_words()
     if len(names) > 1:
         raise BadRequest(f"cannot take {names[1]!r}: logs takes one container")
     query = _query(call)
-    reader = 1 if call.parsed.flag("follow") and 1 in found else -1
+    reader = 1 if call.parsed.flag("follow") and 1 in call.found else -1
     reading = Reading(call.daemon(), names[0], query, reader)
     show(reading.batches(), timestamps=bool(call.parsed.flag("timestamps")))
     return 0

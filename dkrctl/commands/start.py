@@ -1,10 +1,11 @@
 """`dkrctl start`: start containers that were made before, or have ended."""
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from common.errors import BadRequest, DkrError, NotFound, exit_code
-from dkrctl import output, stdio
+from dkrctl import output
 from dkrctl.attach import Attachment
 from dkrctl.containers import record_of
 from dkrctl.daemon import START_SECONDS, Daemon, target
@@ -70,13 +71,21 @@ def _attached(call: Call, names: list[str]) -> int:
             f"cannot attach to {len(names)} containers: one can be started with --attach or --interactive",
             hint="start the others without",
         )
-    found = stdio.survey()  # before anything is opened
+    if 1 not in call.found:
+        _discard(1)
     given = bool(call.parsed.flag("interactive"))
     where = target(names[0], "/start")
-    attachment = Attachment(names[0], call.parsed, found, given=given, starts=True)
+    attachment = Attachment(names[0], call.parsed, call.found, given=given, starts=True)
     try:
         return attachment.go(call.socket, where)
     except DkrError as error:
         # As of `run`: 1 is a status that the command might have had.
         report(call.daemon().aged(error))
         return exit_code(error.code)
+
+
+def _discard(number: int) -> None:
+    """What the command writes to a descriptor that the caller has closed is lost, as of `attach`."""
+    sink = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(sink, number, inheritable=False)
+    os.close(sink)

@@ -166,3 +166,40 @@ def test_a_daemon_of_another_version(
             said = told(daemon, *words, DKR_SOCKET=str(tmp_path / "s"))
             assert f"API version {api}" in said
             assert advice in said
+
+
+PRINTING = (
+    *("ps -a", "ps -q", "version", "info", "system df", "events --until 0s", "stats --no-stream", "help run"),
+    *(
+        "top web",
+        "logs web",
+        "inspect web",
+        "exec ls web",
+        "diff web",
+        "explain web",
+        "cp web:/etc/hostname -",
+    ),
+    *("pause web", "unpause web", "kill -s CONT web", "update --pids-limit 99 web", "stop web", "start web"),
+)
+
+
+def test_an_output_that_is_closed_is_an_error(root: Caller) -> None:
+    """And no connection gets its number: what is printed would go to the daemon as a request."""
+    line = "echo working; touch /new; exec sleep 600"
+    with root.standing("/bin/sh", "-c", line):
+        assert root.exec("web", "/bin/sh", "-c", "until test -e /new; do sleep 0.01; done").returncode == 0
+        for verb in PRINTING:
+            done = root.shell(f"dkrctl {verb} >&-")
+            assert "bad file descriptor" in done.stderr, verb
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1), verb
+    assert "bad request" not in root.daemon.log.lower()
+
+
+def test_what_a_container_writes_to_a_closed_output_is_lost(root: Caller) -> None:
+    root.daemon.dkrctl("create", "--name", "web", "/bin/sh", "-c", "echo one; exit 7", check=True)
+    try:
+        done = root.shell("dkrctl start -a web >&-")
+        assert (done.returncode, done.stderr) == (7, "")
+        assert root.daemon.dkrctl("logs", "web", check=True).stdout == "one\n"
+    finally:
+        root.daemon.dkrctl("rm", "-f", "web", check=True)
