@@ -66,8 +66,31 @@ async def ask_guardian(
     that it answers instead, or Unavailable. `given` goes along, a socket for what is more than an answer; it is closed.
     """
     message: dict[str, object] = {"type": "ask", "id": container.id, "ask": ask}
-    answer = await ask_root(context, request, message, f"{ask['type']} {container.name}", ASK_SECONDS, *given)
-    return answer.get("value")
+    what = f"{ask['type']} {container.name}"
+    return (await ask_about(context, request, container, message, what, ASK_SECONDS, *given)).get("value")
+
+
+async def ask_about(
+    context: Context,
+    request: web.Request,
+    container: Container,
+    message: dict[str, object],
+    what: str,
+    patience: float,
+    *given: int,
+) -> dict[str, object]:
+    """As `ask_root`, of `container`, which is called by its name in errors."""
+    try:
+        return await ask_root(context, request, message, what, patience, *given)
+    except DkrError as err:
+        naming(err, container)
+        raise
+
+
+def naming(error: DkrError, container: Container) -> DkrError:
+    """`error` with the name of `container` in place of its id: root's side does not know more of one that nobody guards."""
+    error.message = error.message.replace(container.id[:12], container.name)
+    return error
 
 
 async def ask_root(

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from common.errors import DkrError, from_wire
-from dkrd.api.asks import check_runs, find
+from dkrd.api.asks import check_runs, find, naming
 from dkrd.api.upgrade import tell, upgrade
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ async def hand_over(
             if not isinstance(answer, DkrError):
                 if answer.get("type") == "done":
                     return
-                answer = from_wire(answer.get("error"))
+                answer = naming(from_wire(answer.get("error")), container)
             log.info("uid %d cannot %s %s: %s", peer.uid, verb, container.id[:12], answer)
             tell(fd, answer)
 

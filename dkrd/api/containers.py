@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from common.errors import Conflict, NotFound, Unavailable
 from common.trace import Trace
-from dkrd.api.asks import NEWS_SECONDS, ask_guardian, ask_root, check_begun, find
+from dkrd.api.asks import NEWS_SECONDS, ask_about, ask_guardian, check_begun, find
 from dkrd.api.connections import ended_when_lost
 from dkrd.api.health import with_results
 from dkrd.api.sizes import sizes_of
@@ -88,7 +88,7 @@ async def discard(context: Context, request: web.Request, container: Container) 
     """Have one removed that does not run. Raises DkrError."""
     message: dict[str, object] = {"type": "remove", "id": container.id}
     try:
-        await ask_root(context, request, message, f"remove {container.name}", REMOVE_SECONDS)
+        await ask_about(context, request, container, message, f"remove {container.name}", REMOVE_SECONDS)
     except NotFound:
         forget(context, container.id)  # root knows best what there is
         raise

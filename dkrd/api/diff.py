@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from common.errors import DkrError, ProtocolError
 from common.usage import Change
-from dkrd.api.asks import ask_root, find
+from dkrd.api.asks import ask_about, find
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -36,7 +36,9 @@ async def diff(context: Context, peer: Peer, request: web.Request) -> list[Chang
         try:
             async with asyncio.TaskGroup() as group:
                 reading = group.create_task(_read(ours))
-                await ask_root(context, request, message, f"diff {container.name}", SECONDS, theirs.detach())
+                await ask_about(
+                    context, request, container, message, f"diff {container.name}", SECONDS, theirs.detach()
+                )
         except* (DkrError, ConnectionError) as several:
             error = several.exceptions[0]
         if error is not None:

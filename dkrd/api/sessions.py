@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from common import frames
 from common.errors import DkrError, LimitReached, ProtocolError, Unavailable, from_wire
-from dkrd.api.asks import ASK_SECONDS
+from dkrd.api.asks import ASK_SECONDS, naming
 from dkrd.api.connections import evidence, on_lost
 from dkrd.api.spec_of import bundle_of
 from dkrd.api.starts import Start, encode, reserve
@@ -196,32 +196,35 @@ async def starting(
 
 def launch(context: Context, container: Container, session: Session, connection: int) -> None:
     """Have `container` started, whose session this is; `connection` is the client's, and the channel's from here on."""
-    _introduce(context, {"type": "launch", "id": container.id}, session, connection)
+    _introduce(context, container, {"type": "launch", "id": container.id}, session, connection)
 
 
 def attach(context: Context, container: Container, session: Session, connection: int) -> None:
     """Have `container`, which runs, take this session. The same of `connection`."""
     ask: Frame = {"type": "ask", "id": container.id, "ask": {"type": "attach"}}
-    _introduce(context, ask, session, connection)
+    _introduce(context, container, ask, session, connection)
 
 
 def execute(context: Context, container: Container, session: Session, connection: int) -> None:
     """Have a further command executed in `container`, whose session this is. The same of `connection`."""
     ask: Frame = {"type": "ask", "id": container.id, "ask": {"type": "exec"}}
-    _introduce(context, ask, session, connection)
+    _introduce(context, container, ask, session, connection)
 
 
 def copy(context: Context, container: Container, session: Session, connection: int) -> None:
     """Have something copied from or to `container`, whose session this is. The same of `connection`."""
-    _introduce(context, {"type": "ask", "id": container.id, "ask": {"type": "copy"}}, session, connection)
+    ask: Frame = {"type": "ask", "id": container.id, "ask": {"type": "copy"}}
+    _introduce(context, container, ask, session, connection)
 
 
-def _introduce(context: Context, message: Frame, session: Session, connection: int) -> None:
+def _introduce(
+    context: Context, container: Container, message: Frame, session: Session, connection: int
+) -> None:
     def answered(answer: Answer) -> None:
         if isinstance(answer, DkrError):
             session.failed(answer)
         elif answer.get("type") == "refused":
-            error = from_wire(answer.get("error"))
+            error = naming(from_wire(answer.get("error")), container)
             if message["type"] == "launch" and error.rule != "running":
                 context.metrics.start_failed(error.code)
             session.failed(error)

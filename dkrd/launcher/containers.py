@@ -78,6 +78,11 @@ class Container:
     gone: bool = False
 
     @property
+    def called(self) -> str:
+        """For people: its name, where its shim has told that."""
+        return str((self.state or {}).get("name") or self.id[:12])
+
+    @property
     def rests(self) -> bool:
         """Whether it was told that nothing of it runs: it was made only, has ended, or is gone."""
         return self.gone or (self.state is not None and self.state.get("status") in RESTING)
@@ -148,7 +153,7 @@ class Containers:
         elif container.rests or self.is_being_built(container_id):
             self._turns.wait(container_id, ends, call)
         else:
-            call(running(container_id[:12]))
+            call(running(container.called))
 
     def live_of(self, uid: int) -> int:
         """How many live containers count for `uid`."""
@@ -246,7 +251,7 @@ class Containers:
             self._take_init(container, descriptors)
             self.tell_state(told)
             if told.get("status") == "running":
-                self._turns.refuse(container.id, running(container.id[:12]))
+                self._turns.refuse(container.id, running(container.called))
         elif kind in ("event", "failed"):
             self._tell(message)
         else:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import host
 from tests.integration.terminals import Terminal
+from tests.reliability.support import kill_and_wait, shims
 from tests.unit.canned import canned, fault, http
 
 if TYPE_CHECKING:
@@ -203,3 +205,32 @@ def test_what_a_container_writes_to_a_closed_output_is_lost(root: Caller) -> Non
         assert root.daemon.dkrctl("logs", "web", check=True).stdout == "one\n"
     finally:
         root.daemon.dkrctl("rm", "-f", "web", check=True)
+
+
+def test_what_is_not_done_is_told_of_the_name(root: Caller) -> None:
+    """Of several one could not tell by an id which is meant."""
+    daemon = root.daemon
+    with root.standing():
+        for verb, words in (("remove", ("rm",)), ("start", ("start", "-a"))):
+            assert f"cannot {verb} web: it is running" in told(
+                daemon, *words, "web", status=1 if verb == "remove" else 125
+            )
+        daemon.dkrctl("kill", "web", check=True)
+        daemon.dkrctl("wait", "web", check=True)
+        for words in (("top",), ("exec", "kill"), ("pause",), ("kill",), ("attach",)):
+            extra = ("0123456789",) if words == ("exec", "kill") else ()
+            said = told(daemon, *words, "web", *extra, status=125 if words == ("attach",) else 1)
+            assert " web: it has ended" in said, words
+
+
+def test_one_without_a_guardian_is_called_by_its_name_too(root: Caller) -> None:
+    daemon = root.daemon
+    with root.standing() as container:
+        [shim] = shims(daemon)
+        kill_and_wait(shim)
+        for words in (("stop", "web"), ("unpause", "web"), ("cp", "web:/etc", "-")):
+            said = told(daemon, *words)
+            assert " web: " in said, words
+            assert container[:12] not in said
+        host.kill(root.command("sleep"))
+        daemon.dkrctl("wait", "web", check=True)
