@@ -17,11 +17,14 @@ Action = Literal[
     "restart",
     "attach",
     "detach",
+    "rename",
+    "update",
     "pause",
     "unpause",
     "kill",
     "oom",
     "die",
+    "stop",
     "destroy",
     "health_status: healthy",
     "health_status: unhealthy",
@@ -103,7 +106,15 @@ class EventLine(Model):
     took: Annotated[
         float | None, About("of `start`: seconds from the daemon's fork to the command's execution")
     ] = None
-    restarts: Annotated[int | None, About("of `restart`: how often, since somebody has started it")] = None
+    restarts: Annotated[
+        int | None,
+        About(
+            "of a `restart` by its policy: how often, since somebody has started it; absent where somebody asked"
+        ),
+    ] = None
+    old_name: Annotated[
+        str | None, About("of `rename`: what it was called before; `name` is the new one")
+    ] = None
     error: Annotated[EventError | None, About("the reader was too slow: what lies between is lost to it")] = (
         None
     )

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # What happens to containers: `event=` of events.
 ACTIONS = (
-    *("create", "start", "restart", "attach", "detach", "pause", "unpause", "kill", "oom", "die", "destroy"),
+    *("create", "start", "restart", "attach", "detach", "rename", "update", "pause", "unpause"),
+    *("kill", "oom", "die", "stop", "destroy"),
     *("health_status: healthy", "health_status: unhealthy"),
 )
 # What `event=` takes: as Docker, an action, or its beginning before the colon.

@@ -339,6 +339,8 @@ class ContainerState(Model):
     backoff: float | None = None
     due: float | None = None
     stop_asked: bool | None = None
+    again: bool | None = None
+    updated: str | None = None
 
 
 class Container(Model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from common.models import ExitStatus
 from dkrctl.event_lines import splitter
@@ -14,20 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
     from datetime import datetime
 
+    from common.events import Action
     from dkrctl.sdk.transport import Transport
-
-    Action = Literal["create", "start", "attach", "detach", "kill", "oom", "die", "destroy"]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """What has happened to a container.
 
-    time    when, RFC 3339 with nanoseconds; of two events never the same
-    labels  of the container; empty too where it has more than 16 KiB of them
-    exit    how it ended, of a `die`; None where nobody could learn it
-    signal  of a `kill`
-    took    of a `start`: seconds from the daemon's fork to the command's execution
+    time      when, RFC 3339 with nanoseconds; of two events never the same
+    labels    of the container; empty too where it has more than 16 KiB of them
+    exit      how it ended, of a `die`; None where nobody could learn it
+    signal    of a `kill`
+    took      of a `start`: seconds from the daemon's fork to the command's execution
+    restarts  of a `restart` by its policy: how often, since somebody has started it
+    old_name  of a `rename`
     """
 
     time: str
@@ -40,6 +41,8 @@ class Event:
     exit: ExitStatus | None = None
     signal: int | None = None
     took: float | None = None
+    restarts: int | None = None
+    old_name: str | None = None
 
 
 async def events(
@@ -63,6 +66,7 @@ async def events(
 
 def _event(said: dict[str, object]) -> Event:
     ended, signal, took, labels = said.get("exit"), said.get("signal"), said.get("took"), said["labels"]
+    restarts, old_name = said.get("restarts"), said.get("oldName")
     return Event(
         time=str(said["time"]),
         action=cast("Action", said["action"]),
@@ -74,4 +78,6 @@ def _event(said: dict[str, object]) -> Event:
         exit=None if ended is None else ExitStatus.model_validate(ended),
         signal=signal if isinstance(signal, int) else None,
         took=took if isinstance(took, float) else None,
+        restarts=restarts if isinstance(restarts, int) else None,
+        old_name=old_name if isinstance(old_name, str) else None,
     )

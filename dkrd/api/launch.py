@@ -32,9 +32,15 @@ async def start(context: Context, peer: Peer, request: web.Request) -> None:
     await launch(context, request, await find(context, peer, request))
 
 
-async def launch(context: Context, request: web.Request, container: Container) -> None:
-    """Have `container` started; returns when its command runs, also where it ran already. Raises DkrError."""
+async def launch(
+    context: Context, request: web.Request, container: Container, *, again: bool = False
+) -> None:
+    """Have `container` started, `again` where a restart was asked for; returns when its command runs, also where it ran already.
+    Raises DkrError.
+    """
     first: dict[str, object] = {"type": "launch", "container": container.id}
+    if again:
+        first["again"] = True
     try:
         with (
             contextlib.closing(Session(f"start {container.name}", first)) as session,

@@ -64,7 +64,8 @@ class Metrics:
     def happened(self, events: Iterable[Event]) -> None:
         """These events have been written down."""
         for event in events:
-            self._events[event.action] += 1
+            by_policy = "restarts" in event.more
+            self._events[event.action] += event.action != "restart" or by_policy
             took = event.more.get("took")
             if isinstance(took, float):
                 self._starts.add(took)

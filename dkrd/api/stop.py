@@ -29,7 +29,7 @@ async def restart(context: Context, peer: Peer, request: web.Request, body: Stop
     """Answer when it runs anew. One that does not run is started."""
     container = await find(context, peer, request)
     await _bring_to_rest(context, request, container, {**body.to_ask(), "again": True})
-    await launch(context, request, container)
+    await launch(context, request, container, again=True)
 
 
 async def _bring_to_rest(

@@ -128,6 +128,11 @@ class Containers:
         container = self._table.get(container_id)
         return container is not None and container.shim >= 0 and not container.rests
 
+    def is_leaving(self, container_id: str) -> bool:
+        """Whether it has ended, and its guardian has not."""
+        container = self._table.get(container_id)
+        return container is not None and container.rests
+
     def may_be_restarted(self, container_id: str) -> bool:
         """Whether it has a restart policy, as far as is known here: of what no guardian stands for nothing is."""
         container = self._table.get(container_id)

@@ -271,9 +271,12 @@ class Requests:
     def _said(
         self, request: _Request, let_go: Callable[[], None], value: object, error: DkrError | None
     ) -> None:
-        """What was asked of a container may have changed whether it is restarted, of which only the disk knows."""
+        """What was asked of a container may have changed what only the disk knows: whether it is restarted, its name, its bounds."""
         told = partial(self._looked, request, let_go, value, error)
-        if error is None and request.kind != "rename" and self._containers.may_be_restarted(request.id):
+        known = self._containers
+        changes = request.kind in ("rename", "update")
+        waits = known.is_leaving(request.id) if changes else known.may_be_restarted(request.id)
+        if error is None and waits:
             # Its guardian may have done all but end.
             self._containers.when_free(request.id, _PATIENCE, told)
         else:

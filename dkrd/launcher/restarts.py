@@ -112,12 +112,11 @@ class Restarts:
             self._wait(container_id, self._waiting[container_id], seconds)
 
     def look(self, container_id: str) -> State | None:
-        """Look at what is written down of one that no guardian stands for; its state, if it has a policy or had one."""
+        """Look at what is written down of one that no guardian stands for; its state, if it is kept."""
         state = None
         with contextlib.suppress(OSError):
             state = adoption.kept_state(self._settings().state_dir, container_id)
-        concerned = container_id in self._waiting or (state is not None and state.get("restart") is not None)
-        if state is None or not concerned or container_id in self._containers:
+        if state is None or container_id in self._containers:
             return None
         self.note(state)
         return state

@@ -77,8 +77,15 @@ def _listen(directory: str) -> socket.socket:
     return listener
 
 
-def creating(task: ShimTask, container: Container, values: dict[str, object], recorder: Recorder) -> State:
-    """The first word on a container that is being built. `values`: its state before."""
+def creating(
+    task: ShimTask,
+    container: Container,
+    values: dict[str, object],
+    recorder: Recorder,
+    *,
+    again: bool = False,
+) -> State:
+    """The first word on a container that is being built. `values`: its state before; `again`: somebody wants it restarted."""
     directory = f"{task.settings.run_dir}/containers/{task.id}"
     recorder.begin("state", partial(told.state, directory))
     state = State(directory, socket.socket(fileno=task.reports))
@@ -91,6 +98,7 @@ def creating(task: ShimTask, container: Container, values: dict[str, object], re
         started=None,
         finished=None,
         exit=None,
+        again=again,
     )
     return state
 

@@ -28,7 +28,7 @@ from dkrd.shim.health import Health
 from dkrd.shim.inside import Place
 from dkrd.shim.pausing import Pausing
 from dkrd.shim.stopping import Stopping
-from dkrd.shim.updating import Updating
+from dkrd.shim.updating import Bounding
 
 if TYPE_CHECKING:
     import socket
@@ -119,7 +119,7 @@ class Guard:
     def _own(self, task: ShimTask, name: Called) -> dict[str, Handler]:
         """What the guard itself knows to answer."""
         config, container, state = self._config, self._container, self._state
-        bounds = Updating(task, container.directory, config, container.cgroup.paths, name)
+        bounds = Bounding(task, container.directory, config, container.cgroup.paths, name)
         return {
             "attach": self._attaching.ask,
             "copy": self._copies.ask,

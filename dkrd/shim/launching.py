@@ -60,7 +60,7 @@ def launch(task: ShimTask, asking: policy.Credentials, session: Session, recorde
         recorder.begin("judge", told.granted)
         who = callers.weigh(task, asking, credentials if task.session < 0 else asking)
         found = _sized(kept.take(task, who), frame)
-        root, made = _make(task, found, who, recorder)
+        root, made = _make(task, found, who, recorder, again="again" in frame)
     except (DkrError, OSError) as err:
         _refuse(task, failure.describe(err, recorder.current), asking.uid, session, found)
         return
@@ -84,12 +84,12 @@ def relaunch(task: ShimTask, recorder: Recorder) -> None:
 
 
 def _make(
-    task: ShimTask, found: kept.Kept, who: policy.Caller, recorder: Recorder
+    task: ShimTask, found: kept.Kept, who: policy.Caller, recorder: Recorder, *, again: bool = False
 ) -> tuple[mounts.Root, _Made]:
     recorder.note(told.rights(who))
     root = kept.root_of(task, found.config, recorder)
     try:
-        return root, _prepare(task, found, recorder)
+        return root, _prepare(task, found, recorder, again=again)
     except BaseException:
         close_soon(root.descriptors)
         raise
@@ -183,10 +183,8 @@ def _first(session: Session, task: ShimTask) -> tuple[dict[str, object], policy.
     if frame.get("type") == "attach":
         attach.check(frame, task.id)
         return frame, credentials
-    if set(frame) != {"type", "version", "container"} or (frame["type"], frame["version"]) != (
-        "launch",
-        VERSION,
-    ):
+    known = frame.keys() - {"again"} == {"type", "version", "container"} and frame.get("again", True) is True
+    if not known or (frame["type"], frame["version"]) != ("launch", VERSION):
         raise ProtocolError(
             f"cannot read the first frame: it is not a version {VERSION} launch",
             hint="use a dkrctl of the daemon's release",
@@ -213,7 +211,7 @@ def _refuse(task: ShimTask, error: DkrError, uid: int, session: Session, found: 
     session.close()
 
 
-def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder) -> _Made:
+def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder, *, again: bool) -> _Made:
     """The run directory, the cgroup, the log and the pipes. Raises OSError; then they are gone, and the claim is still held."""
     config, claim = found.config, found.claim
     with contextlib.ExitStack() as undo:
@@ -232,6 +230,6 @@ def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder) -> _Made:
         undo.callback(theirs.close)
         undo.callback(pipes.close, ours)
         before = restarts.begun(found.state, config.restart, asked=not task.unasked)
-        state = begun.creating(task, container, before, recorder)
+        state = begun.creating(task, container, before, recorder, again=again)
         undo.pop_all()
     return _Made(container, state, listener, log, theirs, ours, tty)

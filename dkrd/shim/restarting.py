@@ -1,4 +1,5 @@
-"""The restart policy of a container that stands: changed, and no longer followed where a user stops what waits to be restarted.
+"""What is changed of a container that stands: its bounds (updating.py), and its restart policy, which is not followed any longer
+where a user stops what waits to be restarted.
 
 A container that waits has no guardian: what is said of it here are jobs of the launcher's, which holds the restart back meanwhile and
 looks at the state again.
@@ -9,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common import frames, restarts
+from common.clock import now
 from common.errors import Conflict, LimitReached
 from dkrd.shim import begun, cleanup, ended, kept, updating
 from dkrd.shim import config as configs
@@ -21,6 +22,7 @@ from dkrd.shim.state import write_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dkrd import policy as policies
     from dkrd.ids import Pool
     from dkrd.policy import Credentials
     from dkrd.settings import Settings
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Updating:
-    """Of a container that runs: `update` with a policy, with bounds (`bounds`), or both; all of it or nothing."""
+    """Of a container that runs: `update` with a policy, with bounds (`bounding`), or both; all of it or nothing."""
 
     def __init__(
         self,
@@ -43,33 +45,35 @@ class Updating:
         config: Config,
         state: State,
         name: Called,
-        bounds: updating.Updating,
+        bounding: updating.Bounding,
     ) -> None:
         self._task = task
         self._directory = directory
         self._config = config
         self._state = state
         self._name = name
-        self._bounds = bounds
+        self._bounding = bounding
 
     def ask(self, ask: Ask) -> Json:
         """Answer `{"type": "update", …}`."""
-        if "restart" not in ask.body:
-            return self._bounds.ask(ask)
-        policy = restarts.policy_of(ask.body["restart"])
+        bounds, wanted = _parts(ask.body)
+        if wanted is None:
+            self._bounding.take(bounds, ask.who)
+        else:
+            self._follow(restarts.policy_of(wanted), bounds, ask.who)
+        begun.record(self._task, self._state, updated=now())
+        return {}
+
+    def _follow(self, policy: Json | None, bounds: Json, who: policies.Caller) -> None:
         if policy is not None:
             _check(self._config, str(self._name))
-        rest = {key: value for key, value in ask.body.items() if key != "restart"}
         with _written(self._directory, policy):
-            if rest.keys() != {"type"}:
-                self._bounds.ask(replace(ask, body=rest))
+            if bounds:
+                self._bounding.take(bounds, who)
         values = restarts.changed(self._state.values, policy)
         self._state.values.clear()
         self._state.values.update(values)
-        begun.record(self._task, self._state)
-        word = restarts.word_of(policy)
-        self._task.log.audit("updated", id=self._task.id, uid=ask.who.uid, restart=word)
-        return {}
+        self._task.log.audit("updated", id=self._task.id, uid=who.uid, restart=restarts.word_of(policy))
 
 
 def update_kept(
@@ -81,30 +85,35 @@ def update_kept(
     ask: Json,
     given: int,
 ) -> Json:
-    """The same for one that does not run: a job of the launcher's. Raises as updating.update_kept."""
-    rest = {key: value for key, value in ask.items() if key != "restart"}
+    """The same for one that does not run: a job of the launcher's. Raises NotFound for another's, Conflict for one that runs on
+    without its guardian, or is about to be started.
+    """
     who = settings, pool, container, credentials, admin_gid
-    if "restart" not in ask:
-        return updating.update_kept(*who, rest, given)
     cleanup.check_owner(*who)
-    policy = restarts.policy_of(ask["restart"])
+    bounds, wanted = _parts(ask)
+    policy = restarts.policy_of(wanted)
     if cleanup.lives(cleanup.read_state(settings, container)):
         raise ended.unguarded(f"cannot update {container[:12]}")
     directory = f"{settings.state_dir}/containers/{container}"
-    with contextlib.ExitStack() as undo:
-        with _taken(settings, pool, container, "update"):
+    with _taken(settings, pool, container, "update"), contextlib.ExitStack() as held:
+        state = after = cleanup.document(f"{directory}/state.json")
+        if wanted is not None:
             config = configs.read(f"{directory}/config.json")
             if policy is not None:
                 _check(config, config.name)
-            undo.enter_context(_written(directory, policy))
-            state = cleanup.document(f"{directory}/state.json")
-            if state:
-                _write(f"{directory}/state.json", restarts.changed(state, policy))
-                undo.callback(_restore, f"{directory}/state.json", state)
-        if rest.keys() != {"type"}:
-            updating.update_kept(*who, rest, given)
-        undo.pop_all()
+            held.enter_context(_written(directory, policy))
+            after = restarts.changed(state, policy) if state else state
+        if bounds or wanted is None:
+            held.enter_context(updating.bounded_kept(*who, bounds))
+        if state:
+            # Last: by it the update is told.
+            _write(f"{directory}/state.json", {**after, "updated": now()})
     return {}
+
+
+def _parts(ask: Json) -> tuple[Json, object]:
+    """The bounds that an update names, and the policy as it stands there."""
+    return {key: value for key, value in ask.items() if key not in ("type", "restart")}, ask.get("restart")
 
 
 def stop_kept(
@@ -200,7 +209,7 @@ def _write(path: str, document: Json) -> None:
         write_file(path, frames.dumps(document))
     except OSError as err:
         raise LimitReached(
-            f"cannot write down the restart policy: {err.strerror}",
+            f"cannot write down what is changed: {err.strerror}",
             hint="make room on the disk",
             errno=err.errno,
         ) from err

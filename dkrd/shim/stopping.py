@@ -105,14 +105,20 @@ class Stopping:
         """
         seconds = self._config.stop_timeout if seconds is None else seconds
         first, self.cause = self.cause is None, self.cause or cause
-        self._bound(seconds)
         if seconds == 0:
-            self._kill()
+            self._now()
             return
+        self._bound(seconds)
         if first or number is not None:
             self._deliver(self._config.stop_signal if number is None else number)
         # Behind the signal, which is the first that it meets.
         self._resume()
+
+    def _now(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ends = 0.0
+        self._kill()
 
     def end(self) -> None:
         """It has ended: tell those who wait."""

@@ -8,7 +8,6 @@ judged ─► its cgroup (if it runs) ─► config.json ─► grant.json
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,15 +19,15 @@ from dkrd.runtime.document import Reader
 from dkrd.shim import bounds, cleanup
 from dkrd.shim import config as configs
 from dkrd.shim.container import layout
-from dkrd.shim.ended import unguarded
 from dkrd.shim.state import write_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dkrd.ids import Pool
     from dkrd.policy import Caller, Credentials
     from dkrd.runtime.limits import Resources
     from dkrd.settings import Settings
-    from dkrd.shim.asks import Ask
     from dkrd.shim.called import Called
     from dkrd.shim.config import Config
     from dkrd.shim.task import ShimTask
@@ -57,7 +56,7 @@ class Change:
     differs: Resources
 
 
-class Updating:
+class Bounding:
     """Of a container that runs. `directory`: where its files are, if it is kept."""
 
     def __init__(
@@ -69,9 +68,9 @@ class Updating:
         self._name = name
         self._bounds = Bounds(config.spec.resources, config.limits.pids)
 
-    def ask(self, ask: Ask) -> dict[str, object]:
-        """Answer `{"type": "update", …}` with keys of a request: it is bounded so."""
-        change = _change(self._bounds, ask.body, ask.who, self._task.settings)
+    def take(self, body: dict[str, object], who: Caller) -> None:
+        """Bound it by these keys of a request. Raises DkrError; then all is as it was."""
+        change = _change(self._bounds, body, who, self._task.settings)
         memory, used = change.differs.memory, usage.measure(self._paths).memory
         if memory is not None and used is not None and memory < used:
             raise Conflict(
@@ -89,59 +88,45 @@ class Updating:
                 limits.apply(writes, v2=layout().kind == "v2")
             except StartFailed as err:
                 raise Conflict(err.message, hint=err.hint, step=err.step, errno=err.errno) from err
-            _write_down(self._directory, change)
-            undo.pop_all()
+            with _written_down(self._directory, change):
+                undo.pop_all()
         self._bounds = change.new
-        self._task.log.audit("updated", id=self._task.id, uid=ask.who.uid, **_named(ask.body))
-        return {}
+        self._task.log.audit("updated", id=self._task.id, uid=who.uid, **body)
 
 
-def update_kept(
+@contextlib.contextmanager
+def bounded_kept(
     settings: Settings,
     pool: Pool,
     container: str,
     credentials: Credentials,
     admin_gid: int | None,
-    ask: dict[str, object],
-    given: int,
-) -> dict[str, object]:
-    """The same for one that does not run: a job of the launcher's. Raises NotFound for another's, Conflict for one that runs on
-    without its guardian, or is about to be started.
+    body: dict[str, object],
+) -> Iterator[None]:
+    """The same for one that does not run, and is nobody else's meanwhile; if the block fails, all is as it was. Raises NotFound for
+    another's.
     """
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
     asker = cleanup.asker(pool, credentials, admin_gid)
     if asker.owner is None:
         raise NotFound(f"cannot find {container[:12]}: there is no such container")
     who = policy.Caller(asker.owner, credentials.gid, asker.admin)
-    if cleanup.lives(cleanup.read_state(settings, container)):
-        raise unguarded(f"cannot update {container[:12]}")
-    claim = cleanup.take_over(settings, pool, container, "update")
-    try:
-        directory = f"{settings.state_dir}/containers/{container}"
-        grant = cleanup.document(f"{directory}/grant.json")
-        config = configs.read(f"{directory}/config.json")
-        pids = grant.get("pids", settings.pids_per_container)
-        before = Bounds(config.spec.resources, pids if isinstance(pids, int) else None)
-        change = _change(before, ask, who, settings)
-        # What the host cannot do is refused now, not at the next start.
-        group = cgroup_tree.group_of(asker.owner)
-        places = cgroups.places(layout(), settings.cgroup_parent, container, group)
-        there = cgroups.controllers(layout(), settings.cgroup_parent)
-        limits.plan(layout(), places, change.differs, there, lifts=True)
-        _write_down(directory, change)
-    finally:
-        if claim is not None:
-            os.close(claim.fd)
-    return {}
+    directory = f"{settings.state_dir}/containers/{container}"
+    grant = cleanup.document(f"{directory}/grant.json")
+    config = configs.read(f"{directory}/config.json")
+    pids = grant.get("pids", settings.pids_per_container)
+    before = Bounds(config.spec.resources, pids if isinstance(pids, int) else None)
+    change = _change(before, body, who, settings)
+    # What the host cannot do is refused now, not at the next start.
+    group = cgroup_tree.group_of(asker.owner)
+    places = cgroups.places(layout(), settings.cgroup_parent, container, group)
+    there = cgroups.controllers(layout(), settings.cgroup_parent)
+    limits.plan(layout(), places, change.differs, there, lifts=True)
+    with _written_down(directory, change):
+        yield
 
 
-def _named(body: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in body.items() if key != "type"}
-
-
-def _change(before: Bounds, body: dict[str, object], who: Caller, settings: Settings) -> Change:
+def _change(before: Bounds, named: dict[str, object], who: Caller, settings: Settings) -> Change:
     """What is to be. Raises BadRequest, NotPermitted."""
-    named = _named(body)
     if not named or not _KEYS.issuperset(named):
         raise BadRequest(
             f"cannot read the ask: update has some of {', '.join(sorted(_KEYS))}, and no further keys"
@@ -203,25 +188,35 @@ def _restore(before: list[tuple[str, str | None]]) -> None:
                 cgroup_tree.write(path, text)
 
 
-def _write_down(directory: str, change: Change) -> None:
-    """For its next start, where it is kept. Raises LimitReached; then all is as it was."""
+@contextlib.contextmanager
+def _written_down(directory: str, change: Change) -> Iterator[None]:
+    """For its next start, where it is kept; if the block fails, as it was. Raises LimitReached."""
     document = cleanup.document(f"{directory}/config.json")
     spec = document.get("spec")
     if not isinstance(spec, dict):
-        return  # of a run with `rm`
+        yield  # of a run with `rm`
+        return
     linux = {**spec["linux"], "resources": change.resources}
     grant = cleanup.document(f"{directory}/grant.json")
-    try:
-        _exchange(f"{directory}/config.json", {**document, "spec": {**spec, "linux": linux}})
+    with contextlib.ExitStack() as undo:
         try:
+            _exchange(f"{directory}/config.json", {**document, "spec": {**spec, "linux": linux}})
+            undo.callback(_put_back, f"{directory}/config.json", document)
             _exchange(f"{directory}/grant.json", {**grant, "pids": change.new.pids})
-        except OSError:
-            _exchange(f"{directory}/config.json", document)
-            raise
-    except OSError as err:
-        raise LimitReached(
-            f"cannot write down the new bounds: {err.strerror}", hint="make room on the disk", errno=err.errno
-        ) from err
+            undo.callback(_put_back, f"{directory}/grant.json", grant)
+        except OSError as err:
+            raise LimitReached(
+                f"cannot write down the new bounds: {err.strerror}",
+                hint="make room on the disk",
+                errno=err.errno,
+            ) from err
+        yield
+        undo.pop_all()
+
+
+def _put_back(path: str, document: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):
+        _exchange(path, document)
 
 
 def _exchange(path: str, document: dict[str, object]) -> None:

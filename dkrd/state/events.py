@@ -47,11 +47,14 @@ _INSERT = """
 INSERT INTO events (number, time, action, id, name, uid, image, labels, more, size) VALUES (?,?,?,?,?,?,?,?,?,?)
 """
 _FIELDS = "number, time, action, id, name, uid, image, labels, more"
-# `told`, `told_start`, `told_end`, `told_health`: that it is there was told, of which run the start, of which the end, and since when
-# its health is what was told.
-_KNOWN = (
-    "SELECT name, uid, image, labels, told, told_start, told_end, told_health FROM containers WHERE id = ?"
-)
+# `told`, `told_start`, `told_end`, `told_health`, `told_update`: that it is there was told, of which run the start, of which the end,
+# since when its health is what was told, and which update.
+_KNOWN = """
+SELECT name, uid, image, labels, told, told_start, told_end, told_health, told_update FROM containers WHERE id = ?
+"""
+_TOLD = """
+UPDATE containers SET told = ?, told_start = ?, told_end = ?, told_health = ?, told_update = ? WHERE id = ?
+"""
 _OWNED = "(? IS NULL OR uid = ?)"
 _FIXED = 200  # bytes of a row besides its texts
 _CLOCKS = timedelta(seconds=5)  # that a clock may be behind another's word; beyond, it was set back
@@ -59,7 +62,9 @@ _CLOCKS = timedelta(seconds=5)  # that a clock may be behind another's word; bey
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One. `number` rises with each; `more`: `exit` of a die, `signal` of a kill, what a start took, or that labels are left out."""
+    """One. `number` rises with each; `more`: `exit` of a die, `signal` of a kill, what a start took, the old name of a rename, or that
+    labels are left out.
+    """
 
     number: int
     time: str
@@ -96,6 +101,7 @@ class _Known(NamedTuple):
     start: str | None
     end: str | None
     health: str | None
+    update: str | None
 
 
 class Events:
@@ -129,38 +135,60 @@ class Events:
 
     # --- writing
 
-    def follow(self, state: ContainerState) -> None:
-        """What `state`, which the index has by now, tells that was not told before."""
+    def follow(self, state: ContainerState, called: str | None) -> None:
+        """What `state`, which the index has by now, tells that was not told before. `called`: its name as the index had it."""
         known = self._known(state.id)
         if known is None:
             return
-        start, end, health = known.start, known.end, known.health
+        start, end, health, update = known.start, known.end, known.health, known.update
         if not known.told:
             self._add(known, state.id, "create", state.created, {})
+        self._follow_name(known, state.id, called)
         if state.started is not None and state.started != start:
             start = state.started
-            if state.restarts:
-                self._add(known, state.id, "restart", start, {"restarts": state.restarts})
-            self._add(known, state.id, "start", start, {} if state.took is None else {"took": state.took})
+            self._add_start(known, state, start)
         if state.health is not None and state.health.since != health:
             health = state.health.since
             if state.health.status != "starting":
                 self._add(known, state.id, f"health_status: {state.health.status}", health, {})
+        fresh = state.updated if state.updated != update else None
+        if fresh is not None and (state.finished is None or fresh < state.finished):
+            self._add(known, state.id, "update", fresh, {})
         if state.status in ("restarting", "stopped") and start is not None and state.started == start != end:
             end = start
             self._add_end(known, state)
-        if (1, start, end, health) != (known.told, known.start, known.end, known.health):
-            self._db.execute(
-                "UPDATE containers SET told = 1, told_start = ?, told_end = ?, told_health = ? WHERE id = ?",
-                (start, end, health, state.id),
-            )
+        if fresh is not None and state.finished is not None and fresh >= state.finished:
+            self._add(known, state.id, "update", fresh, {})
+        told = (1, start, end, health, fresh or update)
+        if told != (known.told, known.start, known.end, known.health, known.update):
+            self._db.execute(_TOLD, (*told, state.id))
+
+    def _follow_name(self, known: _Known, container: str, called: str | None) -> None:
+        if known.told and called not in (None, known.name):
+            self._add(known, container, "rename", now(), {"oldName": called})
+
+    def _add_start(self, known: _Known, state: ContainerState, time: str) -> None:
+        """As Docker a restart that was asked for is told behind the start. What a policy brought is told before it."""
+        if state.restarts:
+            self._add(known, state.id, "restart", time, {"restarts": state.restarts})
+        self._add(known, state.id, "start", time, {} if state.took is None else {"took": state.took})
+        if state.again:
+            self._add(known, state.id, "restart", time, {})
 
     def _add_end(self, known: _Known, state: ContainerState) -> None:
-        time = state.finished or now()
-        if state.exit is not None and state.exit.cause == "oom":
+        time, cause = state.finished or now(), None if state.exit is None else state.exit.cause
+        if cause == "oom":
             self._add(known, state.id, "oom", time, {})
         more: More = {} if state.exit is None else {"exit": state.exit.to_wire()}
         self._add(known, state.id, "die", time, more)
+        if cause == "stopped":
+            self._add(known, state.id, "stop", time, {})
+
+    def renamed(self, container: str, called: str) -> None:
+        """It was called so, and is no longer; the index has its name."""
+        known = self._known(container)
+        if known is not None:
+            self._follow_name(known, container, called)
 
     def vanished(self, container: str) -> None:
         """It runs no longer, and nobody learnt how it ended."""

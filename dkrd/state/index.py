@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dkr.index")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LOCK_SECONDS = 5.0  # an api that was just killed is gone by then
 _SCHEMA = """
 CREATE TABLE containers (
@@ -69,6 +69,10 @@ _FROM_2 = """
 ALTER TABLE containers ADD COLUMN health TEXT;
 ALTER TABLE containers ADD COLUMN told_health TEXT;
 ALTER TABLE containers ADD COLUMN restart TEXT;
+"""
+# What one of the third lacks. `told_update`: when the update was that was told last.
+_FROM_3 = """
+ALTER TABLE containers ADD COLUMN told_update TEXT;
 """
 _COLUMNS = (
     "id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health, restart"
@@ -187,7 +191,8 @@ class Index:
             if version != SCHEMA_VERSION:
                 steps = "" if version else _SCHEMA
                 steps += _FROM_1 + events.SCHEMA + _NEWS if version < 2 else ""
-                steps += _FROM_2
+                steps += _FROM_2 if version < 3 else ""
+                steps += _FROM_3
                 self._db.executescript(f"BEGIN;{steps}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
             self.events = events.Events(self._db)
             epoch, number = self._db.execute("SELECT epoch, number FROM heard").fetchone()
@@ -267,12 +272,20 @@ class Index:
             None if state.health is None else state.health.status,
             None if state.restart is None else _json([state.restart, state.restarts]),
         )
+        called = self._name(state.id)
         self._db.execute(_REPORT, values)
-        self.events.follow(state)
+        self.events.follow(state, called)
 
     def rename(self, container: str, name: str) -> None:
         """The container is called otherwise now."""
+        called = self._name(container)
         self._db.execute("UPDATE containers SET name = ? WHERE id = ?", (name, container))
+        if called is not None:
+            self.events.renamed(container, called)
+
+    def _name(self, container: str) -> str | None:
+        row = self._db.execute("SELECT name FROM containers WHERE id = ?", (container,)).fetchone()
+        return None if row is None else str(row[0])
 
     def remove(self, container: str, time: str | None = None) -> None:
         """The container is gone, since `time`, if that is known."""

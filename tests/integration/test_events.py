@@ -129,7 +129,82 @@ def test_one_that_is_paused_and_goes_on(daemon: Daemon) -> None:
             assert ask_bytes(daemon, "POST", f"/v1/containers/{name}/{verb}")[0] == 204
         assert ask_bytes(daemon, "POST", f"/v1/containers/{name}/stop")[0] == 204
         found = steps(told(daemon, since))
-    assert found == ["create", "start", "pause", "unpause", "pause", "kill", "unpause", "die"]
+    assert found == ["create", "start", "pause", "unpause", "pause", "kill", "unpause", "die", "stop"]
+
+
+def test_each_verb_as_docker_tells_it(caller: Caller) -> None:
+    since = now()
+
+    def of(*words: str) -> list[str]:
+        """What a call of dkrctl brings about."""
+        before = steps(told(caller.daemon, since, "", caller.user))
+        done = caller.daemon.dkrctl(*words, user=caller.user)
+        assert done.returncode == 0, done.stderr
+        after = steps(told(caller.daemon, since, "", caller.user))
+        assert after[: len(before)] == before
+        return after[len(before) :]
+
+    assert of("create", "--name", "one", "/bin/sleep", "600") == ["create"]
+    assert of("rename", "one", "two") == ["rename"]
+    assert of("update", "--pids-limit", "50", "two") == ["update"]
+    assert of("restart", "two") == ["start", "restart"]
+    assert of("rename", "two", "three") == ["rename"]
+    assert of("update", "--pids-limit", "50", "--restart", "on-failure", "three") == ["update"]
+    assert of("restart", "three") == ["kill", "die", "stop", "start", "restart"]
+    assert of("stop", "three") == ["kill", "die", "stop"]
+    assert of("stop", "three") == []
+    assert of("update", "--restart", "no", "three") == ["update"]
+    assert of("start", "three") == ["start"]
+    assert of("rm", "-f", "three") == ["kill", "die", "destroy"]
+    names = [(event["name"], event.get("oldName")) for event in told(caller.daemon, since, "", caller.user)]
+    assert names[1:3] == [("two", "one"), ("two", None)]
+    assert names[5] == ("three", "two")
+    shown = caller.daemon.dkrctl(
+        *("events", "--since", since, "--until", "0s", "-f", "event=rename"),
+        *("--format", "{{.action}} {{.oldName}} {{.name}}"),
+        user=caller.user,
+    )
+    assert shown.stdout == "rename one two\nrename two three\n"
+
+
+def test_what_was_done_as_an_api_was_killed_is_told_once(make_daemon: MakeDaemon) -> None:
+    """Whoever asked may have no answer; what came of it is told, by the next one and by the one behind."""
+    daemon = make_daemon()
+    root = Caller(daemon, None)
+    since = now()
+    runs = str(create(daemon, *sh("exec sleep 600"), name="runs")["id"])
+    rests = str(create(daemon, *sh("exec sleep 600"), name="rests")["id"])
+    start(daemon, runs)
+    name = {runs: "runs", rests: "rests"}
+    for number in range(3):
+        for container in (runs, rests):
+            name[container] += "x"
+            for verb, body in (
+                ("rename", {"name": name[container]}),
+                ("update", {"pidsLimit": 50 + number}),
+            ):
+                assert asked(root, "POST", f"/v1/containers/{container}/{verb}", body)[0] == 204
+        assert asked(root, "POST", f"/v1/containers/{runs}/restart", {"timeout": 0})[0] == 204
+        # Before it is noted that any of it was written down.
+        if number == 1:
+            told(
+                daemon, since
+            )  # what nobody has written down a launcher that goes too takes along, but for what stands
+            daemon.kill()
+            daemon.start()
+        else:
+            api = daemon.child("dkr-api")
+            kill_and_wait(api)
+            eventually(partial(_is_new, daemon, api.pid), "there is another api")
+            assert wait_for_answer(daemon)
+    again = ["rename", "update", "kill", "die", "stop", "start", "restart"]
+    found = told(daemon, since, f"&filter={quote(f'container={runs}')}")
+    assert steps(found) == ["create", "start", *again * 3]
+    found = told(daemon, since, f"&filter={quote(f'container={rests}')}")
+    assert steps(found) == ["create", *["rename", "update"] * 3]
+    assert [event["oldName"] for event in found if "oldName" in event] == ["rests", "restsx", "restsxx"]
+    remove(daemon, runs)
+    remove(daemon, rests)
 
 
 def test_others_containers_are_not_seen(

@@ -221,6 +221,19 @@ def test_update_of_one_that_waits(patient: Caller) -> None:
         assert dkrctl(patient, "wait", "it").stdout == "3\n"
 
 
+def test_update_of_one_that_does_not_run_holds_at_its_next_start(caller: Caller) -> None:
+    assert dkrctl(caller, "create", "--name", "it", *sh(SLEEPS)).returncode == 0
+    try:
+        assert (
+            dkrctl(caller, "update", "--restart", "on-failure:2", "--pids-limit", "50", "it").returncode == 0
+        )
+        for _ in range(2):
+            assert shown(caller.daemon, "it")["restart"] == {"policy": "on-failure", "retries": 2}
+            assert dkrctl(caller, "restart", "-t", "0", "it").returncode == 0
+    finally:
+        assert dkrctl(caller, "rm", "-f", "it").returncode == 0
+
+
 def test_an_update_that_is_refused_changes_nothing(root: Caller) -> None:
     with detached(root, "no", SLEEPS):
         logged(root.daemon, "it", "up\n")

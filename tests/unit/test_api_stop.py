@@ -137,7 +137,7 @@ def test_a_restart_stops_and_starts(api: Api) -> None:
     held.close()
     guardian = api.hear_session()
     assert guardian.message == {"type": "launch", "seq": guardian.seq, "id": ONE}
-    assert guardian.hears() == {"type": "launch", "version": 2, "container": ONE}
+    assert guardian.hears() == {"type": "launch", "version": 2, "container": ONE, "again": True}
     api.say({"type": "accepted", "seq": guardian.seq, "id": ONE})
     assert not answered(client)
     guardian.says({"type": "started", "id": ONE, "pid": 4712})

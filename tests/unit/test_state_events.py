@@ -83,6 +83,58 @@ def test_out_of_memory(index: Index) -> None:
     assert actions(index) == ["create", "start", "oom", "die", "destroy"]
 
 
+STOPPED = {"code": None, "signal": 15, "cause": "stopped"}
+
+
+def test_one_that_was_stopped(index: Index) -> None:
+    whole_life(index, exit=STOPPED)
+    assert actions(index) == ["create", "start", "die", "stop", "destroy"]
+
+
+def test_a_restart_that_was_asked_for_is_told_behind_its_start(index: Index) -> None:
+    report(index, started=T.format(2), again=False)
+    report(index, status="stopped", started=T.format(2), finished=T.format(3), exit=STOPPED)
+    for _ in range(2):
+        report(index, started=T.format(4), again=True)
+    report(index, status="stopped", started=T.format(4), finished=T.format(5), exit=THREE, again=True)
+    assert actions(index) == ["create", "start", "die", "stop", "start", "restart", "die"]
+    found, _ = index.events.page(0, None)
+    assert found[5].more == {}
+
+
+@pytest.mark.parametrize("way", ["report", "word", "both"])
+def test_a_new_name_is_told_once(index: Index, way: str) -> None:
+    report(index, started=T.format(2))
+    for _ in range(2):
+        if way != "word":
+            report(index, started=T.format(2), name="new")
+        if way != "report":
+            index.rename(ID, "new")
+    assert actions(index) == ["create", "start", "rename"]
+    event = index.events.page(0, None)[0][-1]
+    assert (event.name, event.more) == ("new", {"oldName": "n"})
+
+
+def test_a_name_before_it_was_told_of_is_its_first(index: Index) -> None:
+    accepted(index)
+    index.rename(ID, "new")
+    report(index, name="new")
+    assert actions(index) == ["create"]
+    assert index.events.page(0, None)[0][0].name == "new"
+
+
+def test_an_update_is_told_once_before_the_end_that_followed(index: Index) -> None:
+    report(index, started=T.format(2))
+    for _ in range(2):
+        report(index, started=T.format(2), updated=T.format(3))
+    ended: Any = {"status": "stopped", "started": T.format(2), "finished": T.format(5), "exit": THREE}
+    report(index, updated=T.format(4), **ended)
+    for _ in range(2):
+        report(index, updated=T.format(6), **ended)
+    assert actions(index) == ["create", "start", "update", "update", "die", "update"]
+    assert [event.time for event in index.events.page(0, None)[0]][2:] == [T.format(n) for n in (3, 4, 5, 6)]
+
+
 def test_what_is_reported_again_is_told_once(index: Index) -> None:
     for _ in range(2):
         report(index, status="creating")
@@ -224,7 +276,8 @@ def test_an_index_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
         "DROP TABLE events; DROP TABLE heard; ALTER TABLE containers DROP COLUMN told;"
         "ALTER TABLE containers DROP COLUMN told_start; ALTER TABLE containers DROP COLUMN told_end;"
         "ALTER TABLE containers DROP COLUMN health; ALTER TABLE containers DROP COLUMN told_health;"
-        "ALTER TABLE containers DROP COLUMN restart; PRAGMA user_version=1;"
+        "ALTER TABLE containers DROP COLUMN restart; ALTER TABLE containers DROP COLUMN told_update;"
+        "PRAGMA user_version=1;"
     )
     db.close()
     index = Index(path)
@@ -245,7 +298,8 @@ def test_an_index_of_the_second_schema_is_taken_over(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     db.executescript(
         "ALTER TABLE containers DROP COLUMN health; ALTER TABLE containers DROP COLUMN told_health;"
-        "ALTER TABLE containers DROP COLUMN restart; PRAGMA user_version=2;"
+        "ALTER TABLE containers DROP COLUMN restart; ALTER TABLE containers DROP COLUMN told_update;"
+        "PRAGMA user_version=2;"
     )
     db.close()
     index = Index(path)
