@@ -10,7 +10,8 @@ EVENTS = Command(
     "events",
     "dkrctl events [OPTIONS]",
     "Print what happens to containers as it happens, a line for each: the caller's own, for root and the group dkr-admin everybody's. "
-    "With --since what has happened before as well, as far as it is kept.",
+    "With --since what has happened before as well, as far as it is kept. While the daemon is away it is waited for: each event is told "
+    "once, also of what happens meanwhile.",
     (
         Option(
             "since",
@@ -65,7 +66,7 @@ EVENTS = Command(
         ("dkrctl events --since 1h --until 0s --filter event=die", "what has ended in the last hour"),
         ("dkrctl events --format '{{.action}} {{.name}} {{.exit.code}}'", ""),
     ),
-    status="0; 1 where they are lost to a reader that is too slow, or the daemon ends; 130 after ctrl-C",
+    status="0; 1 where some are lost: the reader is too slow, or the daemon was away for too long; 130 after ctrl-C",
     intermixed=True,
 )
 

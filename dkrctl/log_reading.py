@@ -1,76 +1,43 @@
 """The log of a container as `dkrctl logs` reads it: one that is followed goes on over a restart of the daemon."""
 
-import os
-import select
-import time
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
-from common.errors import NotFound, Unavailable
+from common.errors import NotFound
 from dkrctl.daemon import Daemon, target
+from dkrctl.following import Following
 from dkrctl.http import Answer
 from dkrctl.log_lines import Line, splitter
 from dkrctl.log_position import ID_HEADER, Position
-from dkrctl.report import note
-from dkrctl.signals import SIGPIPE, Terminated
 
 
-class Reading:
-    """One log that is read.
-
-    reader  where it is written to; who has gone there ends the client (Terminated)
-    """
+class Reading(Following[Line]):
+    """One log that is read. `reader` as of Following."""
 
     def __init__(self, daemon: Daemon, container: str, query: dict[str, str], reader: int) -> None:
-        self._daemon = daemon
+        self._position = Position(query)
+        super().__init__(daemon, self._position, f"the log of {container} goes on", reader)
         self._name = container
         self._container = container
-        self._position = Position(query)
-        self._reader = reader
 
     def batches(self) -> Iterator[list[Line]]:
-        """The lines, each once, those that came together in one list. Raises DkrError.
+        try:
+            yield from super().batches()
+        except NotFound as error:
+            if not self._position.begun:
+                raise
+            raise gone(self._name) from error
 
-        While the daemon is away one that is followed is waited for, for ever or as long as DKR_TIMEOUT says.
-        """
-        while True:
-            try:
-                for query in self._position.queries():
-                    yield from self._answered(query)
-                return
-            except Unavailable as error:
-                if not (self._position.begun and self._position.follows):
-                    raise
-                self._wait(error)
-            except NotFound as error:
-                if not self._position.begun:
-                    raise
-                raise gone(self._name) from error
+    def answered(self) -> Iterator[list[Line]]:
+        for query in self._position.queries():
+            where = target(self._container, "/logs" + (f"?{urlencode(query)}" if query else ""))
+            yield from splitter().batches(
+                self._daemon.stream("GET", where, reader=self._reader, on_head=self.begun)
+            )
 
-    def _answered(self, query: dict[str, str]) -> Iterator[list[Line]]:
-        where = target(self._container, "/logs" + (f"?{urlencode(query)}" if query else ""))
-        pieces = self._daemon.stream("GET", where, reader=self._reader, on_head=self._begin)
-        for batch in splitter().batches(pieces):
-            if new := self._position.take(batch):
-                yield new
-
-    def _begin(self, answer: Answer) -> None:
-        self._position.answered(time.monotonic())
+    def begun(self, answer: Answer) -> None:
+        super().begun(answer)
         self._container = answer.headers.get(ID_HEADER, self._container)
-
-    def _wait(self, error: Unavailable) -> None:
-        """Let some time pass before it is asked again. Raises `error` where that has been too long."""
-        away, pause = self._position.lost(time.monotonic())
-        if not away and os.isatty(2):
-            note(f"dkrd has gone; the log of {self._name} goes on when it is back (ctrl-C ends)")
-        limit = self._daemon.patience
-        if limit is not None and away >= limit:
-            raise error
-        poller = select.poll()
-        if self._reader >= 0:
-            poller.register(self._reader, 0)  # POLLERR of a pipe, POLLHUP of a socket or a terminal, poll(2)
-        if poller.poll(pause * 1000):
-            raise Terminated(SIGPIPE)
 
 
 def gone(name: str) -> NotFound:

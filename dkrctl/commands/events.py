@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable
-from urllib.parse import urlencode
 
 from dkrctl import output
 from dkrctl.cells import plain
 from dkrctl.containers import EXIT_FIELDS
-from dkrctl.event_lines import splitter
+from dkrctl.event_reading import Reading
 from dkrctl.moments import moment
 from dkrctl.templates import Labels, Record, Template, json
 from dkrctl.verbs import Call
@@ -29,9 +28,8 @@ def run(call: Call) -> int:
         text = call.text(option)
         if text is not None:
             query.append((option, moment(text, option, now)))
-    where = "/v1/events" + (f"?{urlencode(query)}" if query else "")
-    reader = 1 if 1 in call.found else -1
-    for batch in splitter().batches(call.daemon().stream("GET", where, reader=reader)):
+    reading = Reading(call.daemon(), query, 1 if 1 in call.found else -1)
+    for batch in reading.batches():
         output.emit("".join(f"{show(event)}\n" for event in batch))
     return 0
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, cast
 
 from common.models import ExitStatus
 from dkrctl.event_lines import splitter
+from dkrctl.event_position import Event as Said
+from dkrctl.event_position import Position
+from dkrctl.sdk.following import Following
 from dkrctl.sdk.logs import told
 
 if TYPE_CHECKING:
@@ -51,17 +54,31 @@ async def events(
     until: datetime | str | None,
     filters: Iterable[str],
 ) -> AsyncGenerator[Event]:
-    """The events as they come. Raises DkrError, ValueError for a time that does not know its zone."""
+    """The events as they come, each once, over a restart of the daemon too. Raises DkrError, ValueError for a time that does not
+    know its zone.
+    """
     query = [("filter", word) for word in filters]
     query += [
         (name, told(name, time)) for name, time in (("since", since), ("until", until)) if time is not None
     ]
-    lines = splitter()
-    async with contextlib.aclosing(transport.stream("/v1/events", query)) as pieces:
-        async for piece in pieces:
-            for said in lines.feed(piece):
-                yield _event(said)
-    lines.end()
+    async with contextlib.aclosing(_Reading(transport, query).items()) as found:
+        async for said in found:
+            yield _event(said)
+
+
+class _Reading(Following[Said]):
+    """Events that are read."""
+
+    def __init__(self, transport: Transport, query: Iterable[tuple[str, str]]) -> None:
+        self._position = Position(query)
+        super().__init__(transport, self._position)
+
+    async def answered(self) -> AsyncGenerator[list[Said]]:
+        lines, query = splitter(), self._position.query()
+        async with contextlib.aclosing(self._transport.stream("/v1/events", query, self.begun)) as pieces:
+            async for piece in pieces:
+                yield lines.feed(piece)
+        lines.end()
 
 
 def _event(said: dict[str, object]) -> Event:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from common.errors import NotFound, Unavailable
+from common.errors import NotFound
 from dkrctl.daemon import target
-from dkrctl.log_lines import splitter
+from dkrctl.log_lines import Line, splitter
 from dkrctl.log_position import ID_HEADER, Position
 from dkrctl.log_reading import gone
+from dkrctl.sdk.following import Following
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -64,50 +64,36 @@ def told(name: str, time: datetime | str) -> str:
     return time.isoformat()
 
 
-class _Reading:
+class _Reading(Following[Line]):
     """One log that is read."""
 
     def __init__(self, transport: Transport, container: str, query: Mapping[str, str]) -> None:
-        self._transport = transport
+        self._position = Position(query)
+        super().__init__(transport, self._position)
         self._name = container
         self._container = container
-        self._position = Position(query)
 
     async def lines(self) -> AsyncGenerator[LogLine]:
-        while True:
-            try:
-                for query in self._position.queries():
-                    async with contextlib.aclosing(self._answered(query)) as lines:
-                        async for line in lines:
-                            yield line
-                return
-            except Unavailable as error:
-                if not (self._position.begun and self._position.follows):
-                    raise
-                await self._wait(error)
-            except NotFound as error:
-                if not self._position.begun:
-                    raise
-                raise gone(self._name) from error
-
-    async def _answered(self, query: Mapping[str, str]) -> AsyncGenerator[LogLine]:
-        lines, where = splitter(), target(self._container, "/logs")
-        async with contextlib.aclosing(self._transport.stream(where, query, self._begin)) as pieces:
-            async for piece in pieces:
-                for line in self._position.take(lines.feed(piece)):
+        try:
+            async with contextlib.aclosing(self.items()) as lines:
+                async for line in lines:
                     yield LogLine(cast("Literal['stdout', 'stderr']", line.stream), line.time, line.data)
-        lines.end()
+        except NotFound as error:
+            if not self._position.begun:
+                raise
+            raise gone(self._name) from error
 
-    def _begin(self, headers: Mapping[str, str]) -> None:
-        self._position.answered(asyncio.get_running_loop().time())
+    async def answered(self) -> AsyncGenerator[list[Line]]:
+        for query in self._position.queries():
+            lines, where = splitter(), target(self._container, "/logs")
+            async with contextlib.aclosing(self._transport.stream(where, query, self.begun)) as pieces:
+                async for piece in pieces:
+                    yield lines.feed(piece)
+            lines.end()
+
+    def begun(self, headers: Mapping[str, str]) -> None:
+        super().begun(headers)
         self._container = headers.get(ID_HEADER, self._container)
-
-    async def _wait(self, error: Unavailable) -> None:
-        """Let some time pass before it is asked again. Raises `error` where that has been too long."""
-        away, pause = self._position.lost(asyncio.get_running_loop().time())
-        if away + pause > self._transport.retry:
-            raise error
-        await asyncio.sleep(pause)
 
 
 def log_lines(transport: Transport, container: str, query: Mapping[str, str]) -> AsyncGenerator[LogLine]:

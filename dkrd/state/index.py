@@ -300,7 +300,8 @@ class Index:
         stopped before, if `complete`: `states` are all there are.
         """
         known = set()
-        for state in states:
+        # In the order of what happened, as far as it can be told: who reads goes on by the time.
+        for state in sorted(states, key=_newest):
             known.add(state.id)
             self.report(state)
         stopped = removed = 0
@@ -368,6 +369,12 @@ class Index:
         """The containers for which `condition` holds, a text of ours with marks for `values`."""
         statement = f"SELECT {_COLUMNS} FROM containers WHERE {condition}"  # noqa: S608  # no caller's text in it
         return [_container(row) for row in self._db.execute(statement, values)]
+
+
+def _newest(state: ContainerState) -> str:
+    """When the last thing happened to it that its state tells."""
+    since = state.health.since if state.health is not None else ""
+    return max(state.created, state.started or "", state.finished or "", since)
 
 
 def _json(value: object) -> str:

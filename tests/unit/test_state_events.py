@@ -159,6 +159,29 @@ def test_what_was_refused_never_was(index: Index) -> None:
     assert actions(index) == []
 
 
+def test_what_became_known_at_once_is_told_in_the_order_in_which_it_happened(index: Index) -> None:
+    """Whoever goes on by the time of the last one would miss an older one behind it."""
+    report(index, started=T.format(1), name="b")
+    report(index, OTHER, started=T.format(1), name="a")
+    ended: dict[str, Any] = {"status": "stopped", "started": T.format(1), "exit": THREE}
+    late = "2026-01-31T12:00:20.000000000Z"
+    index.reconcile(
+        [
+            ContainerState.model_validate(state(one, **{"uid": 5, "created": T.format(1), **ended, **more}))
+            for one, more in (
+                (ID, {"name": "b", "finished": late}),
+                (OTHER, {"name": "a", "finished": T.format(3)}),
+            )
+        ],
+        complete=True,
+    )
+    found = index.events.page(0, None)[0][-2:]
+    assert [(event.action, event.name, event.time) for event in found] == [
+        ("die", "a", T.format(3)),
+        ("die", "b", late),
+    ]
+
+
 def test_what_ended_unseen(index: Index) -> None:
     report(index, started=T.format(2))
     report(index, OTHER, started=T.format(2), rm=True)
