@@ -127,6 +127,11 @@ def _life(request: Json) -> Json:
             "cannot read the request: restart and rm exclude each other",
             fields=({"path": "restart", "message": "cannot be there with rm"},),
         )
+    if remove and health.restarts_by(request.get("health")):
+        raise BadRequest(
+            "cannot read the request: onFailure restart and rm exclude each other",
+            fields=({"path": "health.onFailure", "message": "cannot be restart with rm"},),
+        )
     return {
         "init": bool(request.get("init", False)),
         "rm": remove,

@@ -8,10 +8,11 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, model_validator
+from pydantic import AfterValidator, ConfigDict, model_validator
 
 from common import (
     checks,
+    health_models,
     log_shapes,
     restart_shapes,
     shapes,
@@ -41,6 +42,11 @@ class CreateRequest(RunRequest):
         restart_shapes.Policy,
         About("when it is started again after it has ended: docs/protocol.md; not with `rm`; `no` if absent"),
     ] = None
+    health: Annotated[
+        health_models.KeptHealthRequest | None,
+        AfterValidator(checks.given),
+        About("how its guardian finds out whether it is well, and what is done where it is not"),
+    ] = None
     rootfs: Annotated[shapes.KeptRootfs, About("a descriptor cannot be kept")] = None
     preserve_fds: Annotated[shapes.KeptDescriptors, About("descriptors cannot be kept")] = 0
     log: Annotated[log_shapes.KeptLog, About("where its output goes; a file of the daemon's if absent")] = (
@@ -52,6 +58,10 @@ class CreateRequest(RunRequest):
     def _restarted_or_removed(self) -> CreateRequest:
         if self.rm and self.restart is not None and self.restart["policy"] != "no":
             checks.fault("restart", "cannot be there with rm: nothing would be left to be restarted")
+        if self.rm and self.health is not None and self.health.on_failure == "restart":
+            checks.fault(
+                "health.onFailure", "cannot be restart with rm: nothing would be left to be restarted"
+            )
         return self
 
 

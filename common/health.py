@@ -8,7 +8,7 @@ from __future__ import annotations
 Json = dict[str, object]
 
 STATUSES = ("starting", "healthy", "unhealthy")
-ON_FAILURE = ("none", "stop", "kill")
+ON_FAILURE = ("none", "stop", "kill", "restart")
 PROBES = ("args", "http", "tcp")  # of which a check has one
 MIN_SECONDS = 0.1  # of an interval, and of a timeout: each probe is a process
 MAX_RETRIES = 1000
@@ -28,6 +28,11 @@ _BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _PORT = "(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 # What `read_url` takes, as ECMA-262, Python and Rust read it alike.
 URL_PATTERN = rf'http://(?:localhost|127(?:\.{_BYTE}){{3}}|\[::1\])(?::{_PORT})?(?:[/?][!"$-~]*)?'
+
+
+def restarts_by(health: object) -> bool:
+    """Whether a container with this check, of a request or a bundle, is started again when it was unhealthy."""
+    return isinstance(health, dict) and health.get("onFailure") == "restart"
 
 
 def whole(health: Json) -> Json:

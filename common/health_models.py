@@ -26,6 +26,15 @@ def _long_enough(value: float) -> float:
     return checks.seconds(value)
 
 
+def _once(value: str) -> str:
+    if value == "restart":
+        checks.fault(
+            "",
+            "cannot be restart: its caller's own input and output are there for one run alone; make it first",
+        )
+    return value
+
+
 _Url = Annotated[
     str | None,
     AfterValidator(_url),
@@ -82,7 +91,9 @@ class HealthRequest(Model):
     ] = 0.0
     start_interval: Annotated[_Every, About("the interval in that time, until it is healthy")] = 5.0
     on_failure: Annotated[
-        Literal["none", "stop", "kill"],
+        Literal["none", "stop", "kill", "restart"],
+        AfterValidator(_once),
+        WithJsonSchema({"enum": [word for word in health.ON_FAILURE if word != "restart"]}),
         About("what is done with it when it is unhealthy; then its cause is `unhealthy`"),
     ] = "none"
 
@@ -96,6 +107,18 @@ class HealthRequest(Model):
         if given == ["args"] and not self.args[0]:
             checks.fault(".args[0]", "is empty: a command is wanted")
         return self
+
+
+class KeptHealthRequest(HealthRequest):
+    """The same of a container that is made, and can be started again."""
+
+    on_failure: Annotated[
+        Literal["none", "stop", "kill", "restart"],
+        About(
+            "what is done with it when it is unhealthy; then its cause is `unhealthy`. With `restart` it is stopped, and started again "
+            "whatever its policy is: docs/protocol.md; not with `rm`"
+        ),
+    ] = "none"
 
 
 class ProbeResult(Model):

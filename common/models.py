@@ -341,6 +341,7 @@ class ContainerState(Model):
     stop_asked: bool | None = None
     again: bool | None = None
     updated: str | None = None
+    on_unhealthy: str | None = None
 
 
 class Container(Model):
@@ -382,7 +383,7 @@ class Container(Model):
     health: Annotated[Health | None, About("of one that has a health check and was started")] = None
     restart: Annotated[restart_shapes.Policy, About("when it is restarted; absent where it is not")] = None
     restarts: Annotated[
-        int | None, About("how often it was, since somebody has started it; absent with `restart`")
+        int | None, About("how often it was, since somebody has started it; absent where nothing restarts it")
     ] = None
     size: Annotated[
         int | None, About("bytes on the disk that its root has beside its layers; where asked for")

@@ -164,12 +164,14 @@ HEALTH = (
         "choice",
         "WHAT",
         "health.onFailure",
-        "what is done with it when it is unhealthy: none, stop or kill",
+        "what is done with it when it is unhealthy: none, stop, kill or restart: it is stopped, and started again whatever --restart says "
+        "(of what is made, or detached, and not with --rm)",
         "none",
-        "Podman has restart as well: here it is kill, with a restart policy",
+        "Podman's; its restart ends at once",
         "none",
         "stop",
         "kill",
+        "restart",
     ),
 )
 SERVICE = (

@@ -6,11 +6,12 @@
 What a restart needs to know stands in the container's state, so that whoever is there goes on with it: the guardian at the end, the
 launcher where the guardian was killed, the next launcher where that one was.
 
-    restart    the policy, as in the request; absent without one, and so are the others
-    restarts   how often it was restarted since somebody has started it
-    backoff    seconds that the last restart was put off
-    due        when it is to be, seconds of CLOCK_BOOTTIME
-    stopAsked  a user has stopped it: nothing but a start, or with `always` a reboot, brings it back
+    restart      the policy, as in the request; absent without one
+    onUnhealthy  `restart`: whatever the policy, it is started again where it was unhealthy; absent where not
+    restarts     how often it was restarted since somebody has started it; absent where neither of the two is there, and so are the others
+    backoff      seconds that the last restart was put off
+    due          when it is to be, seconds of CLOCK_BOOTTIME
+    stopAsked    a user has stopped it: nothing but a start, or with `always` a reboot, brings it back
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Json = dict[str, object]
 POLICIES = ("no", "on-failure", "always", "unless-stopped")
 MAX_RETRIES = 2**31 - 1
 RESET_SECONDS = 10.0  # of a life after which the next restart is put off no longer than the first
-KEYS = ("restart", "restarts", "backoff", "due", "stopAsked")
+KEYS = ("restart", "onUnhealthy", "restarts", "backoff", "due", "stopAsked")
 # What waiting does not mend: the container would not be started by who asks for it either.
 _FOR_GOOD = frozenset(
     (
@@ -87,15 +88,23 @@ def policy_from(word: str) -> Json:
 # --- of a state
 
 
-def begun(state: Json, policy: Json | None, *, asked: bool) -> Json:
-    """`state` as a start finds it: `asked` for by somebody, it begins to count anew."""
+def begun(state: Json, policy: Json | None, *, unwell: bool = False, asked: bool) -> Json:
+    """`state` as a start finds it: `asked` for by somebody, it begins to count anew. `unwell`: started again where it was unhealthy."""
     bare = {key: value for key, value in state.items() if key not in KEYS}
-    if policy is None:
+    wanted: Json = {} if policy is None else {"restart": policy}
+    if unwell:
+        wanted["onUnhealthy"] = "restart"
+    if not wanted:
         return bare
     goes_on = not asked and state.get("status") == "restarting"
     count, backoff = (_count(state) + 1, state.get("backoff", 0.0)) if goes_on else (0, 0.0)
     # The start time is that of the process before; without it, one that comes to nothing counts as short.
-    return {**bare, "pidStartTime": 0, "restart": policy, "restarts": count, "backoff": backoff}
+    return {**bare, "pidStartTime": 0, **wanted, "restarts": count, "backoff": backoff}
+
+
+def may_follow(state: Json) -> bool:
+    """Whether anything but a user could start it again."""
+    return state.get("restart") is not None or state.get("onUnhealthy") is not None
 
 
 def ended(state: Json, how: Json, first: float, most: float) -> Json:
@@ -119,9 +128,10 @@ def cut_off(state: Json, how: Json) -> Json:
 
 def failed(state: Json, code: str, first: float, most: float) -> Json:
     """`state`, from before a restart, once that has come to nothing for an error of this `code`."""
-    if code in _FOR_GOOD or not _has_retries(state, _count(state) + 1):
+    count = _count(state) + 1
+    if code in _FOR_GOOD or not (_was_unwell(state) or _has_retries(state, count)):
         return _without_due({**state, "status": "stopped"})
-    return _put_off({**state, "restarts": _count(state) + 1}, _backoff(state), first, most)
+    return _put_off({**state, "restarts": count}, _backoff(state), first, most)
 
 
 def halted(state: Json) -> Json:
@@ -131,26 +141,31 @@ def halted(state: Json) -> Json:
 
 def changed(state: Json, policy: Json | None) -> Json:
     """`state` with another policy. One that waits and would not by the new one waits no more."""
-    if policy is None:
+    if policy is None and state.get("onUnhealthy") is None:
         bare = {key: value for key, value in state.items() if key not in KEYS}
         return {**bare, "status": "stopped"} if state.get("status") == "restarting" else bare
-    new = {"restarts": 0, **state, "restart": policy}
-    if state.get("status") == "restarting" and not _has_retries(new, _count(new)):
+    new = {"restarts": 0, **{key: value for key, value in state.items() if key != "restart"}}
+    if policy is not None:
+        new["restart"] = policy
+    if state.get("status") != "restarting" or _was_unwell(state):
+        return new
+    if policy is None or not _has_retries(new, _count(new)):
         return _without_due({**new, "status": "stopped"})
     return new
 
 
 def is_due(state: Json, *, boot: bool) -> bool:
     """Whether a launcher that begins, the first after a reboot or not, has to start a container of this state, now or when its time
-    comes. What has never been started is not, nor with `on-failure` what a reboot has ended.
+    comes. What has never been started is not, nor without a policy or with `on-failure` what a reboot has ended.
     """
-    policy = state.get("restart")
-    if not isinstance(policy, dict) or state.get("status") not in ("stopped", "restarting"):
+    if not may_follow(state) or state.get("status") not in ("stopped", "restarting"):
         return False
-    if policy.get("policy") == "on-failure":
+    policy = state.get("restart")
+    word = policy.get("policy") if isinstance(policy, dict) else "no"
+    if word in ("no", "on-failure"):
         return state["status"] == "restarting" and not boot
     if state.get("stopAsked"):
-        return boot and policy.get("policy") == "always"
+        return boot and word == "always"
     return state["status"] == "restarting" or state.get("started") is not None
 
 
@@ -162,14 +177,30 @@ def seconds_left(state: Json) -> float:
 
 
 def _wanted(state: Json, how: Json) -> bool:
+    if state.get("stopAsked") or how.get("cause") in _ASKED_FOR:
+        return False
+    if _was_unwell({**state, "exit": how}):
+        return True
     policy = state.get("restart")
-    if not isinstance(policy, dict) or state.get("stopAsked") or how.get("cause") in _ASKED_FOR:
+    if not isinstance(policy, dict):
         return False
     if policy.get("policy") != "on-failure":
         return True
     # What nobody could learn is no success.
     failure = how.get("code") != 0 or how.get("cause") in ("oom", "timeout", "unhealthy")
     return failure and _has_retries(state, _count(state))
+
+
+def _was_unwell(state: Json) -> bool:
+    """Whether it has ended for its health, and is started again for that alone. Where its guardian was killed while it stopped it, the
+    cause is another, but what was found stands in the state.
+    """
+    if state.get("onUnhealthy") != "restart":
+        return False
+    how, health = state.get("exit"), state.get("health")
+    return (isinstance(how, dict) and how.get("cause") == "unhealthy") or (
+        isinstance(health, dict) and health.get("status") == "unhealthy"
+    )
 
 
 def _has_retries(state: Json, count: int) -> bool:

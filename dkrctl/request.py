@@ -62,6 +62,14 @@ def build(parsed: Parsed, command: options.Command = options.RUN) -> dict[str, o
     return request
 
 
+def restart_wish(parsed: Parsed) -> str:
+    """The option, with its value, by which a container may be started again; empty without one."""
+    policy = parsed.last("restart")
+    if policy not in (None, "no"):
+        return f"restart {policy}"
+    return "health-on-failure restart" if parsed.last("health-on-failure") == "restart" else ""
+
+
 def asks(request: dict[str, object]) -> list[str]:
     """What the request wants beyond a tenant's defaults (docs/protocol.md, section 3)."""
     namespaces = request.get("namespaces")

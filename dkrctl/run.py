@@ -180,10 +180,10 @@ class Run:
 
     def _build(self) -> dict[str, object]:
         """The request, but for what depends on the caller's descriptors."""
-        policy = self.parsed.last("restart")
-        if policy not in (None, "no"):
+        wish = requests.restart_wish(self.parsed)
+        if wish:
             raise BadRequest(
-                f"cannot run with --restart {policy}: this input and output are there for one run alone",
+                f"cannot run with --{wish}: this input and output are there for one run alone",
                 hint="add --detach; or use dkrctl create, and start it then",
             )
         return requests.build(self.parsed)

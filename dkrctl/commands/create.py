@@ -6,7 +6,7 @@ from common.restarts import policy_from
 from dkrctl import output
 from dkrctl.daemon import Daemon
 from dkrctl.parse import Parsed, utf8
-from dkrctl.request import asks, build
+from dkrctl.request import asks, build, restart_wish
 from dkrctl.run import Cidfile
 from dkrctl.session import Session
 from dkrctl.signals import Signals
@@ -32,11 +32,12 @@ def request_of(parsed: Parsed, command: Command) -> dict[str, object]:
     policy = parsed.last("restart")
     if policy is not None:
         request["restart"] = policy_from(utf8(policy, "--restart"))
-        if request.get("rm") and policy != "no":
-            raise BadRequest(
-                f"cannot {command.name} with --rm and --restart {policy}: nothing would be left to be restarted",
-                hint="leave out one of the two",
-            )
+    wish = restart_wish(parsed)
+    if request.get("rm") and wish:
+        raise BadRequest(
+            f"cannot {command.name} with --rm and --{wish}: nothing would be left to be restarted",
+            hint="leave out one of the two",
+        )
     return request
 
 

@@ -106,7 +106,9 @@ class Metrics:
         )
         durations.add_metric([], **self._starts.told())
         yield durations
-        again = CounterMetricFamily("dkr_restarts", "Containers that were restarted by their restart policy")
+        again = CounterMetricFamily(
+            "dkr_restarts", "Restarts of containers by their restart policies, and for their health"
+        )
         again.add_metric([], self._events["restart"])
         yield again
         there = GaugeMetricFamily("dkr_containers", "Containers that there are, by status", labels=["status"])

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from common import clock, frames
+from common import clock, frames, restarts
 from common.errors import DkrError, ProtocolError
 from dkrd.launcher import pidfd, wire
 from dkrd.launcher.kept import RESTING, Kept
@@ -134,9 +134,9 @@ class Containers:
         return container is not None and container.rests
 
     def may_be_restarted(self, container_id: str) -> bool:
-        """Whether it has a restart policy, as far as is known here: of what no guardian stands for nothing is."""
+        """Whether it may be started again unasked, as far as is known here: of what no guardian stands for nothing is."""
         container = self._table.get(container_id)
-        return container is None or (container.state or {}).get("restart") is not None
+        return container is None or restarts.may_follow(container.state or {})
 
     def is_being_built(self, container_id: str) -> bool:
         """Whether a shim was forked for it that has not yet said whether it runs."""

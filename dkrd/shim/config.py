@@ -56,6 +56,11 @@ class Config:
     document: dict[str, object]
 
     @property
+    def restarts_unwell(self) -> bool:
+        """Whether it is started again where it was unhealthy, whatever its policy is."""
+        return self.health is not None and self.health.on_failure == "restart"
+
+    @property
     def root_has_etc(self) -> bool:
         """Whether the root has the hostname, hosts and resolv.conf that this container is to have: a layer of a built-in root
         has those of most containers (launcher/jobs/skeleton.py).
@@ -103,6 +108,8 @@ def parse(data: bytes) -> Config:
     dkr.done()
     if config.restart is not None and config.rm:
         refuse("dkr.restart", "cannot be there with rm")
+    if config.restarts_unwell and config.rm:
+        refuse("dkr.health.onFailure", "cannot be restart with rm")
     if not 0 < len(config.name) <= MAX_NAME or "/" in config.name:
         refuse("dkr.name", "between 1 and 128 characters without / are wanted")
     return config

@@ -39,7 +39,7 @@ def create(
         claim = containers.lay(task, config, who.uid, recorder)
         undo.callback(containers.unlay, task, claim)
         first_state = begun.first_state(task, config, who.uid, claim.slot if claim else None)
-        state = restarts.begun(first_state, config.restart, asked=True)
+        state = restarts.begun(first_state, config.restart, unwell=config.restarts_unwell, asked=True)
         write_file(f"{containers.directory_of(task)}/state.json", frames.dumps(state))
         containers.keep(task, config, who.uid, first.asks, claim)
         undo.pop_all()

@@ -1,10 +1,11 @@
-"""Whether a user has ended a container that has a restart policy: then it is not restarted."""
+"""Whether a user has ended a container that would be started again: then it is not."""
 
 from __future__ import annotations
 
 import signal
 from typing import TYPE_CHECKING
 
+from common.restarts import may_follow
 from dkrd.shim.begun import record
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Halting:
     def halt(self) -> None:
         """A user wants its end."""
         values = self._state.values
-        if values.get("restart") is not None and not values.get("stopAsked"):
+        if may_follow(values) and not values.get("stopAsked"):
             record(self._task, self._state, stopAsked=True)
 
     def signalled(self, number: int) -> None:
@@ -36,5 +37,5 @@ class Halting:
 
     def ended_by(self, number: int | None) -> None:
         """This signal has ended it, which may be one that a user sent."""
-        if number in self._sent and self._state.values.get("restart") is not None:
+        if number in self._sent and may_follow(self._state.values):
             self._state.values.update(stopAsked=True)

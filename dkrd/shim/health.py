@@ -48,7 +48,7 @@ class Health:
 
     on_change  called with a new status when it is told
 
-    unwell    called with what is to be done when it has become unhealthy: `stop` or `kill`
+    unwell    called with what is to be done when it has become unhealthy: `stop`, `kill` or `restart`
     stopping  whether it is being stopped
     """
 
@@ -157,15 +157,19 @@ class Health:
         if status == self._status or self._stopping():
             return
         self._status, self._since = status, now()
-        if self._quiet is None:
+        acts = status == "unhealthy" and self._check.on_failure != "none"
+        # What is done about it is the last of its life, and has to be found by who ends it where this guardian cannot.
+        if self._quiet is None or acts:
             self._tell()
-        if status == "unhealthy" and self._check.on_failure != "none":
+        if acts:
             self._unwell(self._check.on_failure)
 
     # --- telling
 
     def _tell(self) -> None:
         """Write it down and report it; nothing more for a while."""
+        if self._quiet is not None:
+            self._quiet.cancel()
         self._quiet = None
         if self._status == self._told:
             return

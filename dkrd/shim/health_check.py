@@ -24,7 +24,7 @@ class Check:
     retries         how many have to fail, one after the other
     start_period    seconds from the start in which a failure does not count
     start_interval  the interval in that time, until one was well
-    on_failure      none, stop or kill
+    on_failure      none, stop, kill or restart
     """
 
     args: tuple[str, ...]

@@ -229,7 +229,9 @@ def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder, *, again: boo
         theirs, ours = pipes.make(left, typed, container.base)
         undo.callback(theirs.close)
         undo.callback(pipes.close, ours)
-        before = restarts.begun(found.state, config.restart, asked=not task.unasked)
+        before = restarts.begun(
+            found.state, config.restart, unwell=config.restarts_unwell, asked=not task.unasked
+        )
         state = begun.creating(task, container, before, recorder, again=again)
         undo.pop_all()
     return _Made(container, state, listener, log, theirs, ours, tty)

@@ -109,14 +109,8 @@ def _start(
         recorder.note(told.came(first))
         recorder.begin("judge", partial(told.judge, config.spec, first.asks))
         who = _judge(task, config, asking, first)
-        if config.restart is not None and not first.create:
-            raise BadRequest(
-                "cannot restart what has its caller's own input and output: they are there for one run alone",
-                hint="leave restart out, or make the container first and start it then",
-                fields=(
-                    {"path": "restart", "message": "has a meaning for what is made before it is started"},
-                ),
-            )
+        if not first.create:
+            _check_once(config)
         config = bounds.judged(task, config, who)
         log_drivers.judge(task, config, who, create=first.create)
         recorder.note(told.rights(who))
@@ -211,6 +205,20 @@ def _show_plan(
     session.send({"type": "plan", "plan": plan})
     session.close()
     task.log.audit("planned", id=task.id, uid=who.uid, command=config.spec.process.args[0])
+
+
+def _check_once(config: configs.Config) -> None:
+    """Raise BadRequest where what has its caller's descriptors is to be started again."""
+    for path, wanted in (
+        ("restart", config.restart is not None),
+        ("health.onFailure", config.restarts_unwell),
+    ):
+        if wanted:
+            raise BadRequest(
+                "cannot restart what has its caller's own input and output: they are there for one run alone",
+                hint=f"leave {path} out, or make the container first and start it then",
+                fields=({"path": path, "message": "has a meaning for what is made before it is started"},),
+            )
 
 
 def _prepare(

@@ -127,7 +127,7 @@ def stop_kept(
     """`stop` without a guardian: one that waits to be restarted is not. Raises as ended.stop."""
     answer = ended.stop(settings, pool, container, credentials, admin_gid, *ask)
     state = cleanup.read_state(settings, container)
-    if state.get("restart") is not None and not state.get("stopAsked") and state.get("status") != "created":
+    if restarts.may_follow(state) and not state.get("stopAsked") and state.get("status") != "created":
         # Also of one that has ended: a launcher that begins would start it.
         _halt(settings, pool, container, "stop")
     return answer

@@ -64,7 +64,7 @@ CREATE TABLE heard (one INTEGER PRIMARY KEY CHECK (one = 1), epoch TEXT NOT NULL
 INSERT INTO heard VALUES (1, '', 0);
 """
 # What one of the second lacks. `told_health`: since when the status of its health is that which was told last; `restart`: the policy
-# and the count of restarts of a container that has one.
+# and the count of restarts of a container that may be restarted, for its policy or for its health.
 _FROM_2 = """
 ALTER TABLE containers ADD COLUMN health TEXT;
 ALTER TABLE containers ADD COLUMN told_health TEXT;
@@ -270,7 +270,7 @@ class Index:
             state.finished,
             None if state.exit is None else _json(state.exit.to_wire()),
             None if state.health is None else state.health.status,
-            None if state.restart is None else _json([state.restart, state.restarts]),
+            None if state.restarts is None else _json([state.restart, state.restarts]),
         )
         called = self._name(state.id)
         self._db.execute(_REPORT, values)
@@ -391,7 +391,8 @@ def _container(row: tuple[object, ...]) -> Container:
             "args": _tuple(frames.loads(str(values["args"]))),
             "labels": frames.loads(str(values["labels"])),
             "rm": bool(values["rm"]),
-            **({"restart": policy[0], "restarts": policy[1]} if policy[0] is not None else {}),
+            **({} if policy[0] is None else {"restart": policy[0]}),
+            **({} if policy[1] is None else {"restarts": policy[1]}),
             "exit": ExitStatus.model_validate(frames.loads(str(ended))) if ended is not None else None,
             "health": None if health is None else Health.model_validate({"status": health}),
         }

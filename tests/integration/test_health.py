@@ -426,7 +426,7 @@ def test_a_probe_is_bounded_as_its_container(caller: Caller) -> None:
         ({"tcp": 1, "interval": 0.01}, "health.interval", "is less than 0.1 seconds"),
         ({"tcp": 1, "timeout": 0}, "health.timeout", "is less than 0.1 seconds"),
         ({"tcp": 1, "retries": 0}, "health.retries", "is less than 1"),
-        ({"tcp": 1, "onFailure": "restart"}, "health.onFailure", "one of"),
+        ({"tcp": 1, "onFailure": "reboot"}, "health.onFailure", "one of"),
         ({"tcp": 1, "start_period": 1}, "health.start_period", "unknown key"),
     ],
 )
@@ -448,7 +448,7 @@ def test_what_cannot_be_is_refused_by_its_name(
         (["--health-tcp", "0"], "that is no port"),
         (["--health-tcp", "65536"], "from 0 to 65535"),
         (["--health-cmd", "true", "--health-retries", "0"], "cannot take --health-retries 0"),
-        (["--health-cmd", "true", "--health-on-failure", "restart"], "it takes none or stop or kill"),
+        (["--health-cmd", "true", "--health-on-failure", "reboot"], "it takes none or stop or kill"),
         (["--no-healthcheck"], "there is no such option"),
     ],
 )

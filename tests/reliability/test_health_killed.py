@@ -12,7 +12,8 @@ import pytest
 from common.clock import now
 from tests import host
 from tests.integration.kept import made, sh, shown
-from tests.reliability.support import GUARD_SECONDS, ask_bytes, eventually, kill_and_wait, the_shim
+from tests.reliability.support import GUARD_SECONDS, ask_bytes, eventually, inits, kill_and_wait, the_shim
+from tests.reliability.test_restart_policies import reboot
 
 if TYPE_CHECKING:
     from tests.conftest import MakeDaemon
@@ -75,3 +76,92 @@ def test_without_its_guardian_the_last_word_stays(make_daemon: MakeDaemon) -> No
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: shown(daemon, "it")["status"] == "stopped", "its end is known")
         assert shown(daemon, "it")["health"]["status"] == "healthy"
+
+
+# Well until SIGUSR1 in its first life, then for good. Of SIGTERM it takes no notice.
+DEAF = sh(
+    "trap '' TERM; trap 'rm /tmp/well' USR1; echo x >>/lives; touch /tmp/well; while :; do sleep 600 & wait; done"
+)
+AGAIN: dict[str, Any] = {
+    "args": sh("test -e /tmp/well"),
+    "interval": 0.1,
+    "retries": 1,
+    "onFailure": "restart",
+}
+
+
+def restarted(daemon: Daemon, times: int = 1) -> None:
+    """Until it was restarted so often, and runs."""
+    eventually(
+        lambda: (shown(daemon, "it")["status"], shown(daemon, "it").get("restarts")) == ("running", times),
+        "it was restarted",
+        GUARD_SECONDS,
+    )
+
+
+def healthy(daemon: Daemon) -> int:
+    """Until it is well; its process 1."""
+    eventually(
+        lambda: shown(daemon, "it").get("health", {}).get("status") == "healthy",
+        "it is healthy",
+        GUARD_SECONDS,
+    )
+    pid = shown(daemon, "it")["pid"]
+    assert isinstance(pid, int)
+    return pid
+
+
+def test_it_is_restarted_for_its_health_while_the_api_is_away(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon(restart={"first_seconds": 0.02})
+    with made(daemon, *DEAF, name="it", health=AGAIN, stopTimeout=0.1):
+        pid = healthy(daemon)
+        api = daemon.child("dkr-api")
+        os.kill(api.pid, signal.SIGSTOP)
+        os.kill(pid, signal.SIGUSR1)
+        assert host.wait_gone(pid, GUARD_SECONDS)
+        eventually(lambda: [one.pid for one in inits(daemon)] not in ([], [pid]), "it runs without an api")
+        kill_and_wait(api)
+        restarted(daemon)
+        assert healthy(daemon) != pid
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_it_is_restarted_for_its_health_by_the_next_launcher(make_daemon: MakeDaemon, when: str) -> None:
+    """The launcher is away while it becomes unwell and ends, or is killed between that and the restart."""
+    daemon = make_daemon(restart={"first_seconds": 3 if when == "between" else 0.02})
+    with made(daemon, *DEAF, name="it", health=AGAIN, stopTimeout=0.1):
+        pid, guardian = healthy(daemon), the_shim(daemon)
+        if when == "before":
+            daemon.kill()
+        os.kill(pid, signal.SIGUSR1)
+        assert host.wait_gone(guardian.pid, GUARD_SECONDS)
+        if when == "between":
+            daemon.kill()
+        assert inits(daemon) == []
+        daemon.start()
+        restarted(daemon)
+
+
+def test_it_is_restarted_for_its_health_though_its_guardian_is_killed(make_daemon: MakeDaemon) -> None:
+    """While it stopped it: that it was unwell stands in the state."""
+    daemon = make_daemon(restart={"first_seconds": 0.02})
+    with made(daemon, *DEAF, name="it", health=AGAIN, stopTimeout=600) as container:
+        pid = healthy(daemon)
+        becomes_unwell(daemon, container, pid)
+        kill_and_wait(the_shim(daemon))
+        os.kill(pid, signal.SIGKILL)
+        restarted(daemon)
+        # Of the next life nothing is said yet: who is killed while it is well is not missed.
+        pid = healthy(daemon)
+        kill_and_wait(the_shim(daemon))
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: shown(daemon, "it")["status"] == "stopped", "it stays as it is", GUARD_SECONDS)
+
+
+def test_a_reboot_starts_none_for_its_health(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon(restart={"first_seconds": 600, "max_seconds": 600})
+    with made(daemon, *DEAF, name="it", health=AGAIN, stopTimeout=0.1):
+        os.kill(healthy(daemon), signal.SIGUSR1)
+        eventually(lambda: shown(daemon, "it")["status"] == "restarting", "it waits", GUARD_SECONDS)
+        reboot(daemon, in_order=False)
+        assert shown(daemon, "it")["status"] == "stopped"

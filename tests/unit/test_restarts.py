@@ -218,3 +218,52 @@ def test_what_a_power_cut_ended(policy: Any, status: str) -> None:
 def test_a_user_stops_what_waits() -> None:
     after = restarts.halted(end(ran(ALWAYS), exited(0)))
     assert (after["status"], after["stopAsked"], "due" in after) == ("stopped", True, False)
+
+
+UNWELL: dict[str, Any] = {"onUnhealthy": "restart"}
+
+
+@pytest.mark.parametrize("policy", [None, FAILURE, TWICE, ALWAYS, UNLESS])
+def test_what_was_unhealthy_is_restarted_whatever_its_policy(policy: Any) -> None:
+    state = ran(policy, 9, **UNWELL)
+    assert end(state, exited(0, "unhealthy"))["status"] == "restarting"
+    assert end({**state, "stopAsked": True}, exited(0, "unhealthy"))["status"] == "stopped"
+    lost = {**state, "health": {"status": "unhealthy", "since": "then"}}
+    assert end(lost, exited(None, "signalled"))["status"] == "restarting"
+    assert end(lost, exited(None, "stopped"))["status"] == "stopped"
+
+
+def test_without_a_policy_nothing_else_restarts_it() -> None:
+    for cause in ("exited", "oom", "timeout", "shim-lost"):
+        assert end(ran(None, **UNWELL), exited(1, cause))["status"] == "stopped"
+    assert end(ran(None), exited(1, "unhealthy"))["status"] == "stopped"
+
+
+def test_it_is_put_off_for_its_health_as_for_a_policy() -> None:
+    state: dict[str, Any] = {"status": "created"}
+    waits = []
+    for number in range(4):
+        state = {**restarts.begun(state, None, unwell=True, asked=number == 0), "status": "running"}
+        state = end(state, exited(0, "unhealthy"))
+        waits.append(state["backoff"])
+    assert (waits, state["restarts"]) == ([0.1, 0.2, 0.4, 0.8], 3)
+    again = restarts.failed(state, "unavailable", 0.1, 60.0)
+    assert (again["status"], again["restarts"], again["backoff"]) == ("restarting", 4, 1.6)
+    assert restarts.failed(state, "command-not-found", 0.1, 60.0)["status"] == "stopped"
+
+
+def test_a_policy_that_is_changed_is_none_of_its_health() -> None:
+    waits = end(ran(ALWAYS, 3, **UNWELL), exited(0, "unhealthy"))
+    none = restarts.changed(waits, None)
+    assert (none["status"], none["restarts"], none["onUnhealthy"]) == ("restarting", 3, "restart")
+    assert restarts.changed(waits, {**TWICE, "retries": 3})["status"] == "restarting"
+    # Of one that waits for its policy that is all.
+    waits = end(ran(ALWAYS, 3, **UNWELL), exited(0))
+    assert restarts.changed(waits, None)["status"] == "stopped"
+
+
+def test_a_launcher_that_begins_goes_on_with_it_and_a_reboot_does_not() -> None:
+    waits = end(ran(None, **UNWELL), exited(0, "unhealthy"))
+    assert (restarts.is_due(waits, boot=False), restarts.is_due(waits, boot=True)) == (True, False)
+    ended = end(ran(None, **UNWELL), exited(0))
+    assert (restarts.is_due(ended, boot=False), restarts.is_due(ended, boot=True)) == (False, False)
