@@ -51,7 +51,7 @@ _REFUSED = (
     (_RUN["sdnotify"], _NOT_STARTED, "dkrctl run --sdnotify WAY, in the unit"),
     (PIDFILE, _NOT_STARTED, "dkrctl start --pidfile FILE CONTAINER"),
     (_RUN["explain"], _NOT_STARTED, "dkrctl explain CONTAINER, once it was started"),
-    (_RUN["dry-run"], _NOT_STARTED, "dkrctl run --dry-run tells what a start would do"),
+    (_RUN["dry-run"], _NOT_STARTED, "dkrctl run --detach --dry-run tells what a start would do"),
     (_RUN["format"], _NOT_STARTED, "dkrctl explain --format FORMAT CONTAINER, once it was started"),
 )
 _OWN = (

@@ -21,6 +21,7 @@ from dkrctl.session import Attendance
 from dkrctl.signals import Signals
 
 _HARMLESS = ("detach", "quiet", "pidfile")
+OF_DRY_RUN = ("dry-run", "explain", "format")  # which says itself what it cannot take
 _OF_DESCRIPTORS = ("rootfs", "preserve-fds", "no-tty")
 
 
@@ -31,6 +32,9 @@ def run_detached(parsed: Parsed, socket: str, found: tuple[int, ...]) -> int:
     """
     passes = parsed.last("log-driver") == "passthrough"
     harmless = (*_HARMLESS, *_OF_DESCRIPTORS) if passes else _HARMLESS
+    dry = bool(parsed.flag("dry-run"))
+    if dry:
+        harmless = (*harmless, *OF_DRY_RUN)
     for option, _, _ in CREATE.refused:
         if option.long not in harmless and parsed.last(option.long) is not None:
             raise BadRequest(
@@ -42,6 +46,10 @@ def run_detached(parsed: Parsed, socket: str, found: tuple[int, ...]) -> int:
     request = request_of(parsed, RUN)
     Signals()
     daemon = Daemon(socket)
+    if dry:
+        from dkrctl.dry_run import run_made
+
+        return run_made(parsed, daemon, request)
     pidfile = pidfile_of(parsed)
     try:
         container = create(daemon, request, parsed.last("cidfile"))

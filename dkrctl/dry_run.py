@@ -8,11 +8,14 @@ import os
 from typing import Any
 
 from common.errors import BadRequest, ProtocolError, from_wire
+from dkrctl.daemon import Daemon
 from dkrctl.documents import document
 from dkrctl.explain import is_coloured, width_of
 from dkrctl.http import ask_run
 from dkrctl.output import emit
+from dkrctl.parse import Parsed
 from dkrctl.plan import text
+from dkrctl.request import asks
 from dkrctl.session import Session
 
 
@@ -31,7 +34,20 @@ def check(form: str | None, cidfile: str | None) -> None:
 
 def run(path: str, first: dict[str, Any], descriptors: list[int], form: str | None) -> int:
     """Ask the daemon at `path` with the first frame `first`; print the plan. Raises DkrError."""
-    _, descriptor = ask_run(path, first["request"])
+    return _tell(ask_run(path, first["request"])[1], first, descriptors, form)
+
+
+def run_made(parsed: Parsed, daemon: Daemon, request: dict[str, object]) -> int:
+    """The same of a container that would be made, and started then. Raises DkrError."""
+    form = parsed.last("format")
+    check(form, parsed.last("cidfile"))
+    if parsed.flag("explain"):
+        raise BadRequest("cannot explain a start that does not take place: --dry-run and --explain")
+    first = {"type": "create", "request": request, "asks": asks(request)}
+    return _tell(daemon.session("/v1/containers", request)[1], first, [], form)
+
+
+def _tell(descriptor: int, first: dict[str, Any], descriptors: list[int], form: str | None) -> int:
     session = Session(descriptor)
     session.first({**first, "want": ["plan"]}, descriptors)
     got = session.receive()

@@ -13,6 +13,7 @@ from common.options import RUN
 from dkrctl.attach import Attachment
 from dkrctl.commands.create import create
 from dkrctl.daemon import Daemon, target
+from dkrctl.detached import OF_DRY_RUN
 from dkrctl.parse import Parsed
 from dkrctl.request import build
 from dkrctl.run import is_typed, remark
@@ -28,8 +29,10 @@ def run_kept(parsed: Parsed, socket: str, found: tuple[int, ...]) -> int:
     found  those of 0-2 that the caller has
     """
     driver = parsed.last("log-driver")
+    dry = bool(parsed.flag("dry-run"))
+    taken = (*_TAKEN, *OF_DRY_RUN) if dry else _TAKEN
     for option, _, _ in CREATE.refused:
-        if option.long not in _TAKEN and parsed.last(option.long) not in (None, "false"):
+        if option.long not in taken and parsed.last(option.long) not in (None, "false"):
             raise BadRequest(
                 f"cannot run with --log-driver {driver} and --{option.long}: its guardian has its output, as of `dkrctl create`",
                 hint="leave out one of the two",
@@ -48,6 +51,10 @@ def run_kept(parsed: Parsed, socket: str, found: tuple[int, ...]) -> int:
     request["terminal"], request["openStdin"] = typed, given
     name = parsed.last("name")
     daemon = Daemon(socket)
+    if dry:
+        from dkrctl.dry_run import run_made
+
+        return run_made(parsed, daemon, request)
     Signals()
     container = create(daemon, request, parsed.last("cidfile"))
     try:

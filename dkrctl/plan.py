@@ -55,6 +55,9 @@ class _Page:
         yield from self._entry(
             "process 1", "dkr's init, the command is its child" if process.get("init") else "the command"
         )
+        yield from self._entry("output", self._output())
+        if self._part("health"):
+            yield from self._entry("health", self._health(self._part("health")))
         yield from self._entry("end", self._end(end))
         yield from self._title("Rights")
         sets: dict[str, list[str]] = {}
@@ -93,6 +96,37 @@ class _Page:
         groups = f", groups {', '.join(map(str, more))}" if isinstance(more, list) and more else ""
         return f"{process.get('user')}{groups}"
 
+    def _output(self) -> str:
+        log = self._part("log")
+        driver = log.get("driver")
+        if driver == "passthrough":
+            return "to its caller's own descriptors, and kept nowhere"
+        if driver == "none":
+            return "to who is attached, and kept nowhere"
+        parts = [f"to who is attached, and kept by the log driver {driver}"]
+        if log.get("maxFiles") is not None:
+            parts.append(f"{log.get('maxFiles')} files of {log.get('maxSize')} bytes")
+        if log.get("tag") is not None:
+            parts.append(f"tag {log.get('tag')}")
+        held = (
+            "the command waits" if log.get("mode") == "blocking" else f"{log.get('maxBufferSize')} bytes wait"
+        )
+        return "; ".join([*parts, f"while the log takes nothing {held}"])
+
+    def _health(self, check: Json) -> str:
+        probe = next(
+            (f"{key} {_words(check[key])}" for key in ("args", "http", "tcp") if check.get(key)), "none"
+        )
+        parts = [
+            f"{probe}, every {check.get('interval')} s, at most {check.get('timeout')} s long",
+            f"unhealthy after {check.get('retries')} that fail",
+        ]
+        if check.get("startPeriod"):
+            parts.append(
+                f"in the first {check.get('startPeriod')} s none counts, and one is made every {check.get('startInterval')} s"
+            )
+        return "; ".join([*parts, f"then: {check.get('onFailure')}"])
+
     def _end(self, end: Json) -> str:
         parts = ["removed when it ends" if end.get("rm") else "kept when it ends"]
         if end.get("timeout") is not None:
@@ -101,6 +135,10 @@ class _Page:
             f"a stop is signal {end.get('stopSignal')}, and SIGKILL after {end.get('stopTimeout')} s"
         )
         parts.append(f"when the client vanishes: {end.get('onDisconnect')}")
+        policy = end.get("restart")
+        if isinstance(policy, dict):
+            retries = f", at most {policy['retries']} times" if "retries" in policy else ""
+            parts.append(f"started again by its policy {policy.get('policy')}{retries}")
         return "; ".join(parts)
 
     def _filter(self) -> str:
@@ -145,4 +183,6 @@ class _Page:
 
 
 def _words(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) and value else "none"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -68,15 +68,18 @@ def read(session: Session) -> First:
 
 
 def _create(message: dict[str, object], descriptors: list[int], credentials: Credentials) -> First:
-    if set(message) != _CREATE or message["version"] != VERSION:
+    if set(message) - {"want"} != _CREATE or message["version"] != VERSION:
         raise ProtocolError(
             f"cannot read the first frame: it is not a version {VERSION} create",
             hint="use a dkrctl of the daemon's release",
         )
     if descriptors:
         raise ProtocolError("cannot read the first frame: a create brings no descriptors")
+    want = message.get("want", [])
+    if want not in ([], ["plan"]):
+        raise ProtocolError(f"cannot read the first frame: of a create want is no {ascii(want)[:80]}")
     request, asks = _request_of(message)
-    return First(True, request, asks, frozenset(), {}, (), (), (), credentials)
+    return First(True, request, asks, frozenset(map(str, want)), {}, (), (), (), credentials)
 
 
 def _request_of(message: dict[str, object]) -> tuple[dict[str, object], frozenset[str]]:

@@ -222,11 +222,10 @@ def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder, *, again: boo
         log = log_drivers.make(task, config, container, found.owner, recorder)
         if log is not None:
             undo.callback(log.close)
-        terminal, typed = config.spec.process.terminal, config.open_stdin
-        tty = ((0, 1, 2) if typed else (1, 2)) if terminal else ()
+        tty = pipes.tty(config)
         recorder.begin("pipes", told.pipes(tty))
         left = tuple(number for number in (0, 1, 2) if number not in tty)
-        theirs, ours = pipes.make(left, typed, container.base)
+        theirs, ours = pipes.make(left, config.open_stdin, container.base)
         undo.callback(theirs.close)
         undo.callback(pipes.close, ours)
         before = restarts.begun(

@@ -200,6 +200,8 @@ def _show_plan(
 ) -> None:
     """A dry run: judged like a real one, and told what would be done. Nothing was made for it."""
     close_soon((*first.stdio.values(), *first.preserved, *root.descriptors))
+    if first.create:
+        creating.check_kept(config)
     plan = plans.plan_of(task, config, who, first, root)
     begun.tell(task, {"type": "gone", "id": task.id})
     session.send({"type": "plan", "plan": plan})

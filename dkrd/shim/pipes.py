@@ -12,7 +12,18 @@ from dataclasses import dataclass
 
 from dkrd.shim import alarm
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dkrd.shim.config import Config
+
 _CHUNK = 16 * 1024  # bytes of one read; a pipe holds 64 KiB, pipe(7)
+
+
+def tty(config: Config) -> tuple[int, ...]:
+    """Those of 0-2 that are the container's own terminal, where its stdio is nobody's."""
+    if not config.spec.process.terminal:
+        return ()
+    return (0, 1, 2) if config.open_stdin else (1, 2)
 
 
 class Pipe:

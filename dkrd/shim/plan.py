@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from common import log_drivers
 from common.oci import NAMESPACES
 from dkrd import ids
 from dkrd.runtime import (
@@ -18,8 +19,9 @@ from dkrd.runtime import (
     strace,
 )
 from dkrd.runtime.operations import Stage
-from dkrd.shim import told
+from dkrd.shim import pipes, told
 from dkrd.shim.container import layout
+from dkrd.shim.log_drivers import sizes
 
 if TYPE_CHECKING:
     from dkrd.policy import Caller
@@ -32,7 +34,8 @@ _ID = "ID"  # in paths: each start draws another
 # So that the plan fits into a frame whatever the request was.
 _MOUNTS_MAX = 150
 _NAMES_MAX = 500
-_NAME_MAX = 100  # characters of a variable's name
+_NAME_MAX = 100  # characters of a variable's name, and of a word of a probe
+_WORDS_MAX = 100  # of a probe
 
 Json = dict[str, object]
 
@@ -65,12 +68,16 @@ def plan_of(task: ShimTask, config: Config, who: Caller, first: First, root: mou
         "process": _process(config, first),
         "capabilities": _capabilities(config),
         "seccomp": _seccomp(task),
+        "log": _log(task, config, first),
+        **_health(config),
         "end": {
             "rm": config.rm,
             "stopSignal": config.stop_signal,
             "stopTimeout": config.stop_timeout,
             "timeout": config.timeout,
-            "onDisconnect": config.on_disconnect,
+            # Whoever comes to one that stands says it.
+            "onDisconnect": "keep" if first.create else config.on_disconnect,
+            **({} if config.restart is None else {"restart": config.restart}),
         },
     }
 
@@ -103,12 +110,42 @@ def _process(config: Config, first: First) -> Json:
         "cwd": process.cwd,
         "hostname": config.spec.hostname,
         "env": sorted({entry.partition("=")[0][:_NAME_MAX] for entry in process.env})[:_NAMES_MAX],
-        "terminal": list(first.tty),
+        "terminal": list(pipes.tty(config) if first.create else first.tty),
         "preserveFds": config.preserve_fds,
         "init": config.init,
         "noNewPrivileges": process.no_new_privileges,
         "exec": init_steps.execve(process.args, process.env),
     }
+
+
+def _log(task: ShimTask, config: Config, first: First) -> Json:
+    """Where the output goes, with what is meant where the request says nothing."""
+    wanted = config.log
+    if not first.create:
+        # To its caller's descriptors, whichever of the two it is called.
+        return {"driver": wanted.driver or log_drivers.PASSTHROUGH}
+    driver = wanted.driver or log_drivers.FILE
+    if driver == log_drivers.NONE:
+        return {"driver": driver}
+    told_of = {
+        "driver": driver,
+        "mode": "blocking" if wanted.blocking else "non-blocking",
+        "maxBufferSize": wanted.buffer,
+    }
+    if driver == log_drivers.JOURNAL:
+        return {**told_of, "tag": wanted.tag}
+    size, files = sizes(task, config)
+    return {**told_of, "maxSize": size, "maxFiles": files}
+
+
+def _health(config: Config) -> Json:
+    """The check as the request would say it whole; nothing where there is none."""
+    dkr = config.document["dkr"]
+    check = dkr.get("health") if isinstance(dkr, dict) else None
+    if config.health is None or not isinstance(check, dict):
+        return {}
+    words = [word[:_NAME_MAX] for word in config.health.args[:_WORDS_MAX]]
+    return {"health": {**check, "args": words} if words else check}
 
 
 def _capabilities(config: Config) -> Json:

@@ -7,6 +7,7 @@ import os
 import re
 import select
 import sqlite3
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -136,7 +137,82 @@ def test_the_plan_of_an_admin(daemon: Daemon, admin: User) -> None:
     assert (plan["process"]["user"], plan["process"]["init"]) == ("nobody", True)
 
 
+def test_the_plan_of_what_is_detached(make_daemon: MakeDaemon, tenant: User) -> None:
+    """Its log, its health and its restart policy; and nothing is made either."""
+    daemon = make_daemon(limits={"log_max_size": 8192, "log_max_files": 3})
+    for caller in (Caller(daemon, None), Caller(daemon, tenant)):
+        caller.output("/bin/true")
+        settled(caller)
+        before = snapshot(daemon)
+        health = ("--health-tcp", "80", "--health-on-failure", "restart", "--health-interval", "5")
+        words = (
+            "-d",
+            "-t",
+            "--name",
+            "planned",
+            "--restart",
+            "on-failure:3",
+            *health,
+            "--log-opt",
+            "max-size=4k",
+        )
+        done = daemon.dkrctl("run", "--dry-run", "--format", "json", *words, "/bin/true", user=caller.user)
+        assert (done.returncode, done.stderr) == (0, "")
+        plan = json.loads(done.stdout)
+        assert (plan["name"], plan["uid"]) == ("planned", 0 if caller.user is None else tenant.uid)
+        assert plan["log"] == {
+            "driver": "json-file",
+            "mode": "non-blocking",
+            "maxBufferSize": 1 << 20,
+            "maxSize": 4096,
+            "maxFiles": 3,
+        }
+        assert (plan["health"]["tcp"], plan["health"]["interval"], plan["health"]["retries"]) == (80, 5, 3)
+        assert plan["health"]["onFailure"] == "restart"
+        assert plan["end"]["restart"] == {"policy": "on-failure", "retries": 3}
+        assert (plan["end"]["onDisconnect"], plan["process"]["terminal"]) == ("keep", [1, 2])
+        done = daemon.dkrctl("run", "--dry-run", *words, "/bin/true", user=caller.user)
+        text = " ".join(done.stdout.split())
+        for said in (
+            "kept by the log driver json-file; 3 files of 4096 bytes",
+            "tcp 80, every 5",
+            "then: restart",
+        ):
+            assert said in text
+        assert "started again by its policy on-failure, at most 3 times" in text
+        settled(caller)
+        assert snapshot(daemon) == before
+
+
+def test_the_plan_tells_where_the_output_goes(daemon: Daemon) -> None:
+    caller = Caller(daemon, None)
+    for words, log in (
+        ((), {"driver": "passthrough"}),
+        (("--log-driver", "none"), {"driver": "none"}),
+        (("-d", "--log-driver", "none"), {"driver": "none"}),
+        (("-d", "--log-driver", "passthrough"), {"driver": "passthrough"}),
+    ):
+        plan = plan_of(caller, *words, "/bin/true", stdin=subprocess.DEVNULL)
+        assert plan["log"] == log
+        assert ("health" in plan, "restart" in plan["end"]) == (False, False)
+    kept = plan_of(caller, "--log-driver", "json-file", "--log-opt", "mode=blocking", "--rm", "/bin/true")
+    assert (kept["log"]["driver"], kept["log"]["mode"], kept["end"]["rm"]) == ("json-file", "blocking", True)
+    long = plan_of(caller, "--health-cmd", "x" * 100_000, "/bin/true")["health"]
+    assert (long["args"], long["timeout"]) == (["/bin/sh", "-c", "x" * 100], 30)
+
+
 REFUSED = {
+    "a policy beside rm": ("-d", "--rm", "--restart", "always", "/bin/true"),
+    "a policy of what is not detached": ("--restart", "always", "/bin/true"),
+    "a driver of what is detached": (
+        "-d",
+        "--log-driver",
+        "journald",
+        "--log-opt",
+        "max-size=1m",
+        "/bin/true",
+    ),
+    "a namespace, detached": ("-d", "--pid", "host", "/bin/true"),
     "policy": ("--pid", "host", "/bin/true"),
     "no such root": ("nosuch", "x"),
     "the request": ("-w", "here", "/bin/true"),

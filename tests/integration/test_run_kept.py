@@ -144,7 +144,6 @@ def test_what_it_cannot_have(root: Caller, tmp_path: Path) -> None:
         (("--rootfs", "/"), "--log-driver json-file and --rootfs"),
         (("--preserve-fds", "1"), "and --preserve-fds"),
         (("--explain",), "and --explain"),
-        (("--dry-run",), "and --dry-run"),
         (("-t",), "the input is not a terminal"),
         (("--record", str(tmp_path / "cast")), "cannot record: the command has no terminal"),
         (("--log-opt", "max-file=0"), "log.options.max-file"),
