@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_serializer, model_
 
 from common import checks, log_shapes, restart_shapes, shapes
 from common.health_models import Health, HealthRequest, HealthState
+from common.limit_models import Limits
 from common.model_base import About, Id, Model, Time
 
 Status = Literal["creating", "created", "running", "paused", "restarting", "stopped"]
@@ -342,6 +343,7 @@ class ContainerState(Model):
     again: bool | None = None
     updated: str | None = None
     on_unhealthy: str | None = None
+    limits: Limits | None = None
 
 
 class Container(Model):
@@ -385,6 +387,7 @@ class Container(Model):
     restarts: Annotated[
         int | None, About("how often it was, since somebody has started it; absent where nothing restarts it")
     ] = None
+    limits: Annotated[Limits | None, About("what bounds it; absent where it is not known")] = None
     size: Annotated[
         int | None, About("bytes on the disk that its root has beside its layers; where asked for")
     ] = None

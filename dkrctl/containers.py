@@ -16,7 +16,9 @@ SHORT_COMMAND = 20  # characters, as Docker's tables have them
 FIELDS = (
     *("id", "name", "uid", "image", "args", "labels", "rm", "status", "pid"),
     *("created", "started", "finished", "exit", "health", "size", "logSize", "restart", "restarts"),
+    "limits",
 )
+LIMIT_FIELDS = ("memory", "swap", "cpus", "pidsLimit")
 HEALTH_FIELDS = ("status", "failingStreak", "log")
 EXIT_FIELDS = ("code", "signal", "cause")
 # Field of a `ps` template -> its heading in a table.
@@ -54,12 +56,10 @@ def record_of(value: object) -> Record:
         raise ProtocolError("cannot understand the daemon: it told of a container without an id")
     record = Record(dict.fromkeys(FIELDS))
     record.update(value)
-    ended = value.get("exit")
-    if isinstance(ended, dict):
-        record["exit"] = Record({**dict.fromkeys(EXIT_FIELDS), **ended})
-    health = value.get("health")
-    if isinstance(health, dict):
-        record["health"] = Record({**dict.fromkeys(HEALTH_FIELDS), **health})
+    for key, fields in (("exit", EXIT_FIELDS), ("health", HEALTH_FIELDS), ("limits", LIMIT_FIELDS)):
+        inner = value.get(key)
+        if isinstance(inner, dict):
+            record[key] = Record({**dict.fromkeys(fields), **inner})
     return record
 
 

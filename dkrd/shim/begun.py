@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from common import frames
 from common.clock import now
-from dkrd.shim import cleanup, told, trace
+from dkrd.shim import bounds, cleanup, told, trace
 from dkrd.shim.state import State, send, start_time
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def first_state(task: ShimTask, config: Config, owner: int, slot: int | None) ->
         "started": None,
         "finished": None,
         "exit": None,
+        "limits": bounds.told(config.limits),
     }
 
 

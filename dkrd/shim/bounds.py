@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import DkrError, StartFailed
 from dkrd import policy
-from dkrd.runtime import cgroups
+from dkrd.runtime import cgroups, limits
 
 if TYPE_CHECKING:
     from dkrd.runtime.limits import Resources
@@ -41,6 +41,26 @@ def whole(asked: Resources, pids: int | None) -> Resources:
     if asked.memory is not None and swap is None:
         swap, unasked = 2 * asked.memory, unasked | {"swap"}
     return replace(asked, pids=pids, swap=swap, unasked=unasked)
+
+
+def request_of(resources: Resources) -> dict[str, object]:
+    """The keys of a request that mean these resources."""
+    found: dict[str, object] = {}
+    if resources.memory is not None:
+        found["memory"] = resources.memory
+        if resources.swap is not None:
+            unbounded = resources.swap == limits.UNLIMITED
+            found["swap"] = resources.swap if unbounded else resources.swap - resources.memory
+    if resources.quota is not None and resources.period is not None:
+        found["cpus"] = resources.quota / resources.period
+    if resources.pids is not None:
+        found["pidsLimit"] = resources.pids
+    return found
+
+
+def told(resources: Resources) -> dict[str, object]:
+    """What bounds a container, as its state tells it: a bound that is not there is none."""
+    return {key: value for key, value in request_of(resources).items() if value != limits.UNLIMITED}
 
 
 def cause_of(err: DkrError, container: Container) -> DkrError:

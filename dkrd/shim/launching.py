@@ -17,7 +17,7 @@ from common import restarts
 from common.errors import DkrError, ProtocolError
 from dkrd.loop import Loop
 from dkrd.runtime import failure
-from dkrd.shim import attach, begun, callers, cleanup, kept, log_drivers, outlets, pipes, told, trace
+from dkrd.shim import attach, begun, bounds, callers, cleanup, kept, log_drivers, outlets, pipes, told, trace
 from dkrd.shim import container as containers
 from dkrd.shim.descriptors import close_all, close_soon
 from dkrd.shim.ending import Ending
@@ -231,6 +231,7 @@ def _prepare(task: ShimTask, found: kept.Kept, recorder: Recorder, *, again: boo
         before = restarts.begun(
             found.state, config.restart, unwell=config.restarts_unwell, asked=not task.unasked
         )
+        before["limits"] = bounds.told(config.limits)
         state = begun.creating(task, container, before, recorder, again=again)
         undo.pop_all()
     return _Made(container, state, listener, log, theirs, ours, tty)

@@ -57,8 +57,9 @@ class Updating:
     def ask(self, ask: Ask) -> Json:
         """Answer `{"type": "update", …}`."""
         bounds, wanted = _parts(ask.body)
+        state = self._state.values
         if wanted is None:
-            self._bounding.take(bounds, ask.who)
+            state["limits"] = self._bounding.take(bounds, ask.who)
         else:
             self._follow(restarts.policy_of(wanted), bounds, ask.who)
         begun.record(self._task, self._state, updated=now())
@@ -67,12 +68,13 @@ class Updating:
     def _follow(self, policy: Json | None, bounds: Json, who: policies.Caller) -> None:
         if policy is not None:
             _check(self._config, str(self._name))
+        state = self._state.values
         with _written(self._directory, policy):
             if bounds:
-                self._bounding.take(bounds, who)
-        values = restarts.changed(self._state.values, policy)
-        self._state.values.clear()
-        self._state.values.update(values)
+                state["limits"] = self._bounding.take(bounds, who)
+        after = restarts.changed(state, policy)
+        state.clear()
+        state.update(after)
         self._task.log.audit("updated", id=self._task.id, uid=who.uid, restart=restarts.word_of(policy))
 
 
@@ -104,7 +106,8 @@ def update_kept(
             held.enter_context(_written(directory, policy))
             after = restarts.changed(state, policy) if state else state
         if bounds or wanted is None:
-            held.enter_context(updating.bounded_kept(*who, bounds))
+            limits = held.enter_context(updating.bounded_kept(*who, bounds))
+            after = {**after, "limits": limits} if state else state
         if state:
             # Last: by it the update is told.
             _write(f"{directory}/state.json", {**after, "updated": now()})

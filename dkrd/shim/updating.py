@@ -46,6 +46,10 @@ class Bounds:
     asked: Resources
     pids: int | None
 
+    def told(self) -> dict[str, object]:
+        """As the state tells them."""
+        return bounds.told(bounds.whole(self.asked, self.pids))
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -68,8 +72,8 @@ class Bounding:
         self._name = name
         self._bounds = Bounds(config.spec.resources, config.limits.pids)
 
-    def take(self, body: dict[str, object], who: Caller) -> None:
-        """Bound it by these keys of a request. Raises DkrError; then all is as it was."""
+    def take(self, body: dict[str, object], who: Caller) -> dict[str, object]:
+        """Bound it by these keys of a request; what bounds it then, for the state. Raises DkrError; then all is as it was."""
         change = _change(self._bounds, body, who, self._task.settings)
         memory, used = change.differs.memory, usage.measure(self._paths).memory
         if memory is not None and used is not None and memory < used:
@@ -92,6 +96,7 @@ class Bounding:
                 undo.pop_all()
         self._bounds = change.new
         self._task.log.audit("updated", id=self._task.id, uid=who.uid, **body)
+        return change.new.told()
 
 
 @contextlib.contextmanager
@@ -102,7 +107,7 @@ def bounded_kept(
     credentials: Credentials,
     admin_gid: int | None,
     body: dict[str, object],
-) -> Iterator[None]:
+) -> Iterator[dict[str, object]]:
     """The same for one that does not run, and is nobody else's meanwhile; if the block fails, all is as it was. Raises NotFound for
     another's.
     """
@@ -122,7 +127,7 @@ def bounded_kept(
     there = cgroups.controllers(layout(), settings.cgroup_parent)
     limits.plan(layout(), places, change.differs, there, lifts=True)
     with _written_down(directory, change):
-        yield
+        yield change.new.told()
 
 
 def _change(before: Bounds, named: dict[str, object], who: Caller, settings: Settings) -> Change:
@@ -131,7 +136,7 @@ def _change(before: Bounds, named: dict[str, object], who: Caller, settings: Set
         raise BadRequest(
             f"cannot read the ask: update has some of {', '.join(sorted(_KEYS))}, and no further keys"
         )
-    wanted = {**_request(before.asked), **named}
+    wanted = {**bounds.request_of(before.asked), **named}
     if "swap" in wanted and "memory" not in wanted:
         raise Conflict(
             "cannot bound swap: the memory is not bounded, beside which it would be",
@@ -157,20 +162,6 @@ def _change(before: Bounds, named: dict[str, object], who: Caller, settings: Set
         unasked=whole.unasked & {"swap"},
     )
     return Change(Bounds(asked, pids), resources, differs)
-
-
-def _request(asked: Resources) -> dict[str, object]:
-    """The keys of a request that mean these resources."""
-    found: dict[str, object] = {}
-    if asked.memory is not None:
-        found["memory"] = asked.memory
-        if asked.swap is not None:
-            found["swap"] = asked.swap if asked.swap == limits.UNLIMITED else asked.swap - asked.memory
-    if asked.quota is not None and asked.period is not None:
-        found["cpus"] = asked.quota / asked.period
-    if asked.pids is not None:
-        found["pidsLimit"] = asked.pids
-    return found
 
 
 def _judged(who: Caller, wanted: int | None, given: int | None, settings: Settings) -> int | None:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from common import frames
 from common.errors import Conflict, HostUnfit, NotFound, Unavailable
 from common.health_models import Health
+from common.limit_models import Limits
 from common.models import Container, ExitStatus
-from dkrd.state import events
+from dkrd.state import events, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,63 +32,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dkr.index")
 
-SCHEMA_VERSION = 4
 LOCK_SECONDS = 5.0  # an api that was just killed is gone by then
-_SCHEMA = """
-CREATE TABLE containers (
-    id TEXT PRIMARY KEY,
-    name TEXT NOT NULL,
-    uid INTEGER NOT NULL,
-    image TEXT NOT NULL,
-    args TEXT NOT NULL,
-    labels TEXT NOT NULL,
-    rm INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    pid INTEGER,
-    created TEXT NOT NULL,
-    started TEXT,
-    finished TEXT,
-    exit TEXT
-) WITHOUT ROWID, STRICT;
-CREATE INDEX containers_name ON containers (uid, name);
-CREATE INDEX containers_created ON containers (created);
-"""
-# What an index of the first schema lacks. What stands in it was there before anybody could be told.
-_FROM_1 = """
-ALTER TABLE containers ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE containers ADD COLUMN told_start TEXT;
-ALTER TABLE containers ADD COLUMN told_end TEXT;
-UPDATE containers SET told = 1, told_start = started, told_end = CASE status WHEN 'stopped' THEN started END;
-"""
-_NEWS = """
-CREATE TABLE heard (one INTEGER PRIMARY KEY CHECK (one = 1), epoch TEXT NOT NULL, number INTEGER NOT NULL) STRICT;
-INSERT INTO heard VALUES (1, '', 0);
-"""
-# What one of the second lacks. `told_health`: since when the status of its health is that which was told last; `restart`: the policy
-# and the count of restarts of a container that may be restarted, for its policy or for its health.
-_FROM_2 = """
-ALTER TABLE containers ADD COLUMN health TEXT;
-ALTER TABLE containers ADD COLUMN told_health TEXT;
-ALTER TABLE containers ADD COLUMN restart TEXT;
-"""
-# What one of the third lacks. `told_update`: when the update was that was told last.
-_FROM_3 = """
-ALTER TABLE containers ADD COLUMN told_update TEXT;
-"""
-_COLUMNS = (
-    "id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health, restart"
-)
+_COLUMNS = "id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health, restart, limits"
 _OWNED = " AND (? IS NULL OR uid = ?)"
 _INSERT = """
 INSERT INTO containers (id, name, uid, image, args, labels, rm, status, created) VALUES (?,?,?,?,?,?,?,?,?)
 ON CONFLICT (id) DO UPDATE SET image = excluded.image, args = excluded.args, labels = excluded.labels
 """
 _REPORT = """
-INSERT INTO containers (id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health, restart)
-VALUES (?, ?, ?, '', '[]', '{}', ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO containers (id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health, restart,
+    limits)
+VALUES (?, ?, ?, '', '[]', '{}', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET name = excluded.name, uid = excluded.uid, rm = excluded.rm,
     status = excluded.status, pid = excluded.pid, created = excluded.created, started = excluded.started,
-    finished = excluded.finished, exit = excluded.exit, health = excluded.health, restart = excluded.restart
+    finished = excluded.finished, exit = excluded.exit, health = excluded.health, restart = excluded.restart,
+    limits = excluded.limits
 """
 
 
@@ -184,16 +143,12 @@ class Index:
             ):
                 self._db.execute(f"PRAGMA {pragma}").fetchone()
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if not 0 <= version <= SCHEMA_VERSION:
-                raise sqlite3.DatabaseError(f"its schema is {version}, {SCHEMA_VERSION} is wanted")
+            if not 0 <= version <= schema.VERSION:
+                raise sqlite3.DatabaseError(f"its schema is {version}, {schema.VERSION} is wanted")
             if version and (found := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(found)
-            if version != SCHEMA_VERSION:
-                steps = "" if version else _SCHEMA
-                steps += _FROM_1 + events.SCHEMA + _NEWS if version < 2 else ""
-                steps += _FROM_2 if version < 3 else ""
-                steps += _FROM_3
-                self._db.executescript(f"BEGIN;{steps}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+            if version != schema.VERSION:
+                self._db.executescript(schema.script(version))
             self.events = events.Events(self._db)
             epoch, number = self._db.execute("SELECT epoch, number FROM heard").fetchone()
             self._epoch: str = epoch
@@ -271,6 +226,7 @@ class Index:
             None if state.exit is None else _json(state.exit.to_wire()),
             None if state.health is None else state.health.status,
             None if state.restarts is None else _json([state.restart, state.restarts]),
+            None if state.limits is None else _json(state.limits.to_wire()),
         )
         called = self._name(state.id)
         self._db.execute(_REPORT, values)
@@ -384,7 +340,10 @@ def _json(value: object) -> str:
 def _container(row: tuple[object, ...]) -> Container:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
     ended, health, restart = values.pop("exit"), values.pop("health"), values.pop("restart")
-    policy = _tuple(frames.loads(str(restart))) if restart is not None else (None, None)
+    policy, limits = (
+        _tuple(frames.loads(str(restart))) if restart is not None else (None, None),
+        values["limits"],
+    )
     return Container.model_validate(
         {
             **values,
@@ -394,6 +353,7 @@ def _container(row: tuple[object, ...]) -> Container:
             **({} if policy[0] is None else {"restart": policy[0]}),
             **({} if policy[1] is None else {"restarts": policy[1]}),
             "exit": ExitStatus.model_validate(frames.loads(str(ended))) if ended is not None else None,
+            "limits": None if limits is None else Limits.model_validate(frames.loads(str(limits))),
             "health": None if health is None else Health.model_validate({"status": health}),
         }
     )

@@ -171,6 +171,56 @@ def test_it_is_felt(root: Caller) -> None:
     assert "all\n" not in dkrctl(root, "logs", "it").stdout
 
 
+# how it is shown
+
+
+def test_what_bounds_it_is_shown(caller: Caller) -> None:
+    daemon = caller.daemon
+    own = {} if caller.user is None else {"pidsLimit": 4096}
+
+    def limits() -> Any:
+        return shown(daemon, "it")["limits"]
+
+    assert dkrctl(caller, "create", "--name", "it", *sh(PLAIN)).returncode == 0
+    assert limits() == own
+    assert update(caller, "it", {"memory": 64 * M, "cpus": 1.5}) == (204, None)
+    found = {"memory": 64 * M, "swap": 64 * M, "cpus": 1.5, **own}
+    assert limits() == found
+    assert dkrctl(caller, "start", "it").returncode == 0
+    logged(daemon, "it", "up\n")
+    assert limits() == found
+    assert update(caller, "it", {"swap": 0, "pidsLimit": 9, "restart": {"policy": "always"}}) == (204, None)
+    found |= {"swap": 0, "pidsLimit": 9}
+    assert limits() == found
+    assert bounds(daemon) == {"memory": 64 * M, "swap": 0, "cpus": 1.5, "pids": 9}
+    # What is refused has changed nothing; in a list it is the same.
+    assert update(caller, "it", {"memory": 64 * M, "pidsLimit": -1})[0] == 403
+    assert limits() == found
+    assert [one["limits"] for one in asked(caller, "GET", "/v1/containers")[1]] == [found]
+    done = dkrctl(caller, "inspect", "-f", "{{.limits.memory}} {{.limits.cpus}} {{json .limits.swap}}", "it")
+    assert done.stdout == f"{64 * M} 1.5 0\n"
+    assert update(caller, "it", {"swap": -1}) == (204, None)
+    done = dkrctl(caller, "inspect", "-f", "{{.limits.pidsLimit}} {{json .limits.swap}}", "it")
+    assert done.stdout == "9 null\n"
+
+
+def test_what_bounds_a_run_is_shown_and_known_to_the_next_daemon(make_daemon: MakeDaemon) -> None:
+    root = Caller(make_daemon(), None)
+    started(root, "it", "-m", "64m", "--memory-swap", "-1", "--pids-limit", "10")
+    with root.start("--rm", "--name", "run", "--cpus", "2", *sh("echo up; read x"), text=True) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "up\n"
+        for _ in range(2):
+            assert shown(root.daemon, "it")["limits"] == {"memory": 64 * M, "pidsLimit": 10}
+            assert shown(root.daemon, "run")["limits"] == {"cpus": 2}
+            root.daemon.kill()
+            root.daemon.start()
+        client.communicate("x\n")
+    again(root, "it")
+    assert shown(root.daemon, "it")["limits"] == {"memory": 64 * M, "pidsLimit": 10}
+    remove(root.daemon, "it")
+
+
 # what does not
 
 
@@ -309,6 +359,9 @@ def test_by_python(caller: Caller) -> None:
         await dkr.update("it", memory=64 * M, cpus=0.5, pids_limit=9)
         [one] = await dkr.stats()
         assert (one.memory_limit, one.pids_limit) == (64 * M, 9)
+        found = (await dkr.inspect("it")).limits
+        assert found is not None
+        assert (found.memory, found.swap, found.cpus, found.pids_limit) == (64 * M, 64 * M, 0.5, 9)
 
     started(caller, "it")
     drive(caller, scenario)

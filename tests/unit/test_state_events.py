@@ -300,6 +300,7 @@ def test_an_index_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
         "ALTER TABLE containers DROP COLUMN told_start; ALTER TABLE containers DROP COLUMN told_end;"
         "ALTER TABLE containers DROP COLUMN health; ALTER TABLE containers DROP COLUMN told_health;"
         "ALTER TABLE containers DROP COLUMN restart; ALTER TABLE containers DROP COLUMN told_update;"
+        "ALTER TABLE containers DROP COLUMN limits;"
         "PRAGMA user_version=1;"
     )
     db.close()
@@ -322,6 +323,7 @@ def test_an_index_of_the_second_schema_is_taken_over(tmp_path: Path) -> None:
     db.executescript(
         "ALTER TABLE containers DROP COLUMN health; ALTER TABLE containers DROP COLUMN told_health;"
         "ALTER TABLE containers DROP COLUMN restart; ALTER TABLE containers DROP COLUMN told_update;"
+        "ALTER TABLE containers DROP COLUMN limits;"
         "PRAGMA user_version=2;"
     )
     db.close()
@@ -342,6 +344,28 @@ def test_an_index_of_the_second_schema_is_taken_over(tmp_path: Path) -> None:
     )
     [container] = index.containers(None, every=False)
     assert (container.status, container.restart, container.restarts) == ("restarting", ALWAYS, 4)
+    index.close()
+
+
+def test_an_index_of_the_third_schema_is_taken_over(tmp_path: Path) -> None:
+    path = str(tmp_path / "dkr.db")
+    index = Index(path)
+    report(index, started=T.format(2))
+    index.close()
+    db = sqlite3.connect(path)
+    db.executescript(
+        "ALTER TABLE containers DROP COLUMN told_update; ALTER TABLE containers DROP COLUMN limits;"
+        "PRAGMA user_version=3;"
+    )
+    db.close()
+    index = Index(path)
+    [container] = index.containers(None, every=True)
+    assert container.limits is None
+    report(index, started=T.format(2), updated=T.format(3), limits={"memory": 7, "pidsLimit": 5})
+    assert actions(index) == ["create", "start", "update"]
+    [container] = index.containers(None, every=True)
+    assert container.limits is not None
+    assert container.limits.to_wire() == {"memory": 7, "pidsLimit": 5}
     index.close()
 
 
