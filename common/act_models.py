@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, model_validator
 
 from common import checks, restart_shapes, shapes  # pydantic reads the annotations when the program runs
+from common.limit_models import NewCpus, NewMemory
 from common.model_base import About, Id, Model, Time
 
 
@@ -111,11 +112,13 @@ class UpdateRequest(Model):
         json_schema_extra={"minProperties": 1, "examples": [{"memory": 67_108_864, "cpus": 0.5}]}
     )
 
-    memory: Annotated[shapes.Memory, About("bytes that it may use, not less than it does")] = None
+    memory: Annotated[
+        NewMemory, About("bytes that it may use, not less than it does; -1: without bound, of swap neither")
+    ] = None
     swap: Annotated[
         shapes.Swap, About("bytes of swap beside memory, which must be bounded; -1: without bound")
     ] = None
-    cpus: Annotated[shapes.Cpus, About("processors' worth of time, as in 1.5")] = None
+    cpus: Annotated[NewCpus, About("processors' worth of time, as in 1.5; -1: without bound")] = None
     pids_limit: Annotated[
         shapes.Pids, About("processes and threads; more than the daemon's bound is for admins, -1: without")
     ] = None

@@ -169,6 +169,7 @@ UPDATE = Command(
     (
         ("dkrctl update -m 256m web", "it may use so much memory"),
         ("dkrctl update --cpus 0.5 --pids-limit 50 web", ""),
+        ("dkrctl update -m 0 --cpus 0 web", "as much memory and processor time as there is"),
         ("dkrctl update --restart no web", "it is not restarted any more"),
     ),
     status="0; 1 where one of them could not be changed",

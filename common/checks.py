@@ -305,10 +305,10 @@ def above_zero(value: float) -> float:
     return value
 
 
-def whole_or_unlimited(low: int, high: int) -> Callable[[int], int]:
+def whole_or_unlimited(low: float, high: float) -> Callable[[float], float]:
     """A check that takes `low` to `high`, and -1: no bound."""
 
-    def check(value: int) -> int:
+    def check(value: float) -> float:
         if value != -1 and not low <= value <= high:
             fault("", f"is not within {low} and {high}; -1 is no bound")
         return value

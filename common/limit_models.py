@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
+from common import checks, oci, shapes
 from common.model_base import About, Model
+
+NO_BOUND = -1
+
+
+def _or_none(kind: str, low: float, high: float) -> WithJsonSchema:
+    return WithJsonSchema({"type": kind, "anyOf": [{"const": NO_BOUND}, {"minimum": low, "maximum": high}]})
+
+
+def _given(low: float, high: float) -> AfterValidator:
+    check = checks.whole_or_unlimited(low, high)
+    return AfterValidator(lambda value: check(checks.given(value)))
+
+
+# Of an update, which can take a bound away.
+NewMemory = Annotated[
+    int | None,
+    _given(oci.MIN_MEMORY, oci.MAX_MEMORY),
+    shapes.WHOLE,
+    _or_none("integer", oci.MIN_MEMORY, oci.MAX_MEMORY),
+]
+NewCpus = Annotated[
+    float | None, _given(oci.MIN_CPUS, oci.MAX_CPUS), _or_none("number", oci.MIN_CPUS, oci.MAX_CPUS)
+]
 
 
 class Limits(Model):

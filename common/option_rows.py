@@ -6,7 +6,16 @@ chosen of.
 """
 
 LIMITS = (
-    ("memory", "m", "value", "SIZE", "memory", "how much memory it may use, as in 64m, 1g", "no bound", ""),
+    (
+        "memory",
+        "m",
+        "value",
+        "SIZE",
+        "memory",
+        "how much memory it may use, as in 64m, 1g; 0 is no bound",
+        "no bound",
+        "",
+    ),
     (
         "memory-swap",
         "",
@@ -23,7 +32,7 @@ LIMITS = (
         "value",
         "NUMBER",
         "cpus",
-        "how many processors' worth of time it may use, as in 1.5",
+        "how many processors' worth of time it may use, as in 1.5; 0 is no bound",
         "no bound",
         "Docker refuses more than the host has",
     ),
@@ -33,9 +42,9 @@ LIMITS = (
         "value",
         "N",
         "pidsLimit",
-        "how many processes and threads it may have; -1 is no bound, for who may",
+        "how many processes and threads it may have; -1 or 0 is no bound, for who may",
         "the daemon's pids_per_container; no bound for admins",
-        "Docker has no bound by default, and 0 means none",
+        "Docker has no bound by default",
     ),
 )
 

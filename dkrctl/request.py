@@ -10,6 +10,10 @@ from common import options
 from common.errors import BadRequest
 from dkrctl.parse import Parsed, count, decimal, seconds, size, utf8
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MAX_PRESERVED = 250  # docs/protocol.md; with 0-2 the 253 of SCM_MAX_FD, unix(7)
 MAX_PIDS = 4194304  # PID_MAX_LIMIT, proc_sys_kernel(5)
 MAX_BESIDE_ROOTFS = 248  # two more go along with --rootfs
@@ -140,19 +144,32 @@ def _log(parsed: Parsed, request: dict[str, object]) -> None:
         request["log"] = {**wanted, "options": log_options} if log_options else wanted
 
 
-def take_limits(parsed: Parsed, request: dict[str, object]) -> None:
-    """Put what bounds a container into `request`. Raises BadRequest."""
+def take_limits(parsed: Parsed, request: dict[str, object], *, lifts: bool = False) -> None:
+    """Put what bounds a container into `request`. As Docker's, 0 is no bound, which is said where there may be one (`lifts`). Raises
+    BadRequest.
+    """
     memory, both = parsed.last("memory"), parsed.last("memory-swap")
-    if memory is not None:
-        request["memory"] = size(memory, "memory")
+    _bound(request, "memory", memory, size, lifts)
     if both is not None:
-        request["swap"] = _swap(both, memory)
-    text = parsed.last("cpus")
-    if text is not None:
-        request["cpus"] = decimal(text, "cpus")
+        request["swap"] = -1 if lifts and both == "-1" else _swap(both, memory)
+    _bound(request, "cpus", parsed.last("cpus"), decimal, lifts)
     text = parsed.last("pids-limit")
     if text is not None:
-        request["pidsLimit"] = -1 if text == "-1" else count(text, "pids-limit", MAX_PIDS)
+        request["pidsLimit"] = -1 if text in ("-1", "0") else count(text, "pids-limit", MAX_PIDS)
+
+
+def _bound(
+    request: dict[str, object],
+    key: str,
+    text: str | None,
+    read: "Callable[[str, str], float]",
+    lifts: bool,
+) -> None:
+    if text == "0" or (lifts and text == "-1"):
+        if lifts:
+            request[key] = -1
+    elif text is not None:
+        request[key] = read(text, key)
 
 
 def _swap(both: str, memory: str | None) -> int:

@@ -12,7 +12,7 @@ def run(call: Call) -> int:
     """`dkrctl update CONTAINER...`; the exit status. Raises DkrError."""
     names = call.some_words()
     body: dict[str, object] = {}
-    take_limits(call.parsed, body)
+    take_limits(call.parsed, body, lifts=True)
     policy = call.text("restart")
     if policy is not None:
         body["restart"] = policy_from(policy)

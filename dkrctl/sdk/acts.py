@@ -112,9 +112,9 @@ class Acts:
     ) -> None:
         """Bound a container otherwise, now and at its next starts, or have it restarted otherwise: all that is given, or nothing.
 
-        memory      bytes, not less than it uses
+        memory      bytes, not less than it uses; -1: without bound, of swap neither
         swap        bytes beside that, -1: without bound
-        cpus        processors' worth of time
+        cpus        processors' worth of time, -1: without bound
         pids_limit  processes and threads, -1: without bound, for who may
         restart     its restart policy from now on, as of `create`
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import HostUnfit, StartFailed
-from common.oci import MAX_CPUS, MAX_MEMORY, MAX_PIDS, MIN_MEMORY
+from common.oci import CPU_PERIOD, MAX_CPUS, MAX_MEMORY, MAX_PIDS, MIN_MEMORY
 from dkrd.runtime import cgroup_tree
 from dkrd.runtime.document import refuse
 
@@ -33,7 +33,8 @@ _SWAP_FILES = ("memory.swap.max", "memory.memsw.limit_in_bytes")
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """linux.resources. None: nothing is said; UNLIMITED, of swap and pids: outright no bound.
+    """linux.resources. None: nothing is said; UNLIMITED: outright no bound, of swap and pids; of memory and quota where one is taken
+    away.
 
     memory   bytes
     swap     bytes of memory and swap together
@@ -130,12 +131,7 @@ def _files(wanted: Resources, *, v2: bool, lifts: bool) -> Iterator[tuple[str, t
     """For each limit that is one its name, and the names of its files with what belongs in them."""
     memory, swap = wanted.memory, wanted.swap
     if memory is not None:
-        # A container that has lost one of its processes is of no use to anybody: all or none of them.
-        group = (("memory.oom.group", "1"),)
-        yield (
-            "memory",
-            (("memory.max", f"{memory}"), *group) if v2 else (("memory.limit_in_bytes", f"{memory}"),),
-        )
+        yield "memory", _memory(memory, v2=v2)
         # Behind the memory: of both together less than of the memory alone is refused by v1.
         if swap is not None and (lifts or swap != UNLIMITED):
             bound = swap != UNLIMITED
@@ -148,15 +144,26 @@ def _files(wanted: Resources, *, v2: bool, lifts: bool) -> Iterator[tuple[str, t
                 ),
             )
     if wanted.quota is not None:
-        quota, period = f"{wanted.quota}", f"{wanted.period}"
-        yield (
-            "cpus",
-            (("cpu.max", f"{quota} {period}"),)
-            if v2
-            else (("cpu.cfs_period_us", period), ("cpu.cfs_quota_us", quota)),
-        )
+        yield "cpus", _cpus(wanted.quota, wanted.period or CPU_PERIOD, v2=v2)
     if wanted.pids is not None and (lifts or wanted.pids != UNLIMITED):
         yield "pidsLimit", (("pids.max", "max" if wanted.pids == UNLIMITED else f"{wanted.pids}"),)
+
+
+def _memory(memory: int, *, v2: bool) -> tuple[tuple[str, str], ...]:
+    unbounded = memory == UNLIMITED
+    if not v2:
+        return (("memory.limit_in_bytes", f"{memory}"),)
+    # A container that has lost one of its processes is of no use to anybody: all or none of them.
+    return (
+        ("memory.max", "max" if unbounded else f"{memory}"),
+        ("memory.oom.group", "0" if unbounded else "1"),
+    )
+
+
+def _cpus(quota: int, period: int, *, v2: bool) -> tuple[tuple[str, str], ...]:
+    if v2:
+        return (("cpu.max", f"{'max' if quota == UNLIMITED else quota} {period}"),)
+    return (("cpu.cfs_period_us", f"{period}"), ("cpu.cfs_quota_us", f"{quota}"))
 
 
 def apply(writes: tuple[Write, ...], *, v2: bool) -> tuple[str, ...]:

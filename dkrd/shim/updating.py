@@ -76,14 +76,15 @@ class Bounding:
         """Bound it by these keys of a request; what bounds it then, for the state. Raises DkrError; then all is as it was."""
         change = _change(self._bounds, body, who, self._task.settings)
         memory, used = change.differs.memory, usage.measure(self._paths).memory
-        if memory is not None and used is not None and memory < used:
+        if memory is not None and used is not None and limits.UNLIMITED < memory < used:
             raise Conflict(
                 f"cannot bound the memory of {self._name} to {memory} bytes: it uses {used}",
                 rule="memory-in-use",
                 hint="the kernel would end it for that",
             )
         writes = limits.plan(layout(), self._paths, change.differs, lifts=True)
-        if memory is not None and memory > (self._bounds.asked.memory or memory):
+        before = self._bounds.asked.memory
+        if memory is not None and (memory == limits.UNLIMITED or memory > (before or memory)):
             # v1 wants the bound of both together above that of the memory alone at each moment.
             writes = tuple(reversed(writes))
         with contextlib.ExitStack() as undo:
@@ -136,13 +137,9 @@ def _change(before: Bounds, named: dict[str, object], who: Caller, settings: Set
         raise BadRequest(
             f"cannot read the ask: update has some of {', '.join(sorted(_KEYS))}, and no further keys"
         )
+    lifted = _lifted(before.asked, named)
     wanted = {**bounds.request_of(before.asked), **named}
-    if "swap" in wanted and "memory" not in wanted:
-        raise Conflict(
-            "cannot bound swap: the memory is not bounded, beside which it would be",
-            rule="swap",
-            hint="bound the memory as well",
-        )
+    wanted = {key: value for key, value in wanted.items() if key not in lifted}
     try:
         resources = bundle.resources(wanted)
     except TypeError as err:
@@ -152,16 +149,35 @@ def _change(before: Bounds, named: dict[str, object], who: Caller, settings: Set
     if "pidsLimit" in named:
         pids = _judged(who, asked.pids, before.pids, settings)
     whole = bounds.whole(asked, pids)
-    memory = {"memory", "swap"} & named.keys()
+    memory, swap = (whole.memory, whole.swap) if {"memory", "swap"} & named.keys() else (None, None)
+    if "memory" in lifted:
+        memory = swap = limits.UNLIMITED
     differs = limits.Resources(
-        memory=whole.memory if memory else None,
-        swap=whole.swap if memory else None,
-        quota=whole.quota if "cpus" in named else None,
+        memory=memory,
+        swap=swap,
+        quota=limits.UNLIMITED if "cpus" in lifted else whole.quota if "cpus" in named else None,
         period=whole.period if "cpus" in named else None,
         pids=whole.pids if "pidsLimit" in named else None,
-        unasked=whole.unasked & {"swap"},
+        # Where the host has no files for one that is taken away there was none.
+        unasked=(whole.unasked & {"swap"}) | lifted,
     )
     return Change(Bounds(asked, pids), resources, differs)
+
+
+def _lifted(asked: Resources, named: dict[str, object]) -> frozenset[str]:
+    """The bounds that are to be none, besides that of processes, which is somebody's to judge. Without one of memory there is none of
+    swap, which lies beside it. Raises Conflict where one is wanted.
+    """
+    lifted = {key for key in ("memory", "cpus") if named.get(key) == limits.UNLIMITED}
+    if "memory" in lifted or (asked.memory is None and "memory" not in named):
+        if named.get("swap", limits.UNLIMITED) != limits.UNLIMITED:
+            raise Conflict(
+                "cannot bound swap: the memory is not bounded, beside which it would be",
+                rule="swap",
+                hint="bound the memory as well",
+            )
+        lifted.add("swap")
+    return frozenset(lifted)
 
 
 def _judged(who: Caller, wanted: int | None, given: int | None, settings: Settings) -> int | None:

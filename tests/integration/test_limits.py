@@ -392,7 +392,6 @@ def test_what_is_written_is_told_and_nothing_else(quiet: Daemon, tenant: host.Us
         (("-m", "2000000g"), "memory"),
         (("--cpus", "0.001"), "cpus"),
         (("--cpus", "9999"), "cpus"),
-        (("--pids-limit", "0"), "pidsLimit"),
     ],
 )
 def test_bounds_of_the_limits_themselves(only: Caller, words: tuple[str, ...], path: str) -> None:

@@ -106,6 +106,45 @@ def test_now_and_at_the_next_start(caller: Caller) -> None:
     assert bounds(caller.daemon) == expected
 
 
+def test_a_bound_that_is_taken_away(caller: Caller) -> None:
+    own = None if caller.user is None else 4096
+    started(caller, "it")
+    bare = cgroup_of(caller.daemon)
+    nothing = {"memory": None, "swap": None, "cpus": None, "pids": own}
+    for body, expected in (
+        ({"memory": 64 * M, "cpus": 0.5}, {**nothing, "memory": 64 * M, "swap": 64 * M, "cpus": 0.5}),
+        ({"cpus": -1}, {**nothing, "memory": 64 * M, "swap": 64 * M}),
+        ({"memory": -1}, nothing),
+        ({"memory": -1, "cpus": -1, "swap": -1}, nothing),  # as it is
+        ({"memory": 64 * M, "swap": 0}, {**nothing, "memory": 64 * M, "swap": 0}),
+        ({"memory": -1, "swap": -1, "cpus": 2}, {**nothing, "cpus": 2}),
+    ):
+        assert update(caller, "it", body) == (204, None)
+        assert bounds(caller.daemon) == expected
+    assert dkrctl(caller, "update", "-m", "64m", "it").returncode == 0
+    assert dkrctl(caller, "update", "-m", "0", "--cpus", "0", "it").returncode == 0
+    for _ in range(2):
+        assert bounds(caller.daemon) == nothing
+        assert shown(caller.daemon, "it")["limits"] == ({} if own is None else {"pidsLimit": own})
+        again(caller, "it")
+    now = cgroup_of(caller.daemon)
+    files = {name for name in bare if "limit" in name or name.endswith((".max", "quota_us", "oom.group"))}
+    assert {name: now[name] for name in files} == {name: bare[name] for name in files}
+
+
+def test_one_that_is_taken_away_of_what_does_not_run(caller: Caller) -> None:
+    made = ("create", "--name", "it", "-m", "64m", "--memory-swap", "80m", "--cpus", "0.5", *sh(PLAIN))
+    assert dkrctl(caller, *made).returncode == 0
+    assert dkrctl(caller, "update", "--memory-swap", "-1", "--cpus", "0", "it").returncode == 0
+    own = {} if caller.user is None else {"pidsLimit": 4096}
+    assert shown(caller.daemon, "it")["limits"] == {"memory": 64 * M, **own}
+    assert dkrctl(caller, "update", "-m", "-1", "it").returncode == 0
+    assert shown(caller.daemon, "it")["limits"] == own
+    assert dkrctl(caller, "start", "it").returncode == 0
+    found = bounds(caller.daemon)
+    assert (found["memory"], found["swap"], found["cpus"]) == (None, None, None)
+
+
 def test_swap(root: Caller) -> None:
     started(root, "it", "-m", "64m", "--memory-swap", "80m")
     for body, memory, swap in (
@@ -294,8 +333,10 @@ def test_where_the_settings_let_admins(make_daemon: MakeDaemon, tenant: User) ->
 def test_swap_without_memory(caller: Caller) -> None:
     started(caller, "it")
     assert update(caller, "it", {"swap": M}) == (409, "swap")
+    assert update(caller, "it", {"swap": -1}) == (204, None)  # as it is
     assert dkrctl(caller, "stop", "-t", "0", "it").returncode == 0
     assert update(caller, "it", {"swap": M}) == (409, "swap")
+    assert update(caller, "it", {"memory": -1, "swap": M}) == (409, "swap")
 
 
 def test_without_a_guardian(make_daemon: MakeDaemon) -> None:
@@ -323,10 +364,13 @@ def test_others_containers_are_not_there(daemon: Daemon, root: Caller, tenant: U
     [
         ({}, ""),
         ({"memory": 1}, "memory"),
-        ({"memory": -1}, "memory"),
+        ({"memory": -2}, "memory"),
+        ({"memory": 0}, "memory"),
         ({"memory": None}, "memory"),
         ({"swap": -2}, "swap"),
         ({"cpus": 0}, "cpus"),
+        ({"cpus": -0.5}, "cpus"),
+        ({"cpus": None}, "cpus"),
         ({"cpus": "1"}, "cpus"),
         ({"pidsLimit": 0}, "pidsLimit"),
         ({"pids": 1}, "pids"),

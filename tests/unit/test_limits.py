@@ -84,6 +84,27 @@ def test_what_is_bounded_already_may_be_lifted() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "v2", "v1"),
+    [
+        (
+            limits.Resources(memory=-1, swap=-1),
+            {"memory.max": "max", "memory.oom.group": "0", "memory.swap.max": "max"},
+            {"memory.limit_in_bytes": "-1", "memory.memsw.limit_in_bytes": "-1"},
+        ),
+        (
+            limits.Resources(quota=-1),
+            {"cpu.max": "max 100000"},
+            {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "-1"},
+        ),
+    ],
+)
+def test_what_is_taken_away(wanted: limits.Resources, v2: dict[str, str], v1: dict[str, str]) -> None:
+    for layout, expected in ((V2, v2), (V1, v1)):
+        writes = limits.plan(layout, cgroups.places(layout, *PLACE), wanted, lifts=True)
+        assert {write.path.rpartition("/")[2]: write.text for write in writes} == expected
+
+
 def test_no_swap_at_all() -> None:
     assert plan(V2, limits.Resources(memory=2**26, swap=2**26))[-1][1] == "0"
 

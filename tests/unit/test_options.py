@@ -2,10 +2,10 @@
 
 import pytest
 
-from common import lifecycle, options, verbs
+from common import acts, lifecycle, options, verbs
 from common.errors import BadRequest
 from dkrctl.parse import Parsed, count, parse, seconds, size, utf8
-from dkrctl.request import asks, build
+from dkrctl.request import asks, build, take_limits
 from dkrctl.verbs import command_named
 
 
@@ -227,6 +227,27 @@ def test_limits() -> None:
         "pidsLimit": 20,
     }
     assert request("--pids-limit=-1", "/x")["pidsLimit"] == -1
+
+
+def test_no_bound_is_dockers_0() -> None:
+    words = ("--memory", "0", "--cpus", "0", "--pids-limit", "0", "/x")
+    assert request(*words) == {"args": ["/x"], "pidsLimit": -1}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("-m 0 --cpus 0", {"memory": -1, "cpus": -1}),
+        ("-m -1 --cpus=-1", {"memory": -1, "cpus": -1}),
+        ("--pids-limit 0", {"pidsLimit": -1}),
+        ("--memory-swap -1", {"swap": -1}),
+        ("-m 64m --memory-swap -1", {"memory": 64 * 2**20, "swap": -1}),
+    ],
+)
+def test_an_update_says_that_there_is_no_bound(words: str, expected: dict[str, object]) -> None:
+    found: dict[str, object] = {}
+    take_limits(parse(acts.UPDATE.options, words.split(), "dkrctl update"), found, lifts=True)
+    assert found == expected
 
 
 @pytest.mark.parametrize(("both", "swap"), [("64m", 0), ("96m", 32 * 2**20), ("-1", -1)])
