@@ -5,6 +5,7 @@ Beside that, and not in it, because `dkrctl run` would load all this for nothing
 
 from common.options import (
     ATTACH_OPTIONS,
+    CHOICE,
     CONTAINERS,
     DETACH_KEYS,
     FLAG,
@@ -254,6 +255,18 @@ WAIT = Command(
     "Wait until containers have ended, and print for each, in the order given, its exit code; 128+N where signal N ended it, ? where "
     "nobody could learn it.",
     (
+        Option(
+            "condition",
+            "",
+            CHOICE,
+            "WHAT",
+            "",
+            "what is waited for: that it has ended (stopped), or that nothing of it is left (removed), as of one that is started with --rm",
+            group="Options",
+            default="stopped",
+            choices=("stopped", "removed"),
+            docker="Docker has none; Podman's, of these two",
+        ),
         Option(
             "timeout",
             "",

@@ -14,8 +14,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from common.errors import BadRequest, DkrError, NotFound, ProtocolError
 from common.frames import dumps, loads
 from common.version import API_VERSION
-from dkrctl import diagnosis
+from dkrctl import awaited, diagnosis
 from dkrctl.http import Answer, Connection, ask_session, problem
+from dkrctl.report import note
 from dkrctl.signals import SIGPIPE, Terminated
 
 SECONDS = 10.0
@@ -149,6 +150,13 @@ class _Exchange(Connection):
         del self._data[: end + 2]
         return line
 
+    def comes(self, seconds: float) -> bool:
+        """Whether something of the answer is there within so much of the time that is left."""
+        left = seconds if self._ends is None else min(seconds, self._ends - time.monotonic())
+        poller = select.poll()
+        poller.register(self._socket.fileno(), select.POLLIN)
+        return bool(self._data or poller.poll(max(0.0, left) * 1000))
+
     def _fill(self) -> bool:
         if self._ends is not None:
             left = self._ends - time.monotonic()
@@ -175,12 +183,16 @@ class _Exchange(Connection):
 
 
 class Daemon:
-    """The daemon behind the socket at `path`."""
+    """The daemon behind the socket at `path`.
+
+    awaited  what is waited for where an answer takes long, to be told
+    """
 
     def __init__(self, path: str, seconds: float | None = None) -> None:
         """`seconds` bounds each answer that is no stream; None: what the environment says, or what fits the question."""
         self.path = path
         self._wished = patience() if seconds is None else seconds
+        self.awaited: awaited.Awaited | None = None
 
     @property
     def patience(self) -> float | None:
@@ -280,6 +292,9 @@ class Daemon:
             exchange.close()
 
     def _answer(self, exchange: _Exchange) -> object:
+        if self.awaited is not None and os.isatty(2) and not exchange.comes(awaited.SECONDS):
+            note(str(self.awaited))
+            self.awaited = None  # once: whatever else is waited for was named
         answer = exchange.head()
         body = _whole(exchange.content(answer))
         if not 200 <= answer.status < 300 and answer.status != 304:

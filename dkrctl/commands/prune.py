@@ -5,6 +5,7 @@ import time
 
 from common.errors import BadRequest, ProtocolError, from_wire
 from dkrctl import output
+from dkrctl.awaited import Awaited
 from dkrctl.moments import moment
 from dkrctl.report import report
 from dkrctl.sizes import human
@@ -27,7 +28,9 @@ def prune(call: Call) -> int:
     filters = [_filter(word, now) for word in call.texts("filter")]
     if not dry and not call.parsed.flag("force") and not _is_wanted(filters):
         return FAILED
-    answer = call.daemon().post("/v1/containers/prune", {"filter": filters, "dryRun": dry}, seconds=SECONDS)
+    daemon = call.daemon()
+    daemon.awaited = Awaited(["all that do not run"], "to be " + ("looked at" if dry else "removed"))
+    answer = daemon.post("/v1/containers/prune", {"filter": filters, "dryRun": dry}, seconds=SECONDS)
     if not isinstance(answer, dict) or not isinstance(answer.get("removed"), list):
         raise ProtocolError("cannot understand the daemon: it does not tell what was removed")
     removed, space = answer["removed"], answer.get("spaceReclaimed")

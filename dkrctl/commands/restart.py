@@ -1,6 +1,7 @@
 """`dkrctl restart`: have containers end, and start them again."""
 
-from dkrctl.commands.stop import wished
+from dkrctl.awaited import Awaited
+from dkrctl.commands.stop import killed, wished
 from dkrctl.daemon import START_SECONDS, Daemon
 from dkrctl.several import act
 from dkrctl.verbs import Call
@@ -11,4 +12,5 @@ def run(call: Call) -> int:
     names = call.some_words()
     body, patience = wished(call)
     patience += START_SECONDS
-    return act(Daemon(call.socket, patience), names, "/restart", body, patience)
+    awaited = Awaited(names, "to end, and to be started again", killed(body))
+    return act(Daemon(call.socket, patience), names, "/restart", body, patience, awaited)

@@ -2,6 +2,7 @@
 
 from common.errors import DkrError, NotFound
 from dkrctl import output
+from dkrctl.awaited import Awaited
 from dkrctl.daemon import target
 from dkrctl.report import report
 from dkrctl.verbs import FAILED, Call
@@ -14,6 +15,7 @@ def run(call: Call) -> int:
     daemon = call.daemon()
     status = 0
     for name in names:
+        daemon.awaited = Awaited([name], "to be removed")
         try:
             daemon.delete(target(name, "?force=true" if force else ""))
         except DkrError as error:

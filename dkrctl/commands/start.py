@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from common.errors import BadRequest, DkrError, NotFound, exit_code
 from dkrctl import output
 from dkrctl.attach import Attachment
+from dkrctl.awaited import Awaited
 from dkrctl.containers import record_of
 from dkrctl.daemon import START_SECONDS, Daemon, target
 from dkrctl.report import note, report
@@ -37,6 +38,7 @@ def run(call: Call) -> int:
     pidfile = pidfile_of(call.parsed)
     status = 0
     for name in names:
+        daemon.awaited = Awaited([name], "to start")
         try:
             start(daemon, name, pidfile)
         except DkrError as error:

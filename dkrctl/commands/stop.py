@@ -2,6 +2,7 @@
 
 from common.bundle import MAX_SECONDS
 from common.errors import BadRequest
+from dkrctl.awaited import Awaited
 from dkrctl.daemon import FOREVER, SECONDS, Daemon
 from dkrctl.parse import seconds
 from dkrctl.several import act
@@ -12,7 +13,16 @@ def run(call: Call) -> int:
     """`dkrctl stop CONTAINER...`; the exit status. Raises DkrError."""
     names = call.some_words()
     body, patience = wished(call)
-    return act(Daemon(call.socket, patience), names, "/stop", body, patience)
+    awaited = Awaited(names, "to end", killed(body))
+    return act(Daemon(call.socket, patience), names, "/stop", body, patience, awaited)
+
+
+def killed(body: dict[str, object] | None) -> str:
+    """When SIGKILL ends the wait, in words."""
+    seconds = (body or {}).get("timeout")
+    if not isinstance(seconds, float):
+        return "killed when its stop timeout is over"
+    return "however long it takes; ctrl-C ends waiting" if seconds < 0 else f"killed after {seconds:g} s"
 
 
 def wished(call: Call) -> tuple[dict[str, object] | None, float]:

@@ -1,11 +1,15 @@
 """`dkrctl wait`: wait until containers have ended, and print how."""
 
+from urllib.parse import urlencode
+
 from common.bundle import MAX_SECONDS
-from common.errors import BadRequest, DkrError
+from common.errors import BadRequest
 from dkrctl import output
-from dkrctl.daemon import FOREVER, SECONDS, Daemon, target
-from dkrctl.parse import seconds
+from dkrctl.awaited import Awaited
+from dkrctl.daemon import FOREVER, SECONDS, Daemon
+from dkrctl.parse import seconds as seconds_of
 from dkrctl.report import report
+from dkrctl.several import each
 from dkrctl.verbs import FAILED, Call
 
 
@@ -17,23 +21,28 @@ def run(call: Call) -> int:
     names = call.some_words()
     limit = call.text("timeout")
     patience = None if limit is None else _patience(limit)
+    condition = call.text("condition") or "stopped"
+    query = {} if condition == "stopped" else {"condition": condition}
+    if patience is not None:
+        query["timeout"] = f"{patience:.3f}"
     # The daemon keeps the time: a wait that runs out is no daemon that hangs.
-    tail = "/wait" if patience is None else f"/wait?timeout={patience:.3f}"
-    daemon = Daemon(call.socket, FOREVER if patience is None else patience + SECONDS)
+    seconds = FOREVER if patience is None else patience + SECONDS
+    further = "ctrl-C ends waiting" if patience is None else f"at most {patience:g} s; ctrl-C ends waiting"
+    awaited = Awaited(names, "to be removed" if condition == "removed" else "to end", further)
+    tail = "/wait" + (f"?{urlencode(query)}" if query else "")
     status = 0
-    for name in names:
-        try:
-            answer = daemon.post(target(name, tail))
-        except DkrError as error:
+    # At the same time: one that ended and went meanwhile could not be asked for any more.
+    for _, answer, error in each(Daemon(call.socket, seconds), names, tail, None, seconds, awaited):
+        if error is None:
+            output.emit(f"{_told(answer)}\n")
+        else:
             report(error)
             status = FAILED
-        else:
-            output.emit(f"{_told(answer)}\n")
     return status
 
 
 def _patience(text: str) -> float:
-    given = seconds(text, "timeout")
+    given = seconds_of(text, "timeout")
     if given > MAX_SECONDS:
         raise BadRequest(f"cannot wait --timeout {text:.20}: at most {MAX_SECONDS:g} seconds")
     return max(given, 0.001)
