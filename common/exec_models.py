@@ -113,6 +113,19 @@ class PlainExec(ExecRequest):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=own)
 
 
+def _stream_schema(schema: dict[str, Any]) -> None:
+    _schema(schema)
+    schema["examples"] = [{"args": ["/bin/sh"], "terminal": True, "consoleSize": {"height": 24, "width": 80}}]
+
+
+class StreamExec(ExecRequest):
+    """A further command whose input and output its client streams over the same connection: docs/protocol.md, dkr-stream/1."""
+
+    model_config = ConfigDict(json_schema_extra=_stream_schema)
+
+    preserve_fds: Annotated[shapes.NoDescriptors, About("descriptors need a session")] = 0
+
+
 class Exec(Model):
     """A further command in a container, while it runs."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.act_models import RenameRequest, Stats, StatsQuery, StopRequest, Top, UpdateRequest
 from common.errors import CommandNotExecutable, CommandNotFound, HostUnfit, StartFailed
-from common.exec_models import Exec, ExecRequest, PlainExec
+from common.exec_models import Exec, ExecRequest, PlainExec, StreamExec
 from common.models import (
     KillRequest,
     RunAnswer,
@@ -17,6 +17,7 @@ from dkrd.api import containers, execs, life
 from dkrd.api.archive_routes import ARCHIVE
 from dkrd.api.attach import execute
 from dkrd.api.diff import diff
+from dkrd.api.exec_streams import exec_stream, exec_websocket
 from dkrd.api.pause import pause, unpause
 from dkrd.api.rename import rename
 from dkrd.api.route import Lines, Route, Switched, Who
@@ -24,9 +25,14 @@ from dkrd.api.stats import all_stats, stats
 from dkrd.api.stop import restart, stop
 from dkrd.api.top import top
 from dkrd.api.update import update
-from dkrd.api.upgrade import PROTOCOL
+from dkrd.api.upgrade import PROTOCOL, STREAM
 
 BEHIND = "Behind the 101 comes one record, with the client's end of a session socket as descriptor: docs/protocol.md."
+FRAMES = (
+    "Behind the 101 both sides send frames: input, output, errors and JSON apart by their first byte: docs/protocol.md. What goes "
+    "wrong before is a problem."
+)
+MESSAGES = "Binary messages begin with the byte 0 (input), 1 (output) or 2 (errors); text is JSON."
 STARTING = (StartFailed, CommandNotFound, CommandNotExecutable, HostUnfit)
 
 ACTS = (
@@ -183,6 +189,32 @@ ACTS = (
         "Execute a further command in a running container, with descriptors of the caller's own",
         upgrade=PROTOCOL,
         about=BEHIND,
+    ),
+    Route(
+        "POST",
+        "/v1/containers/{container}/exec",
+        Who.OWNER,
+        None,
+        StreamExec,
+        Switched,
+        exec_stream,
+        "Execute a further command in a running container, with its input and output by a stream",
+        upgrade=STREAM,
+        errors=STARTING,
+        about=f"The 101 comes when the command runs. Refused where a plain one is (rule `http`). {FRAMES}",
+    ),
+    Route(
+        "GET",
+        "/v1/containers/{container}/exec",
+        Who.OWNER,
+        None,
+        None,
+        Switched,
+        exec_websocket,
+        "Execute a further command in a running container, with its input and output by a WebSocket",
+        upgrade="websocket",
+        about="The first message is the request: the JSON of a `StreamExec`, as text; what is wrong with it, or cannot be started, is "
+        f"answered in a message. Refused where a plain one is (rule `http`). {MESSAGES}",
     ),
     Route(
         "GET",

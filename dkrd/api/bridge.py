@@ -75,7 +75,7 @@ class Bridge:
             try:
                 frame, fds = await self._session.receive()
             except DkrError as err:
-                return None if self._left else _told(err)
+                return None if self._left else told(err)
             close_all(fds)
             if frame.get("type") == "exited":
                 return frame
@@ -111,7 +111,7 @@ class Bridge:
                 else:
                     await self._act(control(data))
         except ProtocolError as err:
-            await self._say(_told(err))
+            await self._say(told(err))
             raise _Over from None
         except OSError:
             pass
@@ -141,5 +141,6 @@ class Bridge:
         raise _Over
 
 
-def _told(error: DkrError) -> Frame:
+def told(error: DkrError) -> Frame:
+    """The frame that says it."""
     return {"type": "error", "error": error.to_wire()}

@@ -18,7 +18,7 @@ from common.models import (
 )
 from common.usage import DiskUsage, Pruned, PruneRequest
 from dkrd.api import containers, launch, streams, version
-from dkrd.api.act_routes import ACTS, BEHIND, STARTING
+from dkrd.api.act_routes import ACTS, BEHIND, FRAMES, MESSAGES, STARTING
 from dkrd.api.attach import attach
 from dkrd.api.create import create, create_by_session
 from dkrd.api.events import events
@@ -32,11 +32,6 @@ from dkrd.api.route import Json, Lines, Plain, Route, Switched, Who
 from dkrd.api.run import run
 from dkrd.api.upgrade import PROTOCOL, STREAM
 from dkrd.api.usage import disk_usage
-
-_FRAMES = (
-    "Behind the 101 both sides send frames: input, output, errors and JSON apart by their first byte: docs/protocol.md. What goes "
-    "wrong before is a problem."
-)
 
 ROUTES = (
     Route("GET", "/_ping", Who.ANYONE, None, None, Plain, version.ping, "Alive", example="OK"),
@@ -209,7 +204,7 @@ ROUTES = (
         "Start a container, attached by a stream",
         upgrade=STREAM,
         errors=STARTING,
-        about=f"The client is attached before the command runs, so nothing is missed. {_FRAMES}",
+        about=f"The client is attached before the command runs, so nothing is missed. {FRAMES}",
     ),
     Route(
         "POST",
@@ -233,7 +228,7 @@ ROUTES = (
         streams.attach_stream,
         "Come to a running container's input and output by a stream",
         upgrade=STREAM,
-        about=_FRAMES,
+        about=FRAMES,
     ),
     Route(
         "GET",
@@ -245,8 +240,7 @@ ROUTES = (
         streams.attach_websocket,
         "Come to a running container's input and output by a WebSocket",
         upgrade="websocket",
-        about="Binary messages begin with the byte 0 (input), 1 (output) or 2 (errors); text is JSON. What goes wrong before the 101 is a "
-        "problem.",
+        about=f"{MESSAGES} What goes wrong before the 101 is a problem.",
     ),
     Route(
         "GET",

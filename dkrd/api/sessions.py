@@ -233,12 +233,12 @@ def _introduce(
 
 
 @contextlib.asynccontextmanager
-async def answered_in_time(what: str) -> AsyncIterator[None]:
-    """Raises Unavailable where the block takes longer than an answer may."""
+async def answered_in_time(what: str, patience: float = ASK_SECONDS) -> AsyncIterator[None]:
+    """Raises Unavailable where the block takes longer than an answer may, in seconds."""
     try:
-        async with asyncio.timeout(ASK_SECONDS):
+        async with asyncio.timeout(patience):
             yield
     except TimeoutError:
         raise Unavailable(
-            f"cannot {what}: no answer within {ASK_SECONDS:g} s", hint="it may still happen"
+            f"cannot {what}: no answer within {patience:g} s", hint="it may still happen"
         ) from None

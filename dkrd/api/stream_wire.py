@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT, ERROR, CONTROL = range(4)
 MAX_LENGTH = 65536  # bytes of a frame, behind its head
+MAX_MESSAGE = (
+    256 * 1024
+)  # bytes of one of a WebSocket's: of input as much as of a frame, and a request may be longer
 HEAD = 8  # bytes
 PIECE = 16384  # bytes of input that are taken at once
 MAX_DRAINED = 1024 * 1024  # bytes of a client's that are read and dropped at the end

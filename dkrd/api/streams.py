@@ -1,4 +1,5 @@
-"""Attaching for tools that cannot take descriptors: dkr-stream/1 and WebSocket (docs/protocol.md, section 1).
+"""Attaching for tools that cannot take descriptors: dkr-stream/1 and WebSocket (docs/protocol.md, section 1). To execute so:
+exec_streams.py.
 
 This process is in the client's place before the guardian, and in the way of the bytes, as it must be over HTTP. What goes wrong
 before the guardian has taken the client is a problem; behind the 101 it is a frame.
@@ -14,11 +15,11 @@ from aiohttp import web
 
 from common.errors import BadRequest, ProtocolError
 from dkrd.api import sessions
-from dkrd.api.asks import check_runs, find
+from dkrd.api.asks import ASK_SECONDS, check_runs, find
 from dkrd.api.bridge import Bridge
 from dkrd.api.connections import counted, evidence, on_lost, open_transport
 from dkrd.api.sessions import Session, answered_in_time, close_all
-from dkrd.api.stream_wire import MAX_LENGTH, FrameWire, SocketWire
+from dkrd.api.stream_wire import MAX_MESSAGE, FrameWire, SocketWire
 from dkrd.api.upgrade import STREAM, upgrade
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ async def attach_stream(
     """Attach the client to a container that runs."""
     container = await find(context, peer, request)
     check_runs(container, "attach to")
-    async with _opened(context, request, container, query, sessions.attach) as opened:
-        return await _by_frames(request, opened)
+    async with _attached(context, request, container, query, sessions.attach) as opened:
+        return await by_frames(request, opened)
 
 
 async def start_stream(
@@ -49,8 +50,8 @@ async def start_stream(
 ) -> web.StreamResponse:
     """Attach the client to a container which is started then."""
     container = await find(context, peer, request)
-    async with _opened(context, request, container, query, sessions.launch) as opened:
-        return await _by_frames(request, opened)
+    async with _attached(context, request, container, query, sessions.launch) as opened:
+        return await by_frames(request, opened)
 
 
 async def attach_websocket(
@@ -59,25 +60,41 @@ async def attach_websocket(
     """The same as `attach_stream`, in messages."""
     container = await find(context, peer, request)
     check_runs(container, "attach to")
-    # A compressed message has no length that could be bounded before it is read.
-    websocket = web.WebSocketResponse(max_msg_size=2 * MAX_LENGTH, compress=False)
-    websocket.headers["Server"] = "dkr"
-    if not websocket.can_prepare(request):
-        raise BadRequest(
-            "cannot attach: the request is no handshake of WebSocket",
-            hint="Sec-WebSocket-Key and Sec-WebSocket-Version: 13 are wanted (RFC 6455)",
-        )
-    async with _opened(context, request, container, query, sessions.attach) as (session, attached, streams):
-        await websocket.prepare(request)
-        wire = SocketWire(websocket, open_transport(request).get_extra_info("socket"))
-        try:
-            await Bridge(session, streams, wire).run(attached)
-        finally:
-            await wire.close()
+    websocket = handshake(request, "attach")
+    async with (
+        _attached(context, request, container, query, sessions.attach) as (session, attached, streams),
+        by_messages(websocket, request) as wire,
+    ):
+        await Bridge(session, streams, wire).run(attached)
     return websocket
 
 
-async def _by_frames(request: web.Request, opened: Opened) -> web.StreamResponse:
+def handshake(request: web.Request, verb: str) -> web.WebSocketResponse:
+    """The answer to a client that wants a WebSocket, to be prepared. Raises BadRequest where it is no handshake."""
+    # A compressed message has no length that could be bounded before it is read.
+    websocket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False)
+    websocket.headers["Server"] = "dkr"
+    if not websocket.can_prepare(request):
+        raise BadRequest(
+            f"cannot {verb}: the request is no handshake of WebSocket",
+            hint="Sec-WebSocket-Key and Sec-WebSocket-Version: 13 are wanted (RFC 6455)",
+        )
+    return websocket
+
+
+@contextlib.asynccontextmanager
+async def by_messages(websocket: web.WebSocketResponse, request: web.Request) -> AsyncIterator[SocketWire]:
+    """Answer 101; for the block the connection is a WebSocket."""
+    await websocket.prepare(request)
+    wire = SocketWire(websocket, open_transport(request).get_extra_info("socket"))
+    try:
+        yield wire
+    finally:
+        await wire.close()
+
+
+async def by_frames(request: web.Request, opened: Opened) -> web.StreamResponse:
+    """Answer 101, and be between the client and the guardian until either's end."""
     session, attached, streams = opened
     with contextlib.ExitStack() as undo:
         # The transport ends behind the 101, and the connection with it, as far as aiohttp knows.
@@ -93,16 +110,33 @@ async def _by_frames(request: web.Request, opened: Opened) -> web.StreamResponse
 
 
 @contextlib.asynccontextmanager
-async def _opened(
+async def _attached(
     context: Context, request: web.Request, container: Container, query: AttachQuery, introduce: Introduce
 ) -> AsyncIterator[Opened]:
-    """A session with the container's guardian, its first word and the streams, for the block."""
     first: Frame = {"type": "attach", "container": container.id, **query.to_wire()}
+    what = f"attach to {container.name}"
+    async with opened(context, request, container, (what, first), introduce) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    context: Context,
+    request: web.Request,
+    container: Container,
+    says: tuple[str, Frame],
+    introduce: Introduce,
+    patience: float = ASK_SECONDS,
+) -> AsyncIterator[Opened]:
+    """A session with the container's guardian, its first word, which comes within `patience` seconds, and the streams, for the block.
+    `says`: what cannot be done where it goes wrong, and the client's first frame. Raises DkrError.
+    """
+    what, first = says
     with contextlib.ExitStack() as undo:
-        session = undo.enter_context(contextlib.closing(Session(f"attach to {container.name}", first)))
+        session = undo.enter_context(contextlib.closing(Session(what, first)))
         with on_lost(request, session.lost):
             introduce(context, container, session, evidence(request))
-            async with answered_in_time(f"attach to {container.name}"):
+            async with answered_in_time(what, patience):
                 attached, fds = await session.expect("attached")
         yield session, attached, [undo.enter_context(stream) for stream in _streams(fds)]
 

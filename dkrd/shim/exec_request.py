@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dkrd.shim.config import Config
 
 _KEYS = {"type", "version", "container", "request", "stdio", "tty"}
+_STREAMS = "streams"  # one more, of a client that has no descriptors to pass
+_ALL = (0, 1, 2)
 # Of the container's own environment: they tell of descriptors that only its first process has; sd_listen_fds(3).
 _NOT_INHERITED = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID")
 
@@ -35,6 +37,7 @@ class Wanted:
     stdio          {0..2: descriptor}
     tty            those of 0..2 that get a terminal of the command's own
     preserved      descriptors for 3, 4, ...
+    streams        its caller has none of these: the guardian holds the other ends, and the caller streams to it
     """
 
     process: Process
@@ -43,6 +46,7 @@ class Wanted:
     stdio: dict[int, int]
     tty: tuple[int, ...]
     preserved: tuple[int, ...]
+    streams: bool = False
 
 
 def read(
@@ -51,7 +55,9 @@ def read(
     """What the first frame wants. `container`: id and name. Raises ProtocolError, BadRequest, NotPermitted; `descriptors` stay the
     caller's then.
     """
-    if set(frame) != _KEYS or frame["type"] != "exec" or frame["version"] != VERSION:
+    streams = frame.get(_STREAMS) is True
+    keys = _KEYS | {_STREAMS} if streams else _KEYS
+    if set(frame) != keys or frame["type"] != "exec" or frame["version"] != VERSION:
         raise ProtocolError(
             f"cannot read the first frame: it is not a version {VERSION} exec",
             hint="use a dkrctl of the daemon's release",
@@ -68,6 +74,12 @@ def read(
             f"cannot read the request: {where['path']}: {where['message']}", fields=err.fields
         ) from None
     stdio, tty, preserved = firsts.passed(frame, descriptors, firsts.preserved(request))
+    if streams:
+        if stdio or tty or preserved:
+            raise ProtocolError(
+                "cannot read the first frame: with streams it brings no descriptors, and no terminal"
+            )
+        return Wanted(process, user, on_disconnect, {}, _ALL if process.terminal else (), (), streams=True)
     if bool(tty) != process.terminal:
         raise NotPermitted(
             "cannot execute the command: its first frame and its request differ on a terminal",

@@ -6,6 +6,7 @@ forked ─ "master", "execve", end of file ─► started ─ it ends ─► tol
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from functools import partial
@@ -14,12 +15,11 @@ from typing import TYPE_CHECKING
 from common.clock import now
 from common.errors import DkrError, StartFailed
 from dkrd.runtime import errands
-from dkrd.shim import inside, outlets
+from dkrd.shim import inside
 from dkrd.shim.called import Called
 from dkrd.shim.child import Child
 from dkrd.shim.clients import Clients, Deeds
-from dkrd.shim.container import Passed
-from dkrd.shim.descriptors import close_soon
+from dkrd.shim.exec_stdio import Stdio
 from dkrd.shim.exits import Exit
 from dkrd.shim.inside import Entry
 
@@ -54,6 +54,7 @@ class Executed:
         self._place = place
         self._session = session
         self._wanted = wanted
+        self._stdio = Stdio(wanted)
         self._gone = gone
         self._entry: Entry | None = None
         self._child: Child | None = None
@@ -90,16 +91,17 @@ class Executed:
     def begin(self) -> None:
         """Fork it. Raises OSError; what was made is undone then. The caller's descriptors are closed here, whatever happens."""
         place, wanted = self._place, self._wanted
-        passed = Passed(wanted.stdio, wanted.tty, wanted.preserved)
-        try:
-            pid, sync = inside.fork(place, wanted.process, wanted.user, passed)
-        finally:
-            close_soon((*wanted.stdio.values(), *wanted.preserved))
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._stdio.close)
+            try:
+                pid, sync = inside.fork(
+                    place, wanted.process, wanted.user, self._stdio.make(place.container.base)
+                )
+            finally:
+                self._stdio.let_go()
+            undo.callback(sync.close)
             self._child = Child(place.loop, pid, self._over)
-        except OSError:
-            sync.close()
-            raise
+            undo.pop_all()
         self._entry = Entry(place, sync, self._joined, terminal=wanted.process.terminal)
         self._timer = place.loop.later(place.task.settings.start_seconds, self._late)
 
@@ -143,13 +145,12 @@ class Executed:
 
     def _started(self) -> None:
         place, task = self._place, self._place.task
-        outs = outlets.of_terminal(place.loop, self._master, typed=0 in self._wanted.tty)
+        outs = self._stdio.outlets(place.loop, self._master)
         resized = partial(self.signal, signal.SIGWINCH)
         # Who attaches to the container is told as an event; who executes something in it does not attach.
         deeds = Deeds(self.signal, resized, self._client_gone, lambda _action: None)
         self._clients = Clients(place.loop, (task.id, Called(place.state)), outs, deeds)
-        master = [self._master] if self._master >= 0 else []
-        self._session.send({"type": "started", "id": task.id, "exec": self.id, "pid": self.pid}, *master)
+        started = {"type": "started", "id": task.id, "exec": self.id, "pid": self.pid}
         task.log.audit(
             "executed",
             id=task.id,
@@ -158,6 +159,14 @@ class Executed:
             pid=self.pid,
             command=self._wanted.process.args[0],
         )
+        if self._wanted.streams:
+            self._clients.relay_from_the_beginning()
+            self._clients.attach(
+                self._session, self._wanted.on_disconnect, types=True, size=(0, 0), first=True
+            )
+            self._session.send(started)
+            return
+        self._session.send(started, *((self._master,) if self._master >= 0 else ()))
         self._clients.begin(self._session, self._wanted.on_disconnect)
 
     # --- while it runs
@@ -205,6 +214,7 @@ class Executed:
             self._clients.end({"type": "exited", "exit": exit_status.to_wire()})
             task = self._place.task
             task.log.audit("exec ended", id=task.id, exec=self.id, **exit_status.to_wire())
+        self._stdio.close()
         if self._master >= 0:
             os.close(self._master)
             self._entry.master = -1

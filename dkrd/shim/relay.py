@@ -178,6 +178,8 @@ class Relay:
                 stream.put(data)
         if not self._over:
             self.on_end()
+        if self._retry is not None:
+            self._retry.cancel()  # the guardian of a further command lives on, and the descriptor is closed by then
         for fd in (self._source.reading, self._source.writing):
             self._loop.forget(fd)
         for stream in (*self._streams, *self._leaving):

@@ -108,13 +108,15 @@ def logged(daemon: Daemon, name: str, text: str) -> None:
 class Stream:
     """A client by dkr-stream/1, whoever `user` is."""
 
-    def __init__(self, daemon: Daemon, target: str, user: User | int | None = None) -> None:
+    def __init__(self, daemon: Daemon, target: str, user: User | int | None = None, body: Any = None) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(SHELL_SECONDS)
         with acting_as(user):
             self.sock.connect(str(daemon.socket))
-        head = "".join(f"{name}: {value}\r\n" for name, value in STREAM.items())
-        self.sock.sendall(f"POST /v1/containers/{target} HTTP/1.1\r\nHost: dkr\r\n{head}\r\n".encode())
+        data = b"" if body is None else json.dumps(body).encode()
+        of_body = {"Content-Type": "application/json", "Content-Length": len(data)} if data else {}
+        head = "".join(f"{name}: {value}\r\n" for name, value in {**STREAM, **of_body}.items())
+        self.sock.sendall(f"POST /v1/containers/{target} HTTP/1.1\r\nHost: dkr\r\n{head}\r\n".encode() + data)
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
             got = self.sock.recv(1)

@@ -13,6 +13,7 @@ import pytest
 from tests import host
 from tests.integration.conftest import Caller
 from tests.integration.kept import Stream, asked, lines, logged, made, sh, shown, start, wait
+from tests.integration.websockets import binary, connected, text
 from tests.reliability.support import Counts, assert_same, count, eventually, listed, the_shim
 
 if TYPE_CHECKING:
@@ -348,29 +349,8 @@ def test_a_frame_that_is_torn(daemon: Daemon) -> None:
 
 @pytest.fixture
 async def http(daemon: Daemon) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(
-        "http://dkr", connector=aiohttp.UnixConnector(str(daemon.socket))
-    ) as session:
+    async with connected(daemon) as session:
         yield session
-
-
-async def text(websocket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
-    message = await websocket.receive()
-    assert message.type is aiohttp.WSMsgType.TEXT, message
-    value = json.loads(message.data)
-    assert isinstance(value, dict)
-    return value
-
-
-async def binary(websocket: aiohttp.ClientWebSocketResponse, wanted: bytes) -> None:
-    """Exactly this, in however many messages of one kind."""
-    data = b""
-    while len(data) < len(wanted) - 1:
-        message = await websocket.receive()
-        assert message.type is aiohttp.WSMsgType.BINARY, message
-        assert message.data[:1] == wanted[:1]
-        data += message.data[1:]
-    assert data == wanted[1:]
 
 
 async def test_messages(daemon: Daemon, http: aiohttp.ClientSession) -> None:

@@ -237,6 +237,7 @@ def test_another_method(daemon: Daemon, method: str, path: str, allowed: str) ->
         ("/v1/containers", "dkr-session/1"),
         ("/v1/containers/x/attach", "dkr-session/1, dkr-stream/1"),
         ("/v1/containers/x/start", "dkr-session/1, dkr-stream/1"),
+        ("/v1/containers/x/exec", "dkr-session/1, dkr-stream/1"),
     ],
 )
 def test_an_upgrade_to_something_else(

@@ -440,6 +440,18 @@ FRAMES: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "a terminal that was not asked for": ({"tty": [0]}, "not-permitted", "terminal"),
     "descriptors that did not come": ({"stdio": [0, 1]}, "protocol", None),
     "preserved ones that did not come": ({"request": {"args": ["x"], "preserveFds": 1}}, "protocol", None),
+    "streams that are none": ({"streams": 1}, "protocol", None),
+    "streams that are not there": ({"streams": False}, "protocol", None),
+    "streams and a terminal of its own": (
+        {"streams": True, "tty": [0], "request": {"args": ["x"], "terminal": True}},
+        "protocol",
+        None,
+    ),
+    "streams and preserved ones": (
+        {"streams": True, "request": {"args": ["x"], "preserveFds": 1}},
+        "protocol",
+        None,
+    ),
     "numbers that are none": ({"stdio": [7]}, "protocol", None),
     "another container": ({"container": "0" * 64}, "not-permitted", "other-container"),
     "no container": ({"container": ""}, "not-permitted", "other-container"),
@@ -468,6 +480,17 @@ def test_a_frame_that_is_none_is_refused(web: tuple[Daemon, str], what: str) -> 
         exec_frame(client, container, ["/bin/true"], **change)
         assert refusal(client) == (code, rule)
     assert execute(daemon, "web", "/bin/true").returncode == 0
+
+
+def test_streams_and_descriptors_exclude_each_other(web: tuple[Daemon, str]) -> None:
+    daemon, container = web
+    reader, writer = os.pipe()
+    with open(reader, "rb") as left, Client(daemon) as client:
+        change = {"streams": True, "stdio": [1]}
+        exec_frame(client, container, ["/bin/echo", "hi"], descriptors=[writer], **change)
+        os.close(writer)
+        assert refusal(client) == ("protocol", None)
+        assert left.read() == b""  # whoever had it has let go of it
 
 
 def test_who_says_nothing_and_who_does_not_read_hold_nobody_up(web: tuple[Daemon, str]) -> None:

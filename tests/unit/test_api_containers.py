@@ -398,13 +398,15 @@ def test_a_bad_exec_is_told_where_it_is_bad(api: Api, body: object, path: str) -
         ("POST", "attach", {**SESSION, "Upgrade": "dkr-stream/1"}),
         ("GET", "attach", {"Connection": "Upgrade", "Upgrade": "websocket"}),
         ("POST", "exec", SESSION),
+        ("POST", "exec", {**SESSION, "Upgrade": "dkr-stream/1"}),
+        ("GET", "exec", {"Connection": "Upgrade", "Upgrade": "websocket"}),
     ],
 )
 def test_one_that_was_not_started_does_none_of_that(
     api: Api, method: str, path: str, headers: dict[str, str]
 ) -> None:
     stands(api, "created", started=None)
-    body = {"kill": b"{}", "exec": b'{"args": ["x"]}'}.get(path, b"")
+    body = {"kill": b"{}", "exec": b'{"args": ["x"]}'}.get(path, b"") if method == "POST" else b""
     answer = api.ask(method, f"/v1/containers/one/{path}", body, {**(JSON if body else {}), **headers})
     assert problem(answer) == (409, "conflict")
     assert answer.json()["rule"] == "not-started"

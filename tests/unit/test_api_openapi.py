@@ -65,7 +65,8 @@ UPGRADES = [
     ("post", "/v1/containers/{container}/start", {"enum": ["dkr-session/1", "dkr-stream/1"]}, False),
     ("post", "/v1/containers/{container}/attach", {"enum": ["dkr-session/1", "dkr-stream/1"]}, True),
     ("get", "/v1/containers/{container}/attach", {"const": "websocket"}, True),
-    ("post", "/v1/containers/{container}/exec", {"const": "dkr-session/1"}, False),
+    ("post", "/v1/containers/{container}/exec", {"enum": ["dkr-session/1", "dkr-stream/1"]}, False),
+    ("get", "/v1/containers/{container}/exec", {"const": "websocket"}, True),
 ]
 
 

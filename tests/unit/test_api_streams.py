@@ -83,12 +83,15 @@ def exactly(sock: socket.socket, length: int) -> bytes:
 class Attached:
     """A client by dkr-stream/1, and the guardian that it has come to."""
 
-    def __init__(self, api: Api, target: str = "attach", query: str = "", outputs: int = 2) -> None:
+    def __init__(
+        self, api: Api, target: str = "attach", query: str = "", outputs: int = 2, body: bytes = b""
+    ) -> None:
         self.client = api.client()
-        self.client.send("POST", f"/v1/containers/one/{target}{query}", b"", STREAM)
+        headers = {**STREAM, "Content-Type": "application/json"} if body else STREAM
+        self.client.send("POST", f"/v1/containers/one/{target}{query}", body, headers)
         self.guardian = api.hear_session()
         self.first = self.guardian.hears()
-        answer = {"type": "done", "value": {}} if target == "attach" else {"type": "accepted", "id": ONE}
+        answer = {"type": "accepted", "id": ONE} if target == "start" else {"type": "done", "value": {}}
         api.say({**answer, "seq": self.guardian.seq})
         pairs = [socket.socketpair() for _ in range(outputs)]
         self.streams = [ours for ours, _ in pairs]
@@ -533,7 +536,7 @@ def test_a_websocket_that_ends(api: Api, way: str) -> None:
     at = Talking(api)
     if way == "huge":
         with contextlib.suppress(ConnectionError):
-            at.says(2, b"\0" + b"x" * 200_000)
+            at.says(2, b"\0" + b"x" * 300_000)
     elif way == "closes":
         at.says(8, b"\3\xe8")
         assert at.hears()[0] == 8
