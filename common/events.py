@@ -108,9 +108,11 @@ class EventLine(Model):
     ] = None
     restarts: Annotated[
         int | None,
-        About(
-            "of a `restart` by its policy: how often, since somebody has started it; absent where somebody asked"
-        ),
+        About("of a `restart` that nobody asked for: how often, since somebody has started it"),
+    ] = None
+    reason: Annotated[
+        Literal["policy", "health"] | None,
+        About("of the same: its restart policy, or that it was unhealthy"),
     ] = None
     old_name: Annotated[
         str | None, About("of `rename`: what it was called before; `name` is the new one")

@@ -343,6 +343,7 @@ class ContainerState(Model):
     again: bool | None = None
     updated: str | None = None
     on_unhealthy: str | None = None
+    reason: str | None = None
     limits: Limits | None = None
 
 

@@ -9,6 +9,7 @@ launcher where the guardian was killed, the next launcher where that one was.
     restart      the policy, as in the request; absent without one
     onUnhealthy  `restart`: whatever the policy, it is started again where it was unhealthy; absent where not
     restarts     how often it was restarted since somebody has started it; absent where neither of the two is there, and so are the others
+    reason       of the last restart: one of REASONS; absent before the first
     backoff      seconds that the last restart was put off
     due          when it is to be, seconds of CLOCK_BOOTTIME
     stopAsked    a user has stopped it: nothing but a start, or with `always` a reboot, brings it back
@@ -27,7 +28,8 @@ Json = dict[str, object]
 POLICIES = ("no", "on-failure", "always", "unless-stopped")
 MAX_RETRIES = 2**31 - 1
 RESET_SECONDS = 10.0  # of a life after which the next restart is put off no longer than the first
-KEYS = ("restart", "onUnhealthy", "restarts", "backoff", "due", "stopAsked")
+KEYS = ("restart", "onUnhealthy", "restarts", "reason", "backoff", "due", "stopAsked")
+REASONS = ("policy", "health")
 # What waiting does not mend: the container would not be started by who asks for it either.
 _FOR_GOOD = frozenset(
     (
@@ -98,6 +100,8 @@ def begun(state: Json, policy: Json | None, *, unwell: bool = False, asked: bool
         return bare
     goes_on = not asked and state.get("status") == "restarting"
     count, backoff = (_count(state) + 1, state.get("backoff", 0.0)) if goes_on else (0, 0.0)
+    if goes_on:
+        wanted["reason"] = "health" if _was_unwell(state) else "policy"
     # The start time is that of the process before; without it, one that comes to nothing counts as short.
     return {**bare, "pidStartTime": 0, **wanted, "restarts": count, "backoff": backoff}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from common.models import ExitStatus
 from dkrctl.event_lines import splitter
@@ -30,7 +30,8 @@ class Event:
     exit      how it ended, of a `die`; None where nobody could learn it
     signal    of a `kill`
     took      of a `start`: seconds from the daemon's fork to the command's execution
-    restarts  of a `restart` by its policy: how often, since somebody has started it
+    restarts  of a `restart` that nobody asked for: how often, since somebody has started it
+    reason    of the same: `policy` or `health`
     old_name  of a `rename`
     """
 
@@ -45,6 +46,7 @@ class Event:
     signal: int | None = None
     took: float | None = None
     restarts: int | None = None
+    reason: Literal["policy", "health"] | None = None
     old_name: str | None = None
 
 
@@ -96,5 +98,6 @@ def _event(said: dict[str, object]) -> Event:
         signal=signal if isinstance(signal, int) else None,
         took=took if isinstance(took, float) else None,
         restarts=restarts if isinstance(restarts, int) else None,
+        reason=cast("Literal['policy', 'health'] | None", said.get("reason")),
         old_name=old_name if isinstance(old_name, str) else None,
     )

@@ -230,7 +230,7 @@ class Channel:
 
     def _take(self, message: dict[str, object]) -> None:
         kind = message.get("type")
-        if kind in ("state", "gone", "event", "failed", "changed"):
+        if kind in ("state", "gone", "event", "failed", "steps", "changed"):
             self._on_report(message)
         elif kind == "ping":
             self.post({"type": "pong"})

@@ -9,9 +9,13 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from aiohttp import web
+
+from common import start_steps
+from common.models import Status
+from common.restarts import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 # Upper bounds, seconds: of a start, which takes milliseconds, and of a request, which may follow a log for days.
 START_BOUNDS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 REQUEST_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+# Of a step of one: most take microseconds.
+STEP_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
 METHODS = frozenset(("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"))
 
 
@@ -59,13 +65,16 @@ class Metrics:
         self._events: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._starts = Histogram(START_BOUNDS)
+        self._restarts: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+        self._steps: dict[str, Histogram] = {}
         self._requests: dict[tuple[str, str, str], Histogram] = {}
 
     def happened(self, events: Iterable[Event]) -> None:
         """These events have been written down."""
         for event in events:
-            by_policy = "restarts" in event.more
-            self._events[event.action] += event.action != "restart" or by_policy
+            self._events[event.action] += 1
+            if "restarts" in event.more:  # of a restart that nobody asked for
+                self._restarts[str(event.more.get("reason", REASONS[0]))] += 1
             took = event.more.get("took")
             if isinstance(took, float):
                 self._starts.add(took)
@@ -73,6 +82,16 @@ class Metrics:
     def start_failed(self, code: str) -> None:
         """A start came to nothing."""
         self._failures[code] += 1
+
+    def stepped(self, took: object) -> None:
+        """How long the steps of a start took, nanoseconds by name: what is done more than once in one is there as its sum."""
+        for name, duration in took.items() if isinstance(took, dict) else ():
+            if name not in start_steps.NAMES or type(duration) is not int:
+                continue  # of another release
+            histogram = self._steps.get(name)
+            if histogram is None:
+                histogram = self._steps[name] = Histogram(STEP_BOUNDS)
+            histogram.add(duration / 1e9)
 
     def answered(self, request: web.Request, status: int, seconds: float) -> None:
         """A request was answered. Its route is that of the table: a path may hold anything."""
@@ -106,14 +125,25 @@ class Metrics:
         )
         durations.add_metric([], **self._starts.told())
         yield durations
-        again = CounterMetricFamily(
-            "dkr_restarts", "Restarts of containers by their restart policies, and for their health"
+        steps = HistogramMetricFamily(
+            "dkr_start_step_duration_seconds",
+            "Parts of it, by the step: all of one name in one start together; those of several processes overlap",
+            labels=["step"],
         )
-        again.add_metric([], self._events["restart"])
+        for name, histogram in sorted(self._steps.items()):
+            steps.add_metric([name], **histogram.told())
+        yield steps
+        again = CounterMetricFamily(
+            "dkr_restarts",
+            "Restarts of containers that nobody asked for, by their reason",
+            labels=["reason"],
+        )
+        for reason, count in sorted(self._restarts.items()):
+            again.add_metric([reason], count)
         yield again
         there = GaugeMetricFamily("dkr_containers", "Containers that there are, by status", labels=["status"])
-        for status, number in sorted(containers.items()):
-            there.add_metric([status], number)
+        for status in get_args(Status):
+            there.add_metric([status], containers.get(status, 0))
         yield there
         kills = CounterMetricFamily("dkr_oom_kills", "Containers that the kernel ended for want of memory")
         kills.add_metric([], self._events["oom"])

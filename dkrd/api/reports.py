@@ -51,12 +51,15 @@ def replay(index: Index, epoch: str, unheard: Iterable[Message]) -> None:
 
 
 def take(context: Context, message: Message) -> None:
-    """`state`, `gone`, `event` or `failed`."""
+    """`state`, `gone`, `event`, `failed` or `steps`."""
     kind, number = message.get("type"), _number(message)
     if kind == "gone":
         container, time = str(message.get("id")), _text(message.get("time"))
         context.endings.removed(container)
         forget(context, container, time, number)
+        return
+    if kind == "steps":
+        context.metrics.stepped(message.get("steps"))
         return
     if kind == "failed":
         context.metrics.start_failed(str(message.get("code")))

@@ -257,7 +257,7 @@ class Containers:
             self.tell_state(told)
             if told.get("status") == "running":
                 self._turns.refuse(container.id, running(container.called))
-        elif kind in ("event", "failed"):
+        elif kind in ("event", "failed", "steps"):
             self._tell(message)
         else:
             raise ProtocolError(f"its type is none of a report: {kind!r}")

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from common import restarts
+from common import restarts, start_steps
 from common.errors import DkrError
 from dkrd.shim import cleanup, trace
 from dkrd.shim.begun import record
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dkrd.shim.guard import Guard
     from dkrd.shim.state import State
     from dkrd.shim.task import ShimTask
+
+
+STEPS_SECONDS = 1.0  # after a start they are told, where it has not ended by then
 
 
 class Ending:
@@ -40,6 +43,7 @@ class Ending:
     ) -> None:
         self._task, self._config, self._container, self._state = task, config, container, state
         self._recorder = recorder
+        self._steps_told = False
         self.before = before
 
     def failed(self, tell: Callable[[], None]) -> None:
@@ -69,7 +73,20 @@ class Ending:
             if not all_told:
                 guard.settle(ending)
 
+    def tell_steps(self) -> None:
+        """Report how long each step of the start took, for who counts it; the first time counts. For when nobody waits for anything."""
+        if self._steps_told:
+            return
+        self._steps_told = True
+        took: dict[str, int] = {}
+        for step in self._recorder.steps():
+            # Those of init and helper are read from memory that they could write.
+            if step.name in start_steps.NAMES:
+                took[step.name] = took.get(step.name, 0) + max(0, step.end - step.start)
+        self._state.report({"type": "steps", "id": self._task.id, "steps": took})
+
     def _clean_up(self, ending: Exit) -> None:
+        self.tell_steps()
         self._container.let_mounts_go()
         task = self._task
         task.log.audit(

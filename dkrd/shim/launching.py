@@ -20,7 +20,7 @@ from dkrd.runtime import failure
 from dkrd.shim import attach, begun, bounds, callers, cleanup, kept, log_drivers, outlets, pipes, told, trace
 from dkrd.shim import container as containers
 from dkrd.shim.descriptors import close_all, close_soon
-from dkrd.shim.ending import Ending
+from dkrd.shim.ending import STEPS_SECONDS, Ending
 from dkrd.shim.guard import Guard
 from dkrd.shim.session import VERSION, unheard
 
@@ -159,6 +159,7 @@ def _watch(
     # From here on the run directory's state counts, and none after a power cut.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{made.container.directory}/state.json")
+    loop.later(STEPS_SECONDS, ending.tell_steps)
     ending.ended(guard.watch(), guard)
 
 

@@ -40,7 +40,7 @@ from dkrd.shim import plan as plans
 from dkrd.shim import session as sessions
 from dkrd.shim.called import Called
 from dkrd.shim.descriptors import close_soon
-from dkrd.shim.ending import Ending
+from dkrd.shim.ending import STEPS_SECONDS, Ending
 from dkrd.shim.guard import Guard
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def _live(
     guard.clients.begin(session, config.on_disconnect)
     if "health" in first.want:
         guard.tell_health(session)
+    loop.later(STEPS_SECONDS, ending.tell_steps)
     ending.ended(guard.watch(), guard)
 
 

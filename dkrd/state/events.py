@@ -168,9 +168,10 @@ class Events:
             self._add(known, container, "rename", now(), {"oldName": called})
 
     def _add_start(self, known: _Known, state: ContainerState, time: str) -> None:
-        """As Docker a restart that was asked for is told behind the start. What a policy brought is told before it."""
+        """As Docker a restart that was asked for is told behind the start. What nobody asked for is told before it."""
         if state.restarts:
-            self._add(known, state.id, "restart", time, {"restarts": state.restarts})
+            more: More = {"restarts": state.restarts, "reason": state.reason or "policy"}
+            self._add(known, state.id, "restart", time, more)
         self._add(known, state.id, "start", time, {} if state.took is None else {"took": state.took})
         if state.again:
             self._add(known, state.id, "restart", time, {})

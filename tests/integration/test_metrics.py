@@ -60,11 +60,69 @@ def test_what_is_counted(make_daemon: MakeDaemon, admin: User) -> None:
         "dkr_start_failures_total{code=command-not-found}": 2,
         "dkr_start_failures_total{code=not-permitted}": 1,
     }
-    assert found["dkr_containers{status=created}"] == 1
+    there = {name: value for name, value in found.items() if name.startswith("dkr_containers{")}
+    assert there.pop("dkr_containers{status=created}") == 1
+    assert sorted(there) == [
+        f"dkr_containers{{status={status}}}"
+        for status in ("creating", "paused", "restarting", "running", "stopped")
+    ]
+    assert set(there.values()) == {0}
     assert found["dkr_oom_kills_total"] == 0
     runs = "{method=POST}{route=/v1/run}{status=101}"
     assert found[f"dkr_api_request_duration_seconds_count{runs}"] == 4
     remove(daemon, kept)
+
+
+STEPS = "dkr_start_step_duration_seconds"
+
+
+def steps(daemon: Daemon) -> dict[str, float]:
+    """How often each step is counted."""
+    prefix = f"{STEPS}_count{{step="
+    return {
+        name.removeprefix(prefix)[:-1]: value
+        for name, value in scraped(daemon).items()
+        if name.startswith(prefix)
+    }
+
+
+def test_the_steps_of_starts_are_counted(make_daemon: MakeDaemon) -> None:
+    """Of what has ended and of what runs on; once each, and their durations are those that are explained."""
+    daemon = make_daemon()
+    caller = Caller(daemon, None)
+    assert steps(daemon) == {}
+    assert caller.run("/bin/true").returncode == 0
+    eventually(lambda: steps(daemon).get("execve") == 1, "the steps of what has ended are counted")
+    container = str(create(daemon, "/bin/sleep", "600")["id"])
+    assert ask(daemon, "POST", f"/v1/containers/{container}/start")[0] == 204
+    eventually(lambda: steps(daemon).get("execve") == 2, "those of what runs are counted")
+    remove(daemon, container)
+    assert caller.run("/bin/nosuch").returncode == 127  # that is no start
+    assert caller.run("/bin/true").returncode == 0
+    eventually(lambda: steps(daemon).get("execve") == 3, "and of the next")
+    found = steps(daemon)
+    assert {found[name] for name in ("fork", "judge", "cgroup", "clone", "id maps", "overlay", "lock")} == {3}
+    # Several binds of one start are one.
+    assert found["bind"] == 3
+    assert found["pipes"] == 1
+    assert max(found.values()) == 3
+    sums = scraped(daemon)
+    whole = sums["dkr_start_duration_seconds_sum"]
+    assert 0 < sums[f"{STEPS}_sum{{step=clone}}"] < whole
+    assert sums[f"{STEPS}_bucket{{le=+Inf}}{{step=clone}}"] == 3
+
+
+def test_they_are_counted_by_the_next_api(make_daemon: MakeDaemon) -> None:
+    """What ends while there is none is not; nor is what was told to the one before."""
+    daemon = make_daemon()
+    container = str(create(daemon, "/bin/sleep", "600")["id"])
+    assert ask(daemon, "POST", f"/v1/containers/{container}/start")[0] == 204
+    eventually(lambda: steps(daemon).get("execve") == 1, "they are counted")
+    kill_and_wait(daemon.child("dkr-api"))
+    assert Caller(daemon, None).run("/bin/true").returncode == 0
+    eventually(lambda: steps(daemon).get("execve") == 1, "one is, and no other")
+    remove(daemon, container)
+    assert steps(daemon)["execve"] == 1
 
 
 def test_labels_are_bounded(daemon: Daemon) -> None:

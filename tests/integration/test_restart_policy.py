@@ -304,9 +304,10 @@ def test_a_crash_loop_is_bounded(make_daemon: MakeDaemon) -> None:
         found = actions(daemon)
         assert found == ["create", "start", "die", *("restart", "start", "die") * 6]
         _, metrics = ask_bytes(daemon, "GET", "/metrics")
-        assert b"dkr_restarts_total 6.0" in metrics
+        assert b'dkr_restarts_total{reason="policy"} 6.0' in metrics
+        assert b'dkr_restarts_total{reason="health"} 0.0' in metrics
         line = dkrctl(root, "events", "--since", "1h", "--until", "0s", "--filter", "event=restart").stdout
-        assert "(restarts=6, " in line.splitlines()[-1]
+        assert "(restarts=6, reason=policy, " in line.splitlines()[-1]
 
 
 def test_one_whose_guardian_is_killed(make_daemon: MakeDaemon) -> None:

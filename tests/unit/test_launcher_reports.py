@@ -24,6 +24,15 @@ def test_they_are_kept_until_they_are_noted() -> None:
     assert reports.unheard() == []
 
 
+def test_what_only_counts_is_neither_numbered_nor_kept() -> None:
+    sent: list[dict[str, object]] = []
+    reports = Reports(sent.append)
+    reports.tell({"type": "steps", "id": "a", "steps": {"fork": 1}})
+    reports.tell({"type": "gone", "id": "a"})
+    assert [message.get("number") for message in sent] == [None, 1]
+    assert reports.unheard() == sent[1:]
+
+
 def test_of_too_many_the_oldest_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports_module, "MAX_BYTES", 500)
     reports = Reports(lambda message: None)

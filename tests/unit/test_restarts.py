@@ -151,6 +151,7 @@ def test_a_start_that_somebody_asks_for_counts_anew() -> None:
     waits = end(ran(TWICE, 1, backoff=0.4, stopAsked=False), exited(1))
     again = restarts.begun(waits, TWICE, asked=False)
     assert (again["restarts"], again["backoff"], "due" in again) == (2, 0.8, False)
+    assert again["reason"] == "policy"
     asked = restarts.begun({**waits, "stopAsked": True}, TWICE, asked=True)
     assert (asked["restarts"], asked["backoff"], "stopAsked" in asked) == (0, 0.0, False)
     assert not set(restarts.KEYS) & set(restarts.begun(waits, None, asked=True))
@@ -246,7 +247,7 @@ def test_it_is_put_off_for_its_health_as_for_a_policy() -> None:
         state = {**restarts.begun(state, None, unwell=True, asked=number == 0), "status": "running"}
         state = end(state, exited(0, "unhealthy"))
         waits.append(state["backoff"])
-    assert (waits, state["restarts"]) == ([0.1, 0.2, 0.4, 0.8], 3)
+    assert (waits, state["restarts"], state["reason"]) == ([0.1, 0.2, 0.4, 0.8], 3, "health")
     again = restarts.failed(state, "unavailable", 0.1, 60.0)
     assert (again["status"], again["restarts"], again["backoff"]) == ("restarting", 4, 1.6)
     assert restarts.failed(state, "command-not-found", 0.1, 60.0)["status"] == "stopped"

@@ -386,4 +386,4 @@ def test_a_restart_is_told_once_with_its_start_and_the_end_before(index: Index) 
     report(index, started=T.format(4), restarts=1, took=0.01, **policy)
     assert actions(index) == ["create", "start", "die", "restart", "start"]
     restart = index.events.page(0, None)[0][3]
-    assert restart.more == {"restarts": 1}
+    assert restart.more == {"restarts": 1, "reason": "policy"}

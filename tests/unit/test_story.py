@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from common import start_steps
 from dkrctl.chrome import events
 from dkrctl.lines import Repeats, wrap
 from dkrctl.story import story
@@ -189,6 +190,10 @@ def test_every_why_is_a_sentence() -> None:
 
 def test_every_section_begins_with_a_step_of_the_table() -> None:
     assert [name for _, name in SECTIONS if name not in WHYS] == []
+
+
+def test_what_is_explained_is_what_is_counted() -> None:
+    assert set(WHYS) == start_steps.NAMES
 
 
 # Perfetto
