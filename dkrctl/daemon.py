@@ -186,6 +186,7 @@ class Daemon:
     """The daemon behind the socket at `path`.
 
     awaited  what is waited for where an answer takes long, to be told
+    wording  has the last word on an error
     """
 
     def __init__(self, path: str, seconds: float | None = None) -> None:
@@ -193,6 +194,7 @@ class Daemon:
         self.path = path
         self._wished = patience() if seconds is None else seconds
         self.awaited: awaited.Awaited | None = None
+        self.wording: Callable[[DkrError], DkrError] = lambda error: error
 
     @property
     def patience(self) -> float | None:
@@ -223,7 +225,7 @@ class Daemon:
         except BlockingIOError as err:
             raise diagnosis.hangs(self.path, seconds) from err
         except DkrError as error:
-            raise self.aged(error) from error
+            raise self.wording(self.aged(error)) from error
 
     def aged(self, error: DkrError) -> DkrError:
         """`error`, or where its cause may be that the daemon is of another release, that."""
@@ -307,7 +309,7 @@ class Daemon:
             raise diagnosis.foreign(self.path, body) from err
 
     def _error(self, answer: Answer, body: bytes) -> DkrError:
-        error = problem(answer, body, self.path)
+        error = self.wording(problem(answer, body, self.path))
         if answer.status not in _SKEWED or isinstance(error, ProtocolError):
             return error
         return self._beside_release(error)

@@ -134,4 +134,11 @@ def execute(words: list[str], socket: str | None) -> int:
         from dkrctl.help import print_command
 
         return print_command(EXEC)
-    return Exec(parsed, socket_path(parsed.last("socket"), socket), found).go()
+    try:
+        return Exec(parsed, socket_path(parsed.last("socket"), socket), found).go()
+    except BadRequest as error:
+        # Late: only an error needs it.
+        from dkrctl.wording import in_options
+
+        in_options(error, parsed, EXEC.options)
+        raise

@@ -226,8 +226,10 @@ def _is_number(text: str) -> bool:
     return len(text) < 20 and text.strip(_DIGITS) == "" and text.count(".") < 2 and text.strip(".") != ""
 
 
-def count(text: str, name: str, limit: int) -> int:
-    """A whole number from 0 to `limit`. Raises BadRequest."""
+def count(text: str, name: str, limit: int, way_out: str | None = None) -> int:
+    """A whole number from 0 to `limit`. Raises BadRequest, with `way_out`."""
     if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) > limit:
-        raise BadRequest(f"cannot take --{name} {text}: it takes a whole number from 0 to {limit}")
+        raise BadRequest(
+            f"cannot take --{name} {text}: it takes a whole number from 0 to {limit}", hint=way_out
+        )
     return int(text)

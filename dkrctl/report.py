@@ -51,6 +51,8 @@ def report(error: DkrError) -> None:
     """An error with its fields and its way out."""
     lines = [_lines("dkrctl: ", error.message)]
     for field in error.fields:
+        if str(field.get("message")) in error.message:
+            continue  # one alone is what the message says already
         lines.append(_lines("  ", f"{field.get('path')}: {field.get('message')}"))
     if error.rule:
         lines.append(_lines("  rule: ", error.rule))

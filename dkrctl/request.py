@@ -155,7 +155,9 @@ def take_limits(parsed: Parsed, request: dict[str, object], *, lifts: bool = Fal
     _bound(request, "cpus", parsed.last("cpus"), decimal, lifts)
     text = parsed.last("pids-limit")
     if text is not None:
-        request["pidsLimit"] = -1 if text in ("-1", "0") else count(text, "pids-limit", MAX_PIDS)
+        request["pidsLimit"] = (
+            -1 if text in ("-1", "0") else count(text, "pids-limit", MAX_PIDS, "-1 is no bound")
+        )
 
 
 def _bound(

@@ -409,14 +409,25 @@ def run(words: list[str], socket: str | None) -> int:
         from dkrctl.help import print_command
 
         return print_command(RUN)
+    try:
+        return _run(parsed, socket_path(parsed.last("socket"), socket), found)
+    except BadRequest as error:
+        # Late: only an error needs it.
+        from dkrctl.wording import in_options
+
+        in_options(error, parsed, RUN.options)
+        raise
+
+
+def _run(parsed: Parsed, socket: str, found: tuple[int, ...]) -> int:
     if parsed.flag("detach"):
         # Late: no client stands for that command, and none of what is below is needed.
         from dkrctl.detached import run_detached
 
-        return run_detached(parsed, socket_path(parsed.last("socket"), socket), found)
+        return run_detached(parsed, socket, found)
     if parsed.last("log-driver") in ("json-file", "journald"):
         # Late as well: its guardian stands between, so it is none of the quick ones.
         from dkrctl.kept_run import run_kept
 
-        return run_kept(parsed, socket_path(parsed.last("socket"), socket), found)
-    return Run(parsed, socket_path(parsed.last("socket"), socket), found).go()
+        return run_kept(parsed, socket, found)
+    return Run(parsed, socket, found).go()

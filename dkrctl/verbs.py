@@ -30,9 +30,17 @@ class Call:
         self.socket = socket
         self.words = [utf8(word, f"argument {place}") for place, word in enumerate(parsed.rest, 1)]
 
-    def daemon(self) -> Daemon:
-        """The daemon that is meant."""
-        return Daemon(self.socket)
+    def daemon(self, seconds: float | None = None) -> Daemon:
+        """The daemon that is meant; `seconds` as it takes them. What it says of the request it says of this call's options."""
+        daemon = Daemon(self.socket, seconds)
+        daemon.wording = self._worded
+        return daemon
+
+    def _worded(self, error: DkrError) -> DkrError:
+        # Late: only an error needs it.
+        from dkrctl.wording import in_options
+
+        return in_options(error, self.parsed, self.command.options)
 
     def text(self, option: str) -> str | None:
         """The value of an option that is given once, or None."""

@@ -48,7 +48,12 @@ def prune(call: Call) -> int:
 def _filter(word: str, now: float) -> str:
     """`until=` in the ways of `--since`; what is wrong with the rest the daemon says."""
     key, equals, value = word.partition("=")
-    return f"until={moment(value, 'filter', now)}" if key == "until" and equals and value else word
+    if key != "until" or not equals or not value:
+        return word
+    try:
+        return f"until={moment(value, 'filter', now)}"
+    except BadRequest as err:
+        raise BadRequest(f"cannot take --filter {word}: it is no time", hint=err.hint) from err
 
 
 def _is_wanted(filters: list[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from dkrctl.awaited import Awaited
 from dkrctl.commands.stop import killed, wished
-from dkrctl.daemon import START_SECONDS, Daemon
+from dkrctl.daemon import START_SECONDS
 from dkrctl.several import act
 from dkrctl.verbs import Call
 
@@ -13,4 +13,4 @@ def run(call: Call) -> int:
     body, patience = wished(call)
     patience += START_SECONDS
     awaited = Awaited(names, "to end, and to be started again", killed(body))
-    return act(Daemon(call.socket, patience), names, "/restart", body, patience, awaited)
+    return act(call.daemon(patience), names, "/restart", body, patience, awaited)

@@ -3,7 +3,7 @@
 from common.bundle import MAX_SECONDS
 from common.errors import BadRequest
 from dkrctl.awaited import Awaited
-from dkrctl.daemon import FOREVER, SECONDS, Daemon
+from dkrctl.daemon import FOREVER, SECONDS
 from dkrctl.parse import seconds
 from dkrctl.several import act
 from dkrctl.verbs import Call
@@ -14,7 +14,7 @@ def run(call: Call) -> int:
     names = call.some_words()
     body, patience = wished(call)
     awaited = Awaited(names, "to end", killed(body))
-    return act(Daemon(call.socket, patience), names, "/stop", body, patience, awaited)
+    return act(call.daemon(patience), names, "/stop", body, patience, awaited)
 
 
 def killed(body: dict[str, object] | None) -> str:

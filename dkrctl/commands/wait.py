@@ -6,7 +6,7 @@ from common.bundle import MAX_SECONDS
 from common.errors import BadRequest
 from dkrctl import output
 from dkrctl.awaited import Awaited
-from dkrctl.daemon import FOREVER, SECONDS, Daemon
+from dkrctl.daemon import FOREVER, SECONDS
 from dkrctl.parse import seconds as seconds_of
 from dkrctl.report import report
 from dkrctl.several import each
@@ -32,7 +32,7 @@ def run(call: Call) -> int:
     tail = "/wait" + (f"?{urlencode(query)}" if query else "")
     status = 0
     # At the same time: one that ended and went meanwhile could not be asked for any more.
-    for _, answer, error in each(Daemon(call.socket, seconds), names, tail, None, seconds, awaited):
+    for _, answer, error in each(call.daemon(seconds), names, tail, None, seconds, awaited):
         if error is None:
             output.emit(f"{_told(answer)}\n")
         else:

@@ -193,7 +193,7 @@ def test_a_refusal_is_told_as_well(daemon: Daemon, tenant: User) -> None:
 def test_what_never_reached_a_guardian_is_only_refused(root: Caller) -> None:
     done = root.run("--explain", "-w", "here", "/bin/true")
     assert done.returncode == 125
-    assert done.stderr.startswith("dkrctl: cannot read the request: cwd")
+    assert done.stderr.startswith("dkrctl: cannot take --workdir here: it is not absolute")
 
 
 # The three forms, and where they go

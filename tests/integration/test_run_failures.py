@@ -71,7 +71,7 @@ FAILURES = {
     "no such signal": (
         ("--stop-signal", "SIGNOSUCH", "/bin/true"),
         125,
-        "cannot read the request: stopSignal: no signal is named 'SIGNOSUCH'",
+        "cannot take --stop-signal SIGNOSUCH: no signal is named 'SIGNOSUCH'",
     ),
     "no such length of time": (
         ("--timeout", "soon", "/bin/true"),
@@ -86,17 +86,17 @@ FAILURES = {
     "a bad name": (
         ("--name", "-x", "/bin/true"),
         125,
-        "cannot read the request: name: is no name: 1 to 128 of letters, digits, _ . - are wanted, a letter or digit first",
+        "cannot take --name -x: it is no name: 1 to 128 of letters, digits, _ . - are wanted, a letter or digit first",
     ),
     "a relative directory": (
         ("-w", "here", "/bin/true"),
         125,
-        "cannot read the request: cwd: is not absolute: a path that begins with / is wanted",
+        "cannot take --workdir here: it is not absolute: a path that begins with / is wanted",
     ),
     "an id beyond the range": (
         ("-u", "65536", "/bin/true"),
         125,
-        "cannot read the request: user: 65536 is not within 0 and 65535: a container has 65536 ids",
+        "cannot take --user 65536: 65536 is not within 0 and 65535: a container has 65536 ids",
     ),
 }
 

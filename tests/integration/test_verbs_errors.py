@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.errors import BadRequest
+from common.options import RUN
+from dkrctl.parse import parse
+from dkrctl.wording import in_options
 from tests import host
 from tests.integration.terminals import Terminal
 from tests.reliability.support import kill_and_wait, shims
@@ -234,3 +238,60 @@ def test_one_without_a_guardian_is_called_by_its_name_too(root: Caller) -> None:
             assert container[:12] not in said
         host.kill(root.command("sleep"))
         daemon.dkrctl("wait", "web", check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("create", "--stop-signal", "NOSUCH", "/bin/true"),
+            ["--stop-signal NOSUCH: no signal is named 'NOSUCH'"],
+        ),
+        (("run", "-d", "-m", "1", "/bin/true"), ["--memory 1: it is less than 6291456"]),
+        (
+            ("run", "-d", "--health-http", "ftp://x", "/bin/true"),
+            ["--health-http ftp://x: it is no URL that begins"],
+        ),
+        (
+            ("run", "--log-opt", "max-file=3", "--log-opt", "mode=x", "--log-driver=json-file", "/bin/true"),
+            ["--log-opt mode=x: "],
+        ),
+        (
+            ("run", "-w", "x", "-m", "1", "/bin/true"),
+            ["--workdir x: it is not absolute", "--memory 1: it is less"],
+        ),
+        (("run", "-w", "x" * 5000, "/bin/true"), ["--workdir " + "x" * 80 + "…: it is 5000 bytes long"]),
+        (("exec", "-u", "1:2:3", "web", "/bin/true"), ["--user 1:2:3: UID[:GID] or NAME[:GROUP] is wanted"]),
+        (("stop", "-s", "NOSUCH", "web"), ["--signal NOSUCH: no signal"]),
+        (("update", "--cpus", "0", "web"), ["--cpus 0: it is less than"]),
+        (("prune", "--filter", "until=x"), ["--filter until=x: it is no time"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_the_daemon_refuses_is_told_by_the_option(
+    root: Caller, words: tuple[str, ...], said: list[str]
+) -> None:
+    """Each once, with its value; the request's keys are not what people write."""
+    with root.standing():
+        status = 125 if words[0] in ("run", "exec") else 1
+        lines = [
+            line for line in told(root.daemon, *words, status=status).splitlines() if "hint:" not in line
+        ]
+    assert len(lines) == len(said)
+    assert lines[0].startswith(f"dkrctl: cannot take {said[0]}")
+    for line, beginning in zip(lines[1:], said[1:], strict=True):
+        assert line.startswith(f"  {beginning}")
+
+
+def test_a_filter_that_is_none_is_told_once(root: Caller) -> None:
+    assert told(root.daemon, "ps", "--filter", "nosuch=1").count("there is no such key") == 1
+    assert told(root.daemon, "prune", "-f", "--filter", "nosuch=1").count("there is no such key") == 1
+
+
+def test_a_variable_is_not_told_with_its_value() -> None:
+    parsed = parse(RUN.options, ["--env", "A=secret", "--label", "x=secret", "/bin/true"], "dkrctl run")
+    for path, shown in (("env.A", "--env A"), ("labels.x", "--label x")):
+        error = BadRequest("cannot read", fields=({"path": path, "message": "is too long"},))
+        assert in_options(error, parsed, RUN.options).message == f"cannot take {shown}: it is too long"
+    other = BadRequest("cannot read", fields=({"path": "args[0]", "message": "is empty"},))
+    assert in_options(other, parsed, RUN.options).message == "cannot read"
