@@ -62,7 +62,7 @@ STOP = Command(
 RESTART = Command(
     "restart",
     "dkrctl restart [OPTIONS] CONTAINER...",
-    "Stop containers as `dkrctl stop` does, and start them again, in the root that they left behind; those that do not run are "
+    "Stop containers and start them again: as `dkrctl stop` does, then in the root that they left behind; those that do not run are "
     "started. All at the same time. Prints what runs anew. One that was started by `dkrctl run --rm`, or with descriptors of its "
     "caller's, cannot be, and runs on.",
     (STOP_SIGNAL, STOP_TIMEOUT, SOCKET, VERB_HELP),
@@ -145,7 +145,7 @@ STATS = Command(
 RENAME = Command(
     "rename",
     "dkrctl rename [OPTIONS] CONTAINER NAME",
-    "Call a container otherwise, whether or not it runs. Its host name stays.",
+    "Give a container another name, whether or not it runs. Its host name stays.",
     (SOCKET, VERB_HELP),
     (("dkrctl rename web old-web", ""),),
     status="0; 1 where the name is in use",

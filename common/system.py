@@ -19,8 +19,9 @@ PARTS = {"df": (FORMAT,), "info": (FORMAT,), "prune": (DRY_RUN, FORCE, PRUNE_FIL
 SYSTEM = Command(
     "system",
     "dkrctl system df|info|prune [OPTIONS]",
-    "Tell what the caller's containers take of the disk (df), or what the daemon says of itself and its host (info), or remove what does "
-    "not run (prune): the last two are `dkrctl info` and `dkrctl prune`. For root and the group dkr-admin it is everybody's.",
+    "Show what containers take of the disk, and remove those that do not run: df tells what the caller's take, info what the daemon says "
+    "of itself and its host, prune removes; the last two are `dkrctl info` and `dkrctl prune`. For root and the group dkr-admin it is "
+    "everybody's.",
     (FORMAT, DRY_RUN, FORCE, PRUNE_FILTER, SOCKET, VERB_HELP),
     (
         ("dkrctl system df", "containers, their logs, the layers below them"),

@@ -75,10 +75,11 @@ class Meter:
             self.share = max(0, used[1] - used[0]) / (times[1] - times[0]) / 1e7
             self.shares.append(self.share)
 
-    def curve(self) -> str:
-        """The last shares as bars, of which the highest is a whole processor, or the most there was."""
-        most = max(100.0, *self.shares) if self.shares else 100.0
-        return "".join(_STEPS[min(len(_STEPS) - 1, int(share / most * len(_STEPS)))] for share in self.shares)
+    def curve(self, length: int = HISTORY) -> str:
+        """The last `length` shares as bars, of which the highest is a whole processor, or the most there was."""
+        shares = list(self.shares)[-length:]
+        most = max(100.0, *shares) if shares else 100.0
+        return "".join(_STEPS[min(len(_STEPS) - 1, int(share / most * len(_STEPS)))] for share in shares)
 
     def fields(self, container: str, name: str, *, whole: bool) -> Record:
         """What a template of `stats` can ask for."""

@@ -22,10 +22,15 @@ _COLUMNS = {  # by field
     "MemUsage": tables.Column("MEM USAGE / LIMIT"),
     "MemPerc": tables.Column("MEM %", 5),
     "NetIO": tables.Column("NET I/O", 1),
-    "BlockIO": tables.Column("BLOCK I/O", 3),
-    "PIDs": tables.Column("PIDS", 2),
+    "BlockIO": tables.Column("BLOCK I/O", 2),
+    "PIDs": tables.Column("PIDS", 3),
 }
-_CURVE = {"Curve": tables.Column(" " * HISTORY, 2)}  # of processor time, for people
+_SHORT, _WIDE = (
+    8,
+    112,
+)  # measurements of a curve; columns of a terminal with room for a long one beside all else
+# Of processor time, for people: it stays as long as it can.
+_CURVE = {"Curve": tables.Column(" " * _SHORT, 7)}
 
 
 class _Watched:
@@ -97,8 +102,14 @@ def _show(
 ) -> None:
     screen = _Screen()
     for found in _measurements(watched, once=once):
+        length = HISTORY if (output.width() or 0) >= _WIDE else _SHORT
         rows = [
-            Record({**meter.fields(key, name, whole=whole), **({"Curve": meter.curve()} if live else {})})
+            Record(
+                {
+                    **meter.fields(key, name, whole=whole),
+                    **({"Curve": meter.curve(length).ljust(length)} if live else {}),
+                }
+            )
             for key, name, meter in found
         ]
         text = show(rows)

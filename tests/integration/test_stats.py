@@ -245,13 +245,15 @@ def test_into_a_pipe_nothing_steers(root: Caller) -> None:
     assert "\x1b" not in "".join(lines) + rest
 
 
-def test_at_a_terminal_it_is_drawn_anew(root: Caller) -> None:
+@pytest.mark.parametrize(("columns", "last"), [(140, "PIDS"), (80, "MEM %")])
+def test_at_a_terminal_it_is_drawn_anew(root: Caller, columns: int, last: str) -> None:
+    """With its curve, on one of 80 columns too: there other columns give way."""
     started(root, "it", BUSY)
     with Terminal(root) as terminal:
-        terminal.resize(10, 140)
+        terminal.resize(24, columns)
         with root.daemon.popen("stats", **terminal.here()) as client:
             terminal.client = client
-            terminal.until("CONTAINER ID.*PIDS")
+            terminal.until(f"CONTAINER ID.*{last}")
             terminal.until("it .*%.*\r\n")
             # Two lines up, erased, and a longer curve.
             terminal.until("\x1b\\[2A\r\x1b\\[J")

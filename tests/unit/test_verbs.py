@@ -60,6 +60,8 @@ def test_every_verb_has_its_module_and_what_its_table_promises() -> None:
         assert command.usage.startswith(f"dkrctl {command.name}")
         assert command.status or command.name == "help"
         assert 10 <= len(brief(command)) <= 66
+        # It stands alone in a list.
+        assert not brief(command).endswith((" does", "otherwise", "(df)")) or command.name == "update"
         for option in command.options:
             offers = {options.FILES, options.DIRECTORIES, options.SIGNALS, options.VARIABLES, ""}
             assert isinstance(option.complete, tuple) or option.complete in offers
