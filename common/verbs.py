@@ -36,7 +36,7 @@ _DAEMON = "Daemon"
 # Statuses by which `ps --filter status=` chooses; `exited` is Docker's word for stopped.
 STATUSES = ("creating", "created", "running", "paused", "restarting", "stopped", "exited")
 HEALTHS = ("starting", "healthy", "unhealthy", "none")
-FILTERS = ("status", "health", "name", "label", "id", "exited")
+FILTERS = ("status", "health", "name", "label", "id", "exited", "before", "since")
 # The built-in roots, offered where an image can be named; dkrd/images/roots.py has them (a test compares).
 ROOTS = ("host", "busybox")
 # What people type who know other programs.
@@ -72,15 +72,16 @@ PS = Command(
             REPEAT,
             "KEY=VALUE",
             "",
-            "only those that match: status=STATUS, health=HEALTH, name=PART, label=KEY[=VALUE], id=BEGINNING, exited=CODE; of "
-            "several values for one key any, of several keys and labels each must match",
+            "only those that match: status=STATUS, health=HEALTH, name=PART (a regular expression), label=KEY[=VALUE], id=BEGINNING, "
+            "exited=CODE, before=CONTAINER and since=CONTAINER (made before or after that one); of several values for one key any, of "
+            "several keys and labels each must match",
             group=_LIST,
             complete=(
                 *(f"status={status}" for status in STATUSES),
                 *(f"health={health}" for health in HEALTHS),
                 *(f"{key}=" for key in FILTERS[2:]),
             ),
-            docker="Docker knows more keys; a part of a name, not an expression",
+            docker="Docker knows more keys",
         ),
         Option("last", "n", COUNT, "N", "", "the N that were made last, ended or not", group=_LIST),
         Option("latest", "l", FLAG, "", "", "the one that was made last, ended or not", group=_LIST),

@@ -1,9 +1,10 @@
 """`dkrctl ps`: a list of containers."""
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from common import filters
-from common.errors import BadRequest, ProtocolError
+from common.errors import BadRequest, Conflict, NotFound, ProtocolError
 from common.filters import any_value, has_label, one_of, refused
 from common.verbs import FILTERS, HEALTHS, STATUSES
 from dkrctl import output, tables
@@ -14,6 +15,11 @@ from dkrctl.presentation import presentation
 from dkrctl.verbs import Call
 
 MAX_LAST = 1_000_000
+_AT_REST = ("created", "stopped")  # which are listed with `-a` only
+_NEVER = (
+    "dead",
+    "removing",
+)  # statuses of Docker's that no container has here, for who asks for them among others
 _COLUMNS = {  # by field. The name stays longest: it is what people go on with
     "ID": tables.Column("CONTAINER ID"),
     "Image": tables.Column("IMAGE", 3, 8),
@@ -36,13 +42,24 @@ def _exit_status(value: str) -> str:
 
 
 def _status(value: str) -> str:
-    one_of("status", "status", STATUSES)(value)
+    one_of("status", "status", (*STATUSES, *_NEVER))(value)
     return "stopped" if value == "exited" else value
+
+
+def _name(value: str) -> str:
+    try:
+        re.compile(value)
+    except (re.error, RecursionError, OverflowError) as err:
+        raise refused(
+            f"name={value[:80]}: it is no regular expression: {err}", "as in --filter name=^web"
+        ) from err
+    return value
 
 
 _KEYS = {
     **dict.fromkeys(FILTERS, any_value),
     "status": _status,
+    "name": _name,
     "health": one_of("health", "health", HEALTHS),
     "exited": _exit_status,
 }
@@ -52,7 +69,24 @@ class Filters(filters.Filters):
     """What `--filter` chooses containers by."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        super().__init__(words, _KEYS)
+        given = list(words)
+        if any(word.partition("=")[0] == "ancestor" for word in given):
+            raise refused(
+                "'ancestor': the roots here are not made of one another",
+                "`--format '{{.Names}} {{.Image}}'` shows them",
+            )
+        super().__init__(given, _KEYS)
+        self._made: dict[str, str] = {}
+
+    @property
+    def named(self) -> list[str]:
+        """The containers beside which others are looked at: they may have ended."""
+        return [*self.values.get("before", ()), *self.values.get("since", ())]
+
+    def place(self, every: Sequence[Shown]) -> None:
+        """Find those that are `named` among all there are. Raises NotFound, Conflict."""
+        for name in self.named:
+            self._made[name] = str(_the_one(name, every).record.get("created"))
 
     @property
     def want_ended(self) -> bool:
@@ -61,12 +95,17 @@ class Filters(filters.Filters):
 
     def has(self, container: Shown) -> bool:
         """Whether `container` is one of those that are meant."""
-        record = container.record
+        record, made = container.record, self._made
+        created = str(record.get("created"))
         return self.match(
             {
                 "status": lambda value: record.get("status") == value,
                 "health": lambda value: container.health == value,
-                "name": lambda value: value.removeprefix("/") in container.name,
+                "name": lambda value: any(
+                    re.search(value, name) for name in (container.name, f"/{container.name}")
+                ),
+                "before": lambda value: created < made[value],
+                "since": lambda value: created > made[value],
                 "label": lambda value: has_label(container.labels, value),
                 "id": lambda value: str(record.get("id")).startswith(value),
                 "exited": lambda value: (
@@ -74,6 +113,19 @@ class Filters(filters.Filters):
                 ),
             }
         )
+
+
+def _the_one(name: str, every: Sequence[Shown]) -> Shown:
+    """The container of this name, id or beginning of an id."""
+    found = [one for one in every if name in (one.name, one.record.get("id"))]
+    found = found or [one for one in every if str(one.record.get("id")).startswith(name)]
+    if not found:
+        raise NotFound(f'cannot find container "{name}": no container has this id or name')
+    if len(found) > 1:
+        raise Conflict(
+            f'cannot tell which container "{name}" is: several are meant', hint="give more of the id"
+        )
+    return found[0]
 
 
 def run(call: Call) -> int:
@@ -84,13 +136,16 @@ def run(call: Call) -> int:
     show = _presentation(call)
     every = bool(call.parsed.flag("all")) or limit is not None or wanted.want_ended
     sized = bool(call.parsed.flag("size")) and not call.parsed.flag("quiet")
-    query = [f"{name}=true" for name, is_wanted in (("all", every), ("size", sized)) if is_wanted]
+    asked = every or bool(wanted.named)
+    query = [f"{name}=true" for name, is_wanted in (("all", asked), ("size", sized)) if is_wanted]
     where = "/v1/containers" + (f"?{'&'.join(query)}" if query else "")
     answer = call.daemon().get(where, seconds=SIZES_SECONDS if sized else SECONDS)
     if not isinstance(answer, list):
         raise ProtocolError("cannot understand the daemon: its list of containers is none")
     whole = bool(call.parsed.flag("no-trunc"))
     found = [Shown(record_of(entry), whole=whole) for entry in answer]
+    wanted.place(found)
+    found = [one for one in found if every or one.record.get("status") not in _AT_REST]
     output.emit(show([container for container in found if wanted.has(container)][:limit]))
     return 0
 

@@ -118,12 +118,22 @@ def test_filters(root: Caller) -> None:
         }
         container = until_listed(root, "alive")
         assert names(root, "-f", f"id={container[:5]}") == ["alive"]
+        assert names(root, "-a", "-f", "name=^web-1$") == ["web-1"]
+        # Beside one that has ended; those that have are listed with -a alone.
+        assert names(root, "-a", "-f", "before=db") == ["web-2", "web-1"]
+        assert names(root, "-a", "-f", "since=web-1", "-f", "before=alive") == ["db", "web-2"]
+        assert names(root, "-f", "since=web-1") == ["alive"]
+        assert names(root, "-f", f"before={container[:20]}") == []
+        assert names(root, "-a", "-f", "status=dead", "-f", "status=removing") == []
 
 
 @pytest.mark.parametrize(
     ("word", "cause"),
     [
-        ("ancestor=x", "'ancestor': there is no such key"),
+        ("ancestor=x", "'ancestor': the roots here are not made of one another"),
+        ("volume=x", "'volume': there is no such key"),
+        ("name=(", "it is no regular expression"),
+        ("since=nosuch", 'cannot find container "nosuch"'),
         ("name", "its value is missing"),
         ("name=", "its value is missing"),
         ("status=up", "status=up: there is no such status"),

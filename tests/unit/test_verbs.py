@@ -131,6 +131,12 @@ def test_what_is_no_container(value: object) -> None:
         (["name=/we"], True),
         (["name=x"], False),
         (["name=x", "name=w"], True),
+        (["name=^web$"], True),
+        (["name=^/web$"], True),
+        (["name=^eb$"], False),
+        (["name=w.b"], True),
+        (["status=dead"], False),
+        (["status=dead", "status=exited"], True),
         (["id=c0f"], True),
         (["id=0ff"], False),
         (["label=a"], True),
@@ -157,7 +163,7 @@ def test_filters_that_ask_for_what_has_ended() -> None:
     assert not Filters(["status=running", "name=x"]).want_ended
     with pytest.raises(BadRequest) as caught:
         Filters(["volume=x"])
-    assert caught.value.hint == "known keys: status, health, name, label, id, exited"
+    assert caught.value.hint == "known keys: status, health, name, label, id, exited, before, since"
 
 
 @pytest.mark.parametrize("value", ["256", "1" * 5000, "-1", "+1", "1.0", "²", "٣"])  # digits of others
