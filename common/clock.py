@@ -1,7 +1,5 @@
 """Points in time as everything here writes them down: RFC 3339 with nanoseconds, UTC. Texts of one length, which compare as the times."""
 
-from __future__ import annotations
-
 import time
 
 _PLACES = ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19), (20, 29))  # of the numbers in a text

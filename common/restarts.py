@@ -15,9 +15,7 @@ launcher where the guardian was killed, the next launcher where that one was.
     stopAsked    a user has stopped it: nothing but a start, or with `always` a reboot, brings it back
 """
 
-from __future__ import annotations
-
-import os
+import posix
 import time
 
 from common.clock import now
@@ -235,7 +233,7 @@ def _backoff(state: Json) -> float:
 def _life(state: Json) -> float:
     """Seconds since its first process began; by a clock that nobody sets."""
     ticks = state.get("pidStartTime")
-    return _uptime() - ticks / os.sysconf("SC_CLK_TCK") if isinstance(ticks, int) and ticks else 0.0
+    return _uptime() - ticks / posix.sysconf("SC_CLK_TCK") if isinstance(ticks, int) and ticks else 0.0
 
 
 def _uptime() -> float:

@@ -8,12 +8,12 @@ import posix
 from common.errors import BadRequest
 from common.options import ATTACH
 from dkrctl import stdio
-from dkrctl.http import ask_session, target_of
+from dkrctl.http import ask_session, socket_path, target_of
 from dkrctl.keys import keys_of
 from dkrctl.parse import Parsed, parse, utf8
 from dkrctl.pump import Pump, never_wait
 from dkrctl.report import note
-from dkrctl.run import pidfile_of, socket_path, status_of
+from dkrctl.run import pidfile_of, status_of
 from dkrctl.session import Attendance, Detached, Left, Session
 from dkrctl.signals import Signals
 from dkrctl.terminal import Terminal

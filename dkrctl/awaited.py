@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-SECONDS = 2.0  # that an answer may take before anybody wonders
 _SHOWN = 5  # names; more of them are counted
 
 

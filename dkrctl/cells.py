@@ -4,8 +4,6 @@ Names, labels and commands are other people's text. Widths: Unicode Standard Ann
 full-width characters, none for marks that combine with the one before.
 """
 
-import unicodedata
-
 ELLIPSIS = "…"
 # Vowels and final consonants of Hangul in parts combine with the consonant before; UAX 11 calls them neutral.
 _JAMO = range(0x1160, 0x1200)
@@ -26,6 +24,8 @@ def cell_width(character: str) -> int:
     """Cells that a printable character takes: 0, 1 or 2."""
     if character.isascii():
         return 1
+    import unicodedata  # late: most text needs none of its megabyte
+
     if unicodedata.category(character) in ("Mn", "Me") or ord(character) in _JAMO:
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1

@@ -13,8 +13,8 @@ import sys
 
 from common.errors import DkrError
 from common.frames import loads
-from common.options import CONTAINERS, DEFAULT_SOCKET, PAUSED, RUNNING, SOCKET_VARIABLE, STOPPED
-from dkrctl.http import Connection
+from common.options import CONTAINERS, PAUSED, RUNNING, STOPPED
+from dkrctl.http import Connection, socket_path
 
 SECONDS = 2  # who waits has pressed a key
 _LIMIT = SECONDS.to_bytes(8, sys.byteorder) + bytes(8)  # struct timeval of a 64-bit machine
@@ -51,8 +51,7 @@ def _socket_of(words: list[str]) -> str:
             return word[9:]
         if word == "--socket" and place + 1 < len(words):
             return words[place + 1]
-    variable = posix.environ.get(SOCKET_VARIABLE.encode())
-    return variable.decode("utf-8", "surrogateescape") if variable else DEFAULT_SOCKET
+    return socket_path()
 
 
 def _containers(path: str, kind: str) -> list[object]:

@@ -1,25 +1,29 @@
 """The daemon as the verbs ask it: one request a connection, within a time, its answer as JSON or as a stream.
 
-Not on the lean path; what goes over the wire is http.py's. The whole of an answer that is no stream must be
+Not on the lean path of `run`, and lean nevertheless; what goes over the wire is http.py's. The whole of an answer that is no stream must be
 there within the limit: a daemon that hangs is told, not waited for.
 """
 
 import _socket
-import os
+import posix
 import select
-import struct
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from _struct import Struct
 
 from common.errors import BadRequest, DkrError, NotFound, ProtocolError
 from common.frames import dumps, loads
-from common.version import API_VERSION
-from dkrctl import awaited, diagnosis
 from dkrctl.http import Answer, Connection, ask_session, problem
 from dkrctl.report import note
 from dkrctl.signals import SIGPIPE, Terminated
 
+TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+    from dkrctl.awaited import Awaited
+
 SECONDS = 10.0
+_WONDERS = 2.0  # seconds that an answer may take before who sits at a terminal is told what is waited for
 START_SECONDS = 70.0  # a build has its own deadline (the setting start_seconds), which is told better than that none answers
 REMOVE_SECONDS = 70.0  # the api itself gives up after 60
 FOREVER = 86400.0 * 365  # seconds: the daemon keeps the time
@@ -34,13 +38,13 @@ _SKEWED = frozenset((400, 404, 405, 415, 426))
 _SKEWED_CODES = frozenset(("bad-request", "not-found"))
 
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-_TIMEVAL = struct.Struct("@ll")
+_TIMEVAL = Struct("@ll")
 _NO_LIMIT = _TIMEVAL.pack(0, 0)
 
 
 def patience() -> float | None:
     """Seconds to wait for an answer, by the variable DKR_TIMEOUT; None where it is not set. Raises BadRequest."""
-    text = os.environ.get(VARIABLE)
+    text = posix.environ.get(VARIABLE.encode(), b"").decode("utf-8", "surrogateescape")
     if not text:
         return None
     try:
@@ -69,6 +73,13 @@ def _timeval(seconds: float) -> bytes:
     """The struct timeval for `seconds`; never zero, which would mean no limit."""
     whole = int(max(seconds, 0.001) * 1_000_000)
     return _TIMEVAL.pack(*divmod(whole, 1_000_000))
+
+
+def _cut_off() -> DkrError:
+    # Late, here and below: only who meets a failure pays for what tells of it.
+    from dkrctl.diagnosis import cut_off
+
+    return cut_off()
 
 
 class _Exchange(Connection):
@@ -100,7 +111,7 @@ class _Exchange(Connection):
         for option in (_socket.SO_RCVTIMEO, _socket.SO_SNDTIMEO):
             self._socket.setsockopt(_socket.SOL_SOCKET, option, _NO_LIMIT)
 
-    def content(self, answer: Answer) -> Iterator[bytes]:
+    def content(self, answer: Answer) -> "Iterator[bytes]":
         """The body as it comes. Raises Unavailable where it is cut off."""
         if answer.status in (204, 304):
             return
@@ -113,13 +124,13 @@ class _Exchange(Connection):
             if not self._data and not self._fill():
                 if left is None:
                     return
-                raise diagnosis.cut_off()
+                raise _cut_off()
             piece = bytes(self._data if left is None else self._data[:left])
             del self._data[: len(piece)]
             left = left if left is None else left - len(piece)
             yield piece
 
-    def _chunks(self) -> Iterator[bytes]:
+    def _chunks(self) -> "Iterator[bytes]":
         """RFC 9112, 7.1: chunks up to the empty one; extensions and trailers are not used."""
         while True:
             digits = self._line().partition(b";")[0].strip()
@@ -130,7 +141,7 @@ class _Exchange(Connection):
                 return
             while left:
                 if not self._data and not self._fill():
-                    raise diagnosis.cut_off()
+                    raise _cut_off()
                 piece = bytes(self._data[:left])
                 del self._data[: len(piece)]
                 left -= len(piece)
@@ -145,7 +156,7 @@ class _Exchange(Connection):
             if len(self._data) > _MAX_LINE:
                 raise ProtocolError("cannot understand the daemon: a chunk of its answer has no size")
             if not self._fill():
-                raise diagnosis.cut_off()
+                raise _cut_off()
         line = bytes(self._data[:end])
         del self._data[: end + 2]
         return line
@@ -179,6 +190,8 @@ class _Exchange(Connection):
             raise Terminated(SIGPIPE)
 
     def _late(self) -> DkrError:
+        from dkrctl import diagnosis
+
         return diagnosis.hangs(self._path, self._seconds or 0.0)
 
 
@@ -193,7 +206,7 @@ class Daemon:
         """`seconds` bounds each answer that is no stream; None: what the environment says, or what fits the question."""
         self.path = path
         self._wished = patience() if seconds is None else seconds
-        self.awaited: awaited.Awaited | None = None
+        self.awaited: Awaited | None = None
         self.wording: Callable[[DkrError], DkrError] = lambda error: error
 
     @property
@@ -223,6 +236,8 @@ class Daemon:
                 self.path, target, b"" if body is None else dumps(body), limit=_timeval(seconds)
             )
         except BlockingIOError as err:
+            from dkrctl import diagnosis
+
             raise diagnosis.hangs(self.path, seconds) from err
         except DkrError as error:
             raise self.wording(self.aged(error)) from error
@@ -241,8 +256,8 @@ class Daemon:
         target: str,
         accept: str = "",
         reader: int = -1,
-        on_head: Callable[[Answer], None] | None = None,
-    ) -> Generator[bytes]:
+        on_head: "Callable[[Answer], None] | None" = None,
+    ) -> "Generator[bytes]":
         """The body of an answer as it comes, however long that takes; only its head must come in time.
 
         reader   where it is written to; who has gone there ends the client
@@ -261,16 +276,16 @@ class Daemon:
             exchange.close()
 
     def post_all(
-        self, targets: Sequence[str], body: object, seconds: float
-    ) -> Generator[tuple[object, DkrError | None]]:
+        self, targets: "Sequence[str]", body: object, seconds: float
+    ) -> "Generator[tuple[object, DkrError | None]]":
         """As `post` to each of `targets`, at the same time: the answer or the error of each, in their order."""
         data = b"" if body is None else dumps(body)
         for at in range(0, len(targets), MAX_AT_ONCE):
             yield from self._all(targets[at : at + MAX_AT_ONCE], data, self._limit(seconds))
 
     def _all(
-        self, targets: Sequence[str], data: bytes, seconds: float
-    ) -> Generator[tuple[object, DkrError | None]]:
+        self, targets: "Sequence[str]", data: bytes, seconds: float
+    ) -> "Generator[tuple[object, DkrError | None]]":
         exchanges: list[_Exchange] = []
         try:
             for target in targets:
@@ -294,7 +309,7 @@ class Daemon:
             exchange.close()
 
     def _answer(self, exchange: _Exchange) -> object:
-        if self.awaited is not None and os.isatty(2) and not exchange.comes(awaited.SECONDS):
+        if self.awaited is not None and posix.isatty(2) and not exchange.comes(_WONDERS):
             note(str(self.awaited))
             self.awaited = None  # once: whatever else is waited for was named
         answer = exchange.head()
@@ -306,6 +321,8 @@ class Daemon:
         try:
             return loads(body)
         except ValueError as err:
+            from dkrctl import diagnosis
+
             raise diagnosis.foreign(self.path, body) from err
 
     def _error(self, answer: Answer, body: bytes) -> DkrError:
@@ -316,6 +333,9 @@ class Daemon:
 
     def _beside_release(self, error: DkrError) -> DkrError:
         """`error`, unless the daemon is of another release, which may be its cause: then that is told."""
+        from common.version import API_VERSION
+        from dkrctl import diagnosis
+
         exchange = _Exchange(self.path, self._limit())
         try:
             answer = exchange.ask("GET", "/v1/version")
@@ -335,7 +355,7 @@ class Daemon:
         return error
 
 
-def _whole(content: Iterator[bytes]) -> bytes:
+def _whole(content: "Iterator[bytes]") -> bytes:
     body = bytearray()
     for piece in content:
         body += piece

@@ -10,9 +10,9 @@ from common.exec_options import EXEC
 from common.frames import dumps
 from dkrctl import request as requests
 from dkrctl import stdio
-from dkrctl.http import ask_session, target_of
+from dkrctl.http import ask_session, socket_path, target_of
 from dkrctl.parse import Parsed, parse, utf8
-from dkrctl.run import Run, load_session, socket_path
+from dkrctl.run import Run, load_session
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:

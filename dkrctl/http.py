@@ -1,6 +1,6 @@
 """The client's end of HTTP/1.1 over the Unix socket, and of the hand-over record after a 101.
 
-On the lean path (see lean.py): imports built-in modules, errors and frames. `socket` would cost 6.8 ms for
+On the lean path (see lean.py): imports built-in modules, errors, frames and the table of options. `socket` would cost 6.8 ms for
 its enums, `http.client` 33.
 
 Whatever the daemon answers is bounded and nothing of it is trusted: a session is one only if root has made its socket.
@@ -12,6 +12,7 @@ import sys
 
 from common.errors import BadRequest, DkrError, ProtocolError, Unavailable, from_wire
 from common.frames import dumps, loads_object
+from common.options import DEFAULT_SOCKET, SOCKET_VARIABLE
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:
@@ -25,6 +26,15 @@ _UCRED = 12  # bytes of struct ucred: pid, uid, gid; unix(7)
 _CHUNK = 65536
 _BEGIN = b"HTTP/1."  # of every answer
 _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
+
+
+def socket_path(*given: str | None) -> str:
+    """The daemon's socket: the first that is given, the variable DKR_SOCKET, the default."""
+    for path in given:
+        if path:
+            return path
+    variable = posix.environ.get(SOCKET_VARIABLE.encode())
+    return variable.decode("utf-8", "surrogateescape") if variable else DEFAULT_SOCKET
 
 
 def descriptors_of(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

@@ -1,7 +1,7 @@
 """The client's entry: `from dkrctl.lean import entry; entry()`.
 
 `dkrctl run`, `exec` and `attach` (and `__complete`, which answers a shell) take the **lean path**: it may load what the
-interpreter has loaded anyway, modules written in C (`posix`, `_socket`, `_signal`, `_json`, `select`, `fcntl`, `errno`;
+interpreter has loaded anyway, modules written in C (`posix`, `_socket`, `_signal`, `_json`, `gc`, `select`, `fcntl`, `errno`;
 `termios` with a terminal), and our own lean modules, which say so at their top. `os json socket re enum
 dataclasses argparse typing contextlib signal` and the like are loaded to print help or an error, never on the way
 to a command: they cost 1 to 14 ms each. The bare interpreter (`python3 -IS`) takes 6.5 ms, all of ours 3 more, of
@@ -12,6 +12,7 @@ So the classes here have `__slots__` and no decorator, and flags are numbers. Se
 -IS -X importtime`.
 """
 
+import gc
 import posix
 import sys
 
@@ -21,6 +22,8 @@ TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:
     from typing import NoReturn
 
+# What is loaded at the start is no garbage, and looking through it for some took 4 % of an exec.
+_GARBAGE = 50_000  # objects more than before, of which hardly any can be garbage: a collector's first look
 
 _LEAN = ("run", "exec", "attach")
 
@@ -68,6 +71,7 @@ def main(words: list[str]) -> int:
 def entry() -> "NoReturn":
     """Run the command line and end the process at once: taking the interpreter apart would cost 2 ms."""
     plain_interrupt()
+    gc.set_threshold(_GARBAGE)
     # After the signal: until here ctrl-C would show a traceback.
     from common.errors import EXIT_ENGINE, DkrError, exit_code
 

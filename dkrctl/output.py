@@ -1,6 +1,6 @@
 """What verbs write to stdout: whole or with an error, and fit for a terminal where there is one."""
 
-import os
+import posix
 import select
 
 from common.errors import HostUnfit
@@ -23,7 +23,7 @@ def write(descriptor: int, data: bytes) -> None:
     """Write all of `data` to stdout (1) or stderr (2), now; as `emit`."""
     while data:
         try:
-            data = data[os.write(descriptor, data) :]
+            data = data[posix.write(descriptor, data) :]
         except BlockingIOError:
             select.select([], [descriptor], [])  # somebody who shares it has made it so
         except BrokenPipeError:
@@ -35,20 +35,24 @@ def write(descriptor: int, data: bytes) -> None:
 
 def is_terminal() -> bool:
     """Whether stdout is a terminal, so that people look at it."""
-    return os.isatty(1)
+    return posix.isatty(1)
 
 
 def width() -> int | None:
     """Columns of the terminal on stdout; None where there is none or it does not know."""
     try:
-        return os.get_terminal_size(1).columns or None
+        return posix.get_terminal_size(1).columns or None
     except OSError:
         return None
 
 
 def is_coloured() -> bool:
     """Whether colours are wanted: on a terminal that knows them, unless NO_COLOR is set."""
-    return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    return (
+        is_terminal()
+        and not posix.environ.get(b"NO_COLOR")
+        and posix.environ.get(b"TERM", b"dumb") != b"dumb"
+    )
 
 
 def coloured(text: str, colour: int, *, wanted: bool) -> str:

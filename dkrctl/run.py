@@ -6,10 +6,10 @@ On the lean path (see lean.py): imports built-in modules and our lean ones.
 import posix
 
 from common.errors import BadRequest, Internal
-from common.options import DEFAULT_SOCKET, RUN, SOCKET_VARIABLE
+from common.options import RUN
 from dkrctl import request as requests
 from dkrctl import stdio
-from dkrctl.http import ask_run
+from dkrctl.http import ask_run, socket_path
 from dkrctl.parse import Parsed, parse
 from dkrctl.signals import Signals
 
@@ -25,15 +25,6 @@ _ENDS = {
     "oom": "the command ran out of memory: the kernel ended it",
     "unhealthy": "the container was unhealthy: --health-on-failure ended it",
 }
-
-
-def socket_path(*given: str | None) -> str:
-    """The daemon's socket: the first that is given, the variable DKR_SOCKET, the default."""
-    for path in given:
-        if path:
-            return path
-    variable = posix.environ.get(SOCKET_VARIABLE.encode())
-    return variable.decode("utf-8", "surrogateescape") if variable else DEFAULT_SOCKET
 
 
 def status_of(ended: dict[str, object]) -> int:

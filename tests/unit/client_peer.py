@@ -81,7 +81,13 @@ def api(client: socket.socket) -> None:
     if head.startswith(b"GET /v1/containers"):
         # Names that are none would be read by the shell.
         names = ("web", "-x", "a b", "$(reboot)", "a\nb", "")
-        answer(client, "200 OK", [{"name": name, "image": "host", "status": "running"} for name in names])
+        rest = {
+            "id": "6f" * 32,
+            "image": "host",
+            "status": "running",
+            "created": "2026-01-31T12:00:00.000000000Z",
+        }
+        answer(client, "200 OK", [{"name": name, **rest} for name in names])
         return
     if not head:
         return

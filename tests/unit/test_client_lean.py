@@ -21,7 +21,7 @@ COMPLETION = {
     *("common", "common.errors", "common.frames", "common.option_rows", "common.options"),
     *("dkrctl", "dkrctl.lean", "dkrctl.signals", "dkrctl.complete", "dkrctl.http"),
 }
-C = {"_json", "_signal", "_socket", "errno", "fcntl", "posix", "select", "termios"}
+C = {"_json", "_signal", "_socket", "errno", "fcntl", "gc", "posix", "select", "termios"}
 TERMINAL = {"dkrctl.keeper", "dkrctl.keys", "dkrctl.line", "dkrctl.pump", "dkrctl.terminal"}
 EXEC = {"dkrctl.exec", "common.exec_options"}
 ATTACH = {"dkrctl.attach", "dkrctl.report"}
@@ -94,6 +94,16 @@ def test_completion_loads_less_than_a_run(peer: Peer) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"web\thost, running\n", b"")
     assert loaded(peer) <= COMPLETION | C
     assert loaded(peer) >= COMPLETION
+
+
+@pytest.mark.parametrize("words", [[], ["--quiet"], ["--format", "json"], ["--format", "{{.ID}} {{json .}}"]])
+def test_a_list_loads_nothing_of_the_standard_library(peer: Peer, words: list[str]) -> None:
+    """`os`, `re` and `collections.abc` alone took 10 of its 25 ms."""
+    done = subprocess.run(peer.verb("ps", *words), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"6f6f" in done.stdout
+    foreign = {name for name in loaded(peer) if name.partition(".")[0] not in ("common", "dkrctl")}
+    assert foreign <= C | {"_struct", "time"}
 
 
 def test_a_rootfs_costs_one_module_more(peer: Peer) -> None:
