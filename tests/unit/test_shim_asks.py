@@ -152,11 +152,9 @@ def send(sock: socket.socket, message: object, *descriptors: int) -> None:
 
 
 @pytest.fixture
-def guardian(tmp_path: Path) -> Iterator[Guardian]:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    made = Guardian(tmp_path)
-    (tmp_path / "clients").chmod(0o666)
+def guardian(open_tmp: Path) -> Iterator[Guardian]:
+    made = Guardian(open_tmp)
+    (open_tmp / "clients").chmod(0o666)
     try:
         yield made
     finally:
