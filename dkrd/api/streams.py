@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from common.errors import BadRequest, ProtocolError
+from common.errors import BadRequest, NotPermitted, ProtocolError
 from dkrd.api import sessions
 from dkrd.api.asks import ASK_SECONDS, check_runs, find
 from dkrd.api.bridge import Bridge
@@ -70,7 +70,9 @@ async def attach_websocket(
 
 
 def handshake(request: web.Request, verb: str) -> web.WebSocketResponse:
-    """The answer to a client that wants a WebSocket, to be prepared. Raises BadRequest where it is no handshake."""
+    """The answer to a client that wants a WebSocket, to be prepared. Raises BadRequest where it is no handshake, NotPermitted where a
+    page of another site asks.
+    """
     # A compressed message has no length that could be bounded before it is read.
     websocket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False)
     websocket.headers["Server"] = "dkr"
@@ -79,7 +81,21 @@ def handshake(request: web.Request, verb: str) -> web.WebSocketResponse:
             f"cannot {verb}: the request is no handshake of WebSocket",
             hint="Sec-WebSocket-Key and Sec-WebSocket-Version: 13 are wanted (RFC 6455)",
         )
+    _check_origin(request, verb)
     return websocket
+
+
+def _check_origin(request: web.Request, verb: str) -> None:
+    """A page of any site may open a WebSocket to what its reader's machine reaches, to a proxy of our socket too, and it alone is no
+    matter of CORS (RFC 6455, section 10.2). Whoever is no browser says no origin.
+    """
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2].lower() != request.host.lower():
+        raise NotPermitted(
+            f"cannot {verb}: a page of {origin[:80]} asks, and this is {request.host[:80]}",
+            rule="origin",
+            hint="have the proxy serve both, and pass the Host on as it comes",
+        )
 
 
 @contextlib.asynccontextmanager

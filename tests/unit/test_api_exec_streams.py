@@ -191,3 +191,34 @@ def test_where_it_does_not_run_is_a_problem(api: Api) -> None:
     assert (answer.status, answer.json()["code"]) == (404, "not-found")
     headers = {name: value for name, value in WEBSOCKET.items() if name != "Sec-WebSocket-Key"}
     assert api.ask("GET", "/v1/containers/one/exec", b"", headers).status == 400
+
+
+@pytest.mark.parametrize("target", ["attach", "exec"])
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://evil.example", "localhost:8080", 403),
+        ("http://localhost", "localhost:8080", 403),
+        ("null", "localhost:8080", 403),
+        ("", "localhost:8080", 403),
+        ("http://LOCALHOST:8080", "localhost:8080", 101),
+        ("https://dkr", "dkr", 101),
+    ],
+)
+def test_a_page_of_another_site_comes_to_nothing(
+    api: Api, target: str, origin: str, host: str, status: int
+) -> None:
+    client = api.client()
+    headers = {**WEBSOCKET, "Host": host, "Origin": origin}
+    client.send("GET", f"/v1/containers/one/{target}", b"", headers)
+    if status == 101 and target == "attach":
+        guardian = api.hear_session()
+        api.say({"type": "done", "seq": guardian.seq, "value": {}})
+        ours, theirs = socket.socketpair()
+        guardian.says(ATTACHED, theirs)
+        ours.close()
+        guardian.close()
+    answer = client.answer()
+    assert answer.status == status
+    if status == 403:
+        assert (answer.json()["code"], answer.json()["rule"]) == ("not-permitted", "origin")
