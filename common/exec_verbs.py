@@ -1,7 +1,7 @@
 """`dkrctl exec ls` and `exec kill`: of two words, so beside COMMANDS (common/verbs.py), and not on the lean path of `exec`."""
 
 from common.lifecycle import KILL
-from common.options import CHOICE, FLAG, RUNNING, SOCKET, VERB_HELP, Command, Option
+from common.options import CHOICE, EXECS, FLAG, RUNNING, SOCKET, VERB_HELP, Command, Option
 
 _OUTPUT = "Output"
 
@@ -39,7 +39,7 @@ EXEC_KILL = Command(
     KILL.options,
     (("dkrctl exec kill web $(dkrctl exec ls -q web)", "all of them"),),
     status="0; 1 where one of them could not be signalled",
-    words=RUNNING,
+    words=EXECS,
     intermixed=True,
 )
 

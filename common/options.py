@@ -23,9 +23,8 @@ VARIABLES = "variables"  # names of the caller's environment
 RUN_WORDS = "run"  # a root or a command, then the command's arguments
 VERBS = "verbs"
 CONTAINERS = "containers"  # the caller's, all of them
-RUNNING = "running"
-PAUSED = "paused"
-STOPPED = "stopped"
+RUNNING, PAUSED, STOPPED = "running", "paused", "stopped"
+EXECS = "execs"  # one that runs, then what is executed in it
 
 DEFAULT_SOCKET = "/run/dkr/dkr.sock"
 SOCKET_VARIABLE = "DKR_SOCKET"

@@ -10,9 +10,11 @@ import re
 import signal
 from pathlib import Path
 
+from common.exec_verbs import SUBCOMMANDS
 from common.options import (
     CONTAINERS,
     DIRECTORIES,
+    EXECS,
     FILES,
     FLAG,
     GLOBAL,
@@ -33,6 +35,10 @@ from dkrctl.help import brief
 HEAD = "made from dkr's option table by scripts/generate.py when dkr was installed: changes here are lost"
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 LIVE = (CONTAINERS, RUNNING, PAUSED, STOPPED)
+EVERY = (
+    *COMMANDS,
+    *SUBCOMMANDS,
+)  # also those of two words, the second of which stands right behind the first
 SIGNAL_NAMES = tuple(sorted(name.name for name in signal.Signals if not name.name.startswith("SIGRT")))
 
 
@@ -59,6 +65,11 @@ def words_of(option: Option) -> tuple[str, ...]:
     return option.choices or (option.complete if isinstance(option.complete, tuple) else ())
 
 
+def second_words(name: str) -> list[str]:
+    """What makes another command of the verb `name`, right behind it."""
+    return [other.name.partition(" ")[2] for other in SUBCOMMANDS if other.name.startswith(f"{name} ")]
+
+
 def _filled(template: str, **more: str) -> str:
     """A file of scripts/templates/ with each `@NAME@` replaced."""
     values = {
@@ -69,6 +80,8 @@ def _filled(template: str, **more: str) -> str:
         "VARIABLES": VARIABLES,
         "VERBS": VERBS,
         "RUN_WORDS": RUN_WORDS,
+        "RUNNING": RUNNING,
+        "EXECS": EXECS,
         "SIGNAL_NAMES": " ".join(SIGNAL_NAMES),
         **more,
     }
@@ -86,7 +99,7 @@ def _bash_case(pattern: str, body: str) -> str:
 def _bash_options(name: str, options: tuple[Option, ...]) -> str:
     flags = " ".join(word for option in options if option.kind == FLAG for word in names(option))
     valued = " ".join(word for option in options if option.kind != FLAG for word in names(option))
-    return _bash_case(name or "''", f"flags='{flags}' valued='{valued}'")
+    return _bash_case(f"'{name}'", f"flags='{flags}' valued='{valued}'")
 
 
 def _bash_values(name: str, options: tuple[Option, ...]) -> list[str]:
@@ -109,13 +122,14 @@ def _bash_kind(command: Command) -> str:
 
 def bash() -> str:
     """The script for bash."""
-    tables = [("", GLOBAL), *((command.name, command.options) for command in COMMANDS)]
+    tables = [("", GLOBAL), *((command.name, command.options) for command in EVERY)]
     verb_words = [
         _bash_case(
-            command.name,
-            f"kind={_bash_kind(command)} mixed={1 if command.intermixed else chr(39) * 2}",
+            f"'{command.name}'",
+            f"kind={_bash_kind(command)} mixed={1 if command.intermixed else chr(39) * 2}"
+            f" seconds='{' '.join(second_words(command.name))}'",
         )
-        for command in COMMANDS
+        for command in EVERY
     ]
     return _filled(
         "dkrctl.bash",
@@ -177,10 +191,15 @@ def _zsh_function(command: Command) -> str:
         specs.append("'1:command: _dkrctl_commands'")
     elif command.parts:
         specs.append(f"'1:part:({' '.join(command.parts)})'")
+    elif seconds := second_words(command.name):
+        specs.append(f"'1:container: _dkrctl_seconds {command.words} {' '.join(seconds)}'")
+        specs.append("'*:argument:_files'")
+    elif command.words == EXECS:
+        specs += [f"'1:container: _dkrctl_names {RUNNING}'", f"'*:exec: _dkrctl_names {EXECS}'"]
     elif command.words:
         specs.append(f"'*:container: _dkrctl_names {command.words}'")
     body = " \\\n        ".join([head, *specs])
-    return f"_dkrctl_verb_{command.name}() {{\n    {body}\n}}"
+    return f"_dkrctl_verb_{command.name.replace(' ', '_')}() {{\n    {body}\n}}"
 
 
 def zsh() -> str:
@@ -190,7 +209,7 @@ def zsh() -> str:
         COMMANDS="\n".join(
             f"        {_quoted(command.name + ':' + _zsh_text(brief(command)))}" for command in COMMANDS
         ),
-        FUNCTIONS="\n\n".join(map(_zsh_function, COMMANDS)),
+        FUNCTIONS="\n\n".join(map(_zsh_function, EVERY)),
         GLOBAL="\n".join(f"        {spec} \\" for spec in _zsh_specs(GLOBAL)),
         ROOTS=" ".join(ROOTS),
     )
@@ -239,9 +258,20 @@ def _fish_words(command: Command) -> list[str]:
         return [f"complete -c dkrctl -n '__dkrctl_words {name} 0' -a '{verbs}'"]
     if command.parts:
         return [f"complete -c dkrctl -n '__dkrctl_words {name} 0' -a '{' '.join(command.parts)}'"]
+    if command.words == EXECS:
+        return [
+            f"complete -c dkrctl -n '__dkrctl_words \"{name}\" 0' -a '(__dkrctl_names {RUNNING})'",
+            f'complete -c dkrctl -n \'__dkrctl_words "{name}"; and not __dkrctl_words "{name}" 0\' '
+            f"-a '(__dkrctl_names {EXECS})'",
+        ]
+    lines = []
+    if seconds := second_words(name):
+        lines.append(f"complete -c dkrctl -n '__dkrctl_behind {name}' -a '{' '.join(seconds)}'")
     if command.words:
-        return [f"complete -c dkrctl -n '__dkrctl_words {name}' -a '(__dkrctl_names {command.words})'"]
-    return []
+        lines.append(
+            f"complete -c dkrctl -n '__dkrctl_words \"{name}\"' -a '(__dkrctl_names {command.words})'"
+        )
+    return lines
 
 
 def fish() -> str:
@@ -254,17 +284,19 @@ def fish() -> str:
     for command in COMMANDS:
         about_it = _quoted(brief(command))
         lines.append(f"complete -c dkrctl -n '__dkrctl_no_verb' -a {command.name} -d {about_it}")
-    for command in COMMANDS:
-        lines += _fish_options(f"__dkrctl_options {command.name}", command.options)
+    for command in EVERY:
+        lines += _fish_options(f'__dkrctl_options "{command.name}"', command.options)
         lines += _fish_words(command)
     cases = [
-        f"                    case {command.name}\n                        set valued {valued(command.options)}"
-        for command in COMMANDS
+        f"        case '{command.name}'\n            printf '%s\\n' {valued(command.options)}"
+        for command in EVERY
+        if valued(command.options)
     ]
     return _filled(
         "dkrctl.fish",
         GLOBAL_VALUED=valued(GLOBAL),
         VALUED="\n".join(cases),
-        UNMIXED=" ".join(command.name for command in COMMANDS if not command.intermixed),
+        TWO=" ".join(f"'{command.name}'" for command in SUBCOMMANDS),
+        UNMIXED=" ".join(f"'{command.name}'" for command in EVERY if not command.intermixed),
         LINES="\n".join(lines),
     )

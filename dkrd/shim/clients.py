@@ -306,6 +306,11 @@ class Clients:
         if not self._clients:
             self._deeds.gone(client.wish)
 
+    def notice(self) -> None:
+        """Who does not take what somebody else has just said over its session, which is closed then, has vanished."""
+        for client in [c for c in self._clients if not c.session.open]:
+            self._vanish(client)
+
     def _drop(self, stream: Stream) -> None:
         """It took nothing while others waited for it."""
         for client in [c for c in self._clients if stream in c.streams]:

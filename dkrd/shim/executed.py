@@ -165,6 +165,7 @@ class Executed:
                 self._session, self._wanted.on_disconnect, types=True, size=(0, 0), first=True
             )
             self._session.send(started)
+            self._clients.notice()
             return
         self._session.send(started, *((self._master,) if self._master >= 0 else ()))
         self._clients.begin(self._session, self._wanted.on_disconnect)

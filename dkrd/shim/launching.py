@@ -154,6 +154,7 @@ def _watch(
     if frame["type"] == "attach":
         attach.admit(guard.clients, start.session, frame)
     start.succeeded(who, made.state, built)
+    guard.clients.notice()
     if frame["type"] == "launch":
         start.session.close()
     # From here on the run directory's state counts, and none after a power cut.

@@ -52,6 +52,13 @@ _dkrctl_kind() {
         @SIGNALS@) _dkrctl_offer "$2" @SIGNAL_NAMES@ ;;
         @VARIABLES@) _dkrctl_offer "$2" $(compgen -e) ;;
         @LIVE@) _dkrctl_names "$1" "$2" ;;
+        @EXECS@)
+            if ((place > 0)); then
+                _dkrctl_names @EXECS@ "$2"
+            else
+                _dkrctl_names @RUNNING@ "$2"
+            fi
+            ;;
         @VERBS@) _dkrctl_offer "$2" @COMMANDS@ ;;
         =*) ((place > 0)) || _dkrctl_offer "$2" ${1#=} ;;
         @RUN_WORDS@)
@@ -79,17 +86,17 @@ _dkrctl_value() {
     esac
 }
 
-# What a verb ($1) takes besides options; whether options may follow it.
+# What a verb ($1) takes besides options; whether options may follow it; the words that make another verb of it, right behind it.
 _dkrctl_verb() {
     case $1 in
 @VERB_WORDS@
-        *) kind='' mixed='' ;;
+        *) kind='' mixed='' seconds='' ;;
     esac
 }
 
 _dkrctl() {
     local -a words=()
-    local current verb='' flags valued kind mixed place=-1 number word pending='' ended='' rooted=''
+    local current verb='' flags valued kind mixed seconds='' place=-1 number word pending='' ended='' rooted=''
     COMPREPLY=()
     _dkrctl_line
     _dkrctl_options ''
@@ -105,6 +112,11 @@ _dkrctl() {
                 _dkrctl_verb "$verb"
                 place=0
                 ended=''
+                continue
+            elif [[ $place == 0 && ${words[number - 1]} == "$verb" && " $seconds " == *" $word "* ]]; then
+                verb+=" $word"
+                _dkrctl_options "$verb"
+                _dkrctl_verb "$verb"
                 continue
             fi
             place=$((place + 1))
@@ -126,6 +138,7 @@ _dkrctl() {
     elif [[ -z $ended && $current == -* ]]; then
         _dkrctl_offer "$current" $flags $valued
     else
+        [[ $place == 0 && ${words[${#words[@]} - 2]} == "$verb" ]] && _dkrctl_offer "$current" $seconds
         _dkrctl_kind "$kind" "$current"
     fi
 }

@@ -1,5 +1,12 @@
 # fish completion for dkrctl(1); @HEAD@
 
+# The options of a verb that take a value.
+function __dkrctl_valued
+    switch $argv[1]
+@VALUED@
+    end
+end
+
 # Goes over the words before the cursor: prints the verb, and how many words stand after it.
 function __dkrctl_state
     set -l valued @GLOBAL_VALUED@
@@ -8,16 +15,18 @@ function __dkrctl_state
     set -l count 0
     set -l pending 0
     set -l ended 0
+    set -l before
     for token in $tokens[2..-1]
         if test $pending = 1
             set pending 0
         else if test $ended = 1; or not string match -qr -- '^-.' $token
             if test -z "$verb"
                 set verb $token
-                switch $verb
-@VALUED@
-                end
+                set valued (__dkrctl_valued $verb)
                 set ended 0
+            else if test $count = 0; and test "$before" = "$verb"; and contains -- "$verb $token" @TWO@
+                set verb "$verb $token"
+                set valued (__dkrctl_valued $verb)
             else
                 set count (math $count + 1)
                 contains -- $verb @UNMIXED@; and set ended 1
@@ -29,6 +38,7 @@ function __dkrctl_state
         else
             contains -- -(string sub -s -1 -- $token) $valued; and set pending 1
         end
+        set before $token
     end
     echo "$verb"
     echo $count
@@ -54,12 +64,19 @@ function __dkrctl_words
     test $state[2] = $argv[2]
 end
 
+# Whether the verb is $argv[1], and nothing stands behind it.
+function __dkrctl_behind
+    __dkrctl_words $argv[1] 0; or return 1
+    set -l tokens (commandline -opc)
+    test "$tokens[-1]" = $argv[1]
+end
+
 # Whether the root is named by an option, so that the first word is the command.
 function __dkrctl_rooted
     string match -qr -- '^--rootfs(=|$)' (commandline -opc)
 end
 
-# Names of containers, but those that stand there already.
+# Names of containers, or ids of what is executed, but those that stand there already.
 function __dkrctl_names
     set -l tokens (commandline -opc)
     command $tokens[1] __complete $argv[1] $tokens[2..-1] 2>/dev/null | while read -l line

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.exec_verbs import EXEC_KILL, EXEC_LS
 from common.lifecycle import RM
 from common.verbs import COMMANDS, PS, ROOTS
 from scripts import generate
@@ -81,6 +82,14 @@ STATIC = [
     ("dkrctl start --on-disconnect k", ["keep", "kill"]),
     ("dkrctl stats --format ", ["json", "table"]),
     ("dkrctl doctor -f ", ["json", "text"]),
+    ("dkrctl exec l", ["ls"]),
+    ("dkrctl exec -i l", []),  # no container is called so, and nothing else may stand there
+    ("dkrctl exec ls --", longs(EXEC_LS)),
+    ("dkrctl exec ls --format ", ["json", "table"]),
+    ("dkrctl exec ls x --no", ["--no-trunc"]),  # options may follow words
+    ("dkrctl exec kill -s SIGTE", ["SIGTERM"]),
+    ("dkrctl exec kill --", longs(EXEC_KILL)),
+    ("dkrctl exec --on-disconnect k", ["keep", "kill"]),
 ]
 
 
@@ -131,6 +140,13 @@ def test_a_value_behind_an_equals_sign(
         ("dkrctl rm b", ["bad-1", "bad-2"]),
         ("dkrctl rm bad-1 ", ["bad-2", "made"]),  # none twice
         ("dkrctl inspect --format json a", ["alive"]),
+        ("dkrctl exec ", ["alive", "kill", "ls"]),
+        ("dkrctl exec -it ", ["alive"]),
+        ("dkrctl exec ls ", ["alive"]),
+        ("dkrctl exec ls --no-trunc a", ["alive"]),
+        ("dkrctl exec kill ", ["alive"]),
+        ("dkrctl exec kill -s INT a", ["alive"]),
+        ("dkrctl exec kill alive ", []),  # nothing is executed there
     ],
 )
 def test_names_of_containers(root: Caller, tmp_path: Path, shell: str, line: str, words: list[str]) -> None:
@@ -144,7 +160,45 @@ def test_the_socket_of_the_line_is_asked(root: Caller, tmp_path: Path, shell: st
     assert offered(shell, root, tmp_path, "dkrctl --socket /nonexistent/s rm b") == []
 
 
+@pytest.fixture
+def execs(daemon: Daemon, containers: None) -> Iterator[list[str]]:
+    """What is executed in the one that runs: two ids as `exec ls` shows them, in order."""
+    start = ("exec", "-d", "alive", "/bin/sleep")
+    found = [daemon.dkrctl(*start, f"60{n}", check=True).stdout.strip()[:12] for n in range(2)]
+    yield sorted(found)
+    daemon.dkrctl("exec", "kill", "alive", *found)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_is_executed(root: Caller, tmp_path: Path, shell: str, execs: list[str]) -> None:
+    first, second = execs
+    assert offered(shell, root, tmp_path, "dkrctl exec kill alive ") == execs
+    assert offered(shell, root, tmp_path, f"dkrctl exec kill -s TERM alive {first[:6]}") == [first]
+    assert offered(shell, root, tmp_path, f"dkrctl exec kill alive {first} ") == [second]  # none twice
+    line = f"dkrctl --socket {root.daemon.socket} exec kill alive --signal=9 {second[:6]}"
+    assert offered(shell, root, tmp_path, line) == [second]
+    assert offered(shell, root, tmp_path, "dkrctl exec kill bad-1 ") == []
+
+
 # --- __complete, which answers them
+
+
+def test_what_it_answers_of_execs(daemon: Daemon, tenant: User, execs: list[str]) -> None:
+    done = asked(daemon, "execs", "exec", "kill", "alive", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(line.split("\t")[0] for line in done.stdout.splitlines()) == execs
+    assert {line.split("\t")[1] for line in done.stdout.splitlines()} == {"/bin/sleep 600", "/bin/sleep 601"}
+    assert asked(daemon, "execs", "exec", "kill", "alive", user=tenant).stdout == ""
+    for words in (
+        [],
+        ["exec"],
+        ["exec", "kill"],
+        ["exec", "kill", ".."],
+        ["exec", "kill", "a/b"],
+        ["exec", "kill", "nosuch"],
+    ):
+        done = asked(daemon, "execs", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def asked(daemon: Daemon, *words: str, user: User | None = None) -> subprocess.CompletedProcess[str]:

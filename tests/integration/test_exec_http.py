@@ -190,6 +190,14 @@ def test_it_ends_with_its_client(web: Caller) -> None:
             ended(web)
 
 
+def test_it_ends_with_a_client_that_goes_as_soon_as_it_runs(web: Caller) -> None:
+    """Also where the guardian finds so by what it says, and not by what it hears."""
+    for _ in range(20):
+        with executed(web, "/bin/sleep", "600") as stream:
+            stream.until("attached")
+    ended(web)
+
+
 def test_unless_it_is_to_be_kept(web: Caller) -> None:
     """Then what it writes is dropped, and it can be ended by its id."""
     line = "trap 'exit 3' TERM; echo up; yes | head -c 300000; echo still >/tmp/still; sleep 600 & wait"
