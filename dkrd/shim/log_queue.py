@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from common.clock import timestamp
-from dkrd.shim.log_lines import encode
+from dkrd.shim.log_lines import MAX_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from common.log_drivers import Logging
     from dkrd.loop import Loop, Timer
 
-MAX_LINE = 16 * 1024  # bytes of one entry; a longer line is several, of which the last has the newline
 HELD = 64 * 1024  # bytes that wait before the command does
 COST = 256  # bytes that an entry takes beside its data
 # Bytes of what a command that waits has written, which is read at its end: pipes that it has widened, as lines of one byte.
 _LAST_WORDS = 32 * 1024 * 1024
 _AGAIN = 0.25  # seconds until a log that took nothing is tried again
+# Bytes that are made entries of together, where lines cannot be taken as they are: an entry of a short line takes many times as much.
+_SOME = 4096
 
 
 # A line of a log, or a part of one: its stream, its bytes, its time, and how many others are missing here if that is what it tells.
@@ -41,11 +42,12 @@ class LogQueue(ABC):
     wanted    of the request
     complain  told once that nothing can be written, and why, until something can again; and of what was lost at the end
 
+    blocking  whether the command waits for a log that takes nothing
     on_room   called when the command need not wait any more
     """
 
     def __init__(self, wanted: Logging, complain: Callable[[str], None]) -> None:
-        self._blocking = wanted.blocking
+        self.blocking = wanted.blocking
         self._limit = _LAST_WORDS if wanted.blocking else wanted.buffer
         self._complain = complain
         self._failing = False
@@ -66,21 +68,25 @@ class LogQueue(ABC):
     @property
     def full(self) -> bool:
         """Whether the command has to wait."""
-        return self._blocking and self._waiting >= HELD
+        return self.blocking and self._waiting >= HELD
 
     def put(self, stream: str, data: bytes) -> None:
         """Bytes of `stream` ("stdout", "stderr"). What is no whole line yet waits for its end, or for `end`."""
         data = self._rest.pop(stream, b"") + data
-        if data.isascii() and not (self._queue or self._dropped or self._again):
-            data = self._at_once(stream, data)
-        *lines, rest = data.split(b"\n")
-        parts = [part for line in lines for part in parts_of(line + b"\n")]
-        if len(rest) > MAX_LINE:
-            *full, rest = parts_of(rest)
-            parts += full
-        if rest:
-            self._rest[stream] = rest
-        self._enter(stream, parts)
+        while True:
+            if not self._waits:
+                data = data[self._at_once(stream, data) :]
+            end = data.find(b"\n", _SOME) + 1 or data.rfind(b"\n") + 1
+            if not end:
+                break
+            lines = data[:end].split(b"\n")[:-1]
+            self._enter(stream, [part for line in lines for part in parts_of(line + b"\n")])
+            data = data[end:]
+        if len(data) > MAX_LINE:
+            *full, data = parts_of(data)
+            self._enter(stream, full)
+        if data:
+            self._rest[stream] = data
 
     def end(self, stream: str) -> None:
         """Nothing more comes of `stream`: what waits is its last line."""
@@ -100,31 +106,25 @@ class LogQueue(ABC):
         if lost:
             self._complain(f"{lost} lines are lost at its end")
 
-    def _at_once(self, stream: str, data: bytes) -> bytes:
-        """Write the whole lines at the beginning of `data` where nothing waits, as many as can be; what is left of it."""
-        end = data.rfind(b"\n") + 1
-        block = data[:end]
-        now = max(self._last + 1, time.time_ns())
-        count = block.count(b"\n")
-        nanosecond = now % 1_000_000_000
-        too_long = end > MAX_LINE and max(map(len, block.split(b"\n"))) >= MAX_LINE
-        if not block or too_long or nanosecond + count > 1_000_000_000:
-            return data
+    @property
+    def _waits(self) -> bool:
+        """Whether something does that comes before whatever is put."""
+        return bool(self._queue or self._dropped or self._again)
+
+    def _at_once(self, stream: str, data: bytes) -> int:
+        """Write whole lines at the beginning of `data` where nothing waits: how many bytes of it were taken."""
         try:
-            taken = self._take_block(encode(block, stream, timestamp(now)[:19], nanosecond))
+            taken = self._take_lines(stream, data)
         except OSError:
-            return data  # it is tried again, and told
-        if not taken:
-            return data
-        self._failing = False
-        self._last = now + taken - 1
-        return data[end:] if taken == count else data.split(b"\n", taken)[-1]
+            return 0  # it is tried again, line by line, and told
+        self._failing = self._failing and not taken
+        return taken
 
     # --- of what it is written to
 
-    def _take_block(self, block: bytes) -> int:
-        """Write lines of the log, encoded, in one piece; how many of them were taken. 0 where it does not take them so. Raises OSError
-        where none was.
+    def _take_lines(self, stream: str, data: bytes) -> int:
+        """Write whole lines at the beginning of `data` together, without a look at each: how many bytes of it were taken. 0 where
+        the first does not go so. Raises OSError where none was taken.
         """
         return 0
 
@@ -143,7 +143,7 @@ class LogQueue(ABC):
     def _enter(self, stream: str, parts: list[bytes]) -> None:
         if not parts:
             return
-        if self._queue or self._dropped or self._again is not None:
+        if self._waits:
             for part in parts:
                 self._append(stream, part)
             if self._again is None:
@@ -243,10 +243,11 @@ class LogQueue(ABC):
 def parts_of(line: bytes) -> list[bytes]:
     """`line` in pieces of at most MAX_LINE bytes, cut between characters where it is text."""
     parts = []
-    while len(line) > MAX_LINE:
-        end = MAX_LINE
-        while end > MAX_LINE - 4 and line[end] & 0xC0 == 0x80:  # inside of a character; utf-8(7)
+    begin = 0
+    while len(line) - begin > MAX_LINE:
+        end = begin + MAX_LINE
+        while end > begin + MAX_LINE - 4 and line[end] & 0xC0 == 0x80:  # inside of a character; utf-8(7)
             end -= 1
-        parts.append(line[:end])
-        line = line[end:]
-    return [*parts, line]
+        parts.append(line[begin:end])
+        begin = end
+    return [*parts, line[begin:]]

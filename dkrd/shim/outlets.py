@@ -52,6 +52,9 @@ def of_terminal(loop: Loop, master: int, typed: bool, log: LogQueue | None = Non
 def of_pipes(loop: Loop, pipes: dict[int, Pipe], log: LogQueue | None) -> Outlets:
     """The outlets of a container with these pipes, by the number of the output."""
     relays = {number: Relay(loop, pipe) for number, pipe in sorted(pipes.items())}
+    if log is not None and log.blocking:
+        for pipe in pipes.values():
+            pipe.chunk //= 2  # all of it is kept, as lines, however short they are
     _log(loop, log, relays)
     return Outlets(None, tuple(relays.values()), typed=any(pipe.writing >= 0 for pipe in pipes.values()))
 

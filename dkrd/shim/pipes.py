@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from dkrd.shim import alarm
 
+# Bytes of one read; a pipe holds 64 KiB, pipe(7). No more: what is made of them for a log would be given back to the kernel and asked
+# for again each time (M_TRIM_THRESHOLD, mallopt(3)), which takes longer than the reads that are saved.
+CHUNK = 32 * 1024
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dkrd.shim.config import Config
-
-_CHUNK = 16 * 1024  # bytes of one read; a pipe holds 64 KiB, pipe(7)
 
 
 def tty(config: Config) -> tuple[int, ...]:
@@ -31,11 +33,13 @@ class Pipe:
 
     reading  descriptor of the output's end
     writing  descriptor of the input's end, or -1
+    chunk    bytes of one read
     """
 
     def __init__(self, reading: int, writing: int = -1) -> None:
         self.reading = reading
         self.writing = writing
+        self.chunk = CHUNK
 
     def take(self) -> None:
         """Be the one that reads and writes from now on, without ever waiting."""
@@ -46,7 +50,7 @@ class Pipe:
 
     def read(self) -> bytes:
         """What the command has written; nothing at the end. Raises BlockingIOError where there is nothing now."""
-        return os.read(self.reading, _CHUNK)
+        return os.read(self.reading, self.chunk)
 
     def write(self, data: bytes | bytearray) -> int:
         """How many bytes were taken. Raises BlockingIOError, and BrokenPipeError where the command reads no more."""

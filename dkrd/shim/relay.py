@@ -1,6 +1,6 @@
 """What the command writes to its terminal, or to a pipe, goes to every client, what each of them types goes to the command.
 
-    source ─► Stream.outward ─► client      outward: LIMIT bytes at most, then the source is not read
+    source ─► Stream.outward ─► client      outward: LIMIT bytes and one read, then the source is not read
     source ◄─ Stream.inward  ◄─ client      inward: LIMIT bytes at most, then that client is not read
 
 Nothing is lost to a client that is slow: alone it holds up the command, as a terminal does. Among several,

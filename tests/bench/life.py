@@ -78,11 +78,12 @@ def exec_(daemon: Daemon, dkr: Contender, peers: Sequence[Contender], rounds: in
 def log(daemon: Daemon, rounds: int, mebibytes: int) -> Result:
     """What a detached command writes, until it has ended and the log is whole: lines, kept and rotated by its guardian.
 
-    Beside it the same command with its output in a pipe that somebody reads and drops.
+    Beside it the same command with its output in a pipe that somebody reads and drops. It writes a file again and again, which takes
+    it next to nothing: one that makes each line (`yes | head`) is busier than its guardian.
     """
-    text = "x" * (LINE - 1)
-    lines = mebibytes * (1 << 20) // LINE
-    command = (BUSYBOX, "sh", "-c", f"exec {BUSYBOX} yes {text} | {BUSYBOX} head -n {lines}")
+    mebibyte = f"{BUSYBOX} yes {'x' * (LINE - 1)} | {BUSYBOX} head -n {(1 << 20) // LINE} >$f"
+    again = f"n={mebibytes}; while [ $n -gt 0 ]; do {BUSYBOX} cat $f; n=$((n - 1)); done; rm $f"
+    command = (BUSYBOX, "sh", "-ec", f"f=/tmp/dkr-bench-$$; {mebibyte}; {again}")
     samples: dict[str, list[float]] = {"logged": [], "a bare pipe": []}
     for _ in range(rounds):
         begun = time.perf_counter()

@@ -6,19 +6,23 @@ import base64
 import errno
 import json
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.log_drivers import Logging
 from dkrd.loop import Loop
 from dkrd.shim import log_file
 from dkrd.shim.log_file import NAME, LogFile, open_files
-from dkrd.shim.log_queue import MAX_LINE
+from dkrd.shim.log_lines import MAX_LINE
+from dkrd.shim.log_queue import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 def entries(directory: Path) -> list[dict[str, Any]]:
@@ -115,6 +119,76 @@ def test_one_read_of_many_lines_is_bounded_too(tmp_path: Path) -> None:
     assert all(os.path.getsize(tmp_path / name) <= 4096 for name in os.listdir(tmp_path))
     found = [int(entry["log"]) for entry in entries(tmp_path)]
     assert found == list(range(1000 - len(found), 1000))
+
+
+PIECES = st.one_of(
+    st.binary(max_size=60),
+    st.text(max_size=40).map(lambda text: text.encode("utf-8", "replace")),
+    st.sampled_from([b"\n", b"\r\n", b'{"a":"\\\\ %d"}\n', "ä\n".encode(), b"x" * 127 + b"\n", b"\xff\n"]),
+    st.builds(bytes.__mul__, st.sampled_from([b"\n", b"x\n", b"x" * 127 + b"\n"]), st.integers(0, 1500)),
+    st.builds(bytes.__mul__, st.just(b"x"), st.integers(MAX_LINE - 2, 3 * MAX_LINE)),
+    st.builds(bytes.__mul__, st.just("ä€".encode()), st.integers(MAX_LINE // 5 - 2, MAX_LINE)),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), PIECES), max_size=12),
+    st.sampled_from([4096, 20_000, 10_000_000]),
+)
+def test_whatever_comes_however_it_is_cut(puts: list[tuple[str, bytes]], max_size: int) -> None:
+    """Each line is there once, as one entry, or as many as its length makes; whole, in files that are no larger than they may be."""
+    with tempfile.TemporaryDirectory() as name:
+        log = LogFile(name, max_size, 1000, lambda cause: None)
+        for stream, data in puts:
+            log.put(stream, data)
+        log.close()
+        found = entries(Path(name))
+        for stream in ("stdout", "stderr"):
+            whole = b"".join(data for of, data in puts if of == stream).split(b"\n")
+            lines = [line + b"\n" for line in whole[:-1]] + ([whole[-1]] if whole[-1] else [])
+            expected = [part for line in lines for part in parts_of(line)]
+            assert [text([entry]) for entry in found if entry["stream"] == stream] == expected
+        times = [entry["time"] for entry in found]
+        assert times == sorted(set(times))
+        for path in Path(name).iterdir():
+            data = path.read_bytes()
+            assert len(data) <= max_size or data.count(b"\n") == 1
+            assert not data or data.endswith(b"\n")
+
+
+def test_many_short_lines_are_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a short line the log makes many times as much; what that takes is not to be held at once."""
+    log = LogFile(str(tmp_path), 100 * 1024 * 1024, 3, lambda cause: None)
+    sizes: list[int] = []
+    write = os.write
+
+    def noted(fd: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(fd, data)
+
+    monkeypatch.setattr("os.write", noted)
+    for line in (b"", b"x" * 127, b"x"):
+        log.put("stdout", (line + b"\n") * (32 * 1024 // (len(line) + 1)))
+    log.close()
+    assert max(sizes) < 128 * 1024
+    assert sum(size > 32 * 1024 for size in sizes) > 40  # and not one by one
+    assert len(entries(tmp_path)) == 32 * 1024 + 256 + 16 * 1024
+
+
+def test_no_file_takes_the_place_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ext4 would write it to the disk then."""
+    rename = os.rename
+
+    def onto_nothing(old: str, new: str) -> None:
+        assert not os.path.lexists(new)
+        rename(old, new)
+
+    monkeypatch.setattr("os.rename", onto_nothing)
+    log = LogFile(str(tmp_path), 4096, 3, lambda cause: None)
+    log.put("stdout", b"x" * 127 + b"\n" + b"y\n" * 1000)
+    log.close()
+    assert sorted(os.listdir(tmp_path)) == [NAME, f"{NAME}.1", f"{NAME}.2"]
 
 
 def test_one_file_alone(tmp_path: Path) -> None:
@@ -244,6 +318,25 @@ def test_wherever_the_disk_is_full_each_line_is_kept_once(
     assert [entry["log"] for entry in entries(tmp_path)] == [
         text for number in range(300) for text in (f"{number}\n", "and\n")
     ]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 60)), max_size=30))
+def test_wherever_the_disk_is_full_each_line_of_many_is_kept_once(turns: list[tuple[int, int]]) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch)
+        log = LogFile(name, 4096, 99, lambda cause: None)
+        number = 0
+        for room, count in turns:
+            disk.room = room
+            log.put("stdout", b"".join(b"%d\n" % (number + more) for more in range(count)))
+            number += count
+        disk.room = 10**9
+        log.close()
+        found = entries(Path(name))
+        assert [entry["log"] for entry in found] == [f"{each}\n" for each in range(number)]
+        times = [entry["time"] for entry in found]
+        assert times == sorted(set(times))
 
 
 def test_what_has_no_room_is_counted(
