@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING
 from common import frames
 from common.clock import nanoseconds
 from common.log_drivers import Logging
+from dkrd.runtime import heap
 from dkrd.shim import log_lines
 from dkrd.shim.log_queue import LogQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dkrd.loop import Timer
     from dkrd.shim.log_queue import Entry
 
 NAME = "container.log"
 DEFAULT = Logging()
 # Bytes of output that are written at once: as many as make some hundred lines. Of the shortest ones the log makes 66 times as much.
 _MIN_BLOCK, _FIRST_BLOCK, _MAX_BLOCK = log_lines.MOST, 4096, 32 * 1024
+_TIDY = 1.0  # seconds
 _MAX_ENTRY = 128 * 1024  # bytes, more than an entry ever has
 
 
@@ -59,12 +62,15 @@ class LogFile(LogQueue):
         self._size = os.fstat(self._fd).st_size
         end = _end_of(self._path, self._size)
         self._block = _FIRST_BLOCK
+        self._tidy: Timer | None = None
         self._torn = bool(end) and not end.endswith(b"\n")
         self._last = _last_time(end)
         self.on_written: Callable[[], None] = lambda: None
         self.on_rotated: Callable[[], None] = lambda: None
 
     def _finish(self) -> None:
+        if self._tidy is not None:
+            self._tidy.cancel()
         os.close(self._fd)
 
     def _take(self, entries: list[Entry]) -> int:
@@ -93,6 +99,8 @@ class LogFile(LogQueue):
         if count > log_lines.MOST:
             self._block = max(_MIN_BLOCK, len(block) * 900 // count)
             return 0
+        if len(block) > _FIRST_BLOCK:
+            self._tidy_later()
         if count < log_lines.MOST // 2:
             self._block = min(_MAX_BLOCK, 2 * self._block)
         stand = self._put(lines)
@@ -102,6 +110,15 @@ class LogFile(LogQueue):
             taken -= len(block.split(b"\n", count)[-1]) + 1
         self._last = first + count - 1
         return taken
+
+    def _tidy_later(self) -> None:
+        """What much output takes is given back once it is over; while it lasts, too, which costs next to nothing."""
+        if self._tidy is None and self._loop is not None:
+            self._tidy = self._loop.later(_TIDY, self._tidied)
+
+    def _tidied(self) -> None:
+        self._tidy = None
+        heap.trim()
 
     def _put(self, lines: bytes) -> int:
         """Write lines of the log, into as many files as it takes; how many bytes of them stand, whole lines. Raises OSError where
