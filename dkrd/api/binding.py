@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from aiohttp import web
 
 from common.errors import BadRequest, DkrError, Internal
-from common.model_base import Model
+from common.model_base import Model, list_of
 from dkrd.api import bodies, problems
 from dkrd.api.connections import peer_of
 from dkrd.api.context import Context
@@ -214,7 +214,7 @@ def answer(route: Route, value: object) -> web.StreamResponse:
     if get_origin(route.answer) is list and isinstance(value, list):
         [kind] = get_args(route.answer)
         if all(isinstance(item, kind) for item in value):
-            return _json(route, b"[" + b",".join(map(_dump, value)) + b"]")
+            return _json(route, list_of(kind).dump_json(value, by_alias=True, exclude_none=True))
     if _is_model(route.answer) and isinstance(value, route.answer):
         return _json(route, _dump(value), {"Location": f"{route.path}/{value.id}"} if route.made else None)
     raise Internal(f"cannot answer {route.name}: the handler returned {type(value).__name__}")

@@ -19,21 +19,17 @@ from typing import TYPE_CHECKING
 
 from common import frames
 from common.errors import Conflict, HostUnfit, NotFound, Unavailable
-from common.health_models import Health
-from common.limit_models import Limits
-from common.models import Container, ExitStatus
-from dkrd.state import events, schema
+from dkrd.state import events, rows, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from common.models import ContainerState
+    from common.models import Container, ContainerState
     from dkrd.state.events import Event
 
 log = logging.getLogger("dkr.index")
 
 LOCK_SECONDS = 5.0  # an api that was just killed is gone by then
-_COLUMNS = "id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health, restart, limits"
 _OWNED = " AND (? IS NULL OR uid = ?)"
 _INSERT = """
 INSERT INTO containers (id, name, uid, image, args, labels, rm, status, created) VALUES (?,?,?,?,?,?,?,?,?)
@@ -285,7 +281,7 @@ class Index:
     def containers(self, uid: int | None, every: bool) -> list[Container]:
         """The containers of `uid` (None: of everyone), the newest first; those without a process only with `every`."""
         condition = "1" if every else "status NOT IN ('created', 'stopped')"
-        return self._select(condition + _OWNED + " ORDER BY created DESC, id", (uid, uid))
+        return rows.newest_first(self._rows(condition + _OWNED + " ORDER BY id", (uid, uid)))
 
     def counts(self, uid: int | None) -> dict[str, int]:
         """Status -> how many of the containers of `uid` (None: of everyone) have it."""
@@ -323,8 +319,11 @@ class Index:
 
     def _select(self, condition: str, values: tuple[object, ...]) -> list[Container]:
         """The containers for which `condition` holds, a text of ours with marks for `values`."""
-        statement = f"SELECT {_COLUMNS} FROM containers WHERE {condition}"  # noqa: S608  # no caller's text in it
-        return [_container(row) for row in self._db.execute(statement, values)]
+        return [rows.container(row) for row in self._rows(condition, values)]
+
+    def _rows(self, condition: str, values: tuple[object, ...]) -> list[rows.Row]:
+        statement = f"SELECT {rows.COLUMNS} FROM containers WHERE {condition}"  # noqa: S608  # no caller's text in it
+        return self._db.execute(statement, values).fetchall()
 
 
 def _newest(state: ContainerState) -> str:
@@ -335,29 +334,3 @@ def _newest(state: ContainerState) -> str:
 
 def _json(value: object) -> str:
     return frames.dumps(value).decode("ascii")
-
-
-def _container(row: tuple[object, ...]) -> Container:
-    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    ended, health, restart = values.pop("exit"), values.pop("health"), values.pop("restart")
-    policy, limits = (
-        _tuple(frames.loads(str(restart))) if restart is not None else (None, None),
-        values["limits"],
-    )
-    return Container.model_validate(
-        {
-            **values,
-            "args": _tuple(frames.loads(str(values["args"]))),
-            "labels": frames.loads(str(values["labels"])),
-            "rm": bool(values["rm"]),
-            **({} if policy[0] is None else {"restart": policy[0]}),
-            **({} if policy[1] is None else {"restarts": policy[1]}),
-            "exit": ExitStatus.model_validate(frames.loads(str(ended))) if ended is not None else None,
-            "limits": None if limits is None else Limits.model_validate(frames.loads(str(limits))),
-            "health": None if health is None else Health.model_validate({"status": health}),
-        }
-    )
-
-
-def _tuple(value: object) -> tuple[object, ...]:
-    return tuple(value) if isinstance(value, list) else ()
