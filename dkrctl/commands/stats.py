@@ -88,7 +88,8 @@ def run(call: Call) -> int:
     """`dkrctl stats [CONTAINER...]`; the exit status. Raises DkrError."""
     once, whole = bool(call.parsed.flag("no-stream")), bool(call.parsed.flag("no-trunc"))
     form = call.text("format") or "table"
-    live = output.is_terminal() and not once and form.split(" ")[0] == "table"
+    steers = output.is_terminal() and os.environ.get("TERM", "dumb") != "dumb"
+    live = steers and not once and form.split(" ")[0] == "table"
     columns = {**_COLUMNS, **_CURVE} if live and form == "table" else _COLUMNS
     show = presentation(form, columns, Record(HEADINGS))
     watched = _Watched(call.daemon(), call.words, every=bool(call.parsed.flag("all")))

@@ -106,8 +106,10 @@ def test_an_archive_and_back(web: Caller) -> None:
 def test_what_cannot_be_is_a_problem(web: Caller) -> None:
     for method, query, body, status, words in (
         ("GET", "path=/none", None, 404, "cannot find /none in the container"),
-        ("GET", "path=", None, 400, "path"),
-        ("GET", "", None, 400, "path"),
+        ("GET", "path=", None, 400, "path: is empty"),
+        ("GET", "path=%00", None, 400, "path: holds a character that it cannot have"),
+        ("GET", f"path={'x' * 4096}", None, 400, "path: is longer than 4095 characters"),
+        ("GET", "", None, 400, "path: is missing"),
         ("PUT", "path=/none", archive(f="x"), 404, "cannot find /none in the container"),
         ("PUT", "path=/etc/passwd", archive(f="x"), 400, "that is no directory"),
         ("PUT", "path=/tmp", b"no archive" * 100, 400, "it is none, or is damaged"),

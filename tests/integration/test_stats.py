@@ -251,7 +251,7 @@ def test_at_a_terminal_it_is_drawn_anew(root: Caller, columns: int, last: str) -
     started(root, "it", BUSY)
     with Terminal(root) as terminal:
         terminal.resize(24, columns)
-        with root.daemon.popen("stats", **terminal.here()) as client:
+        with root.daemon.popen("stats", env={"TERM": "xterm"}, **terminal.here()) as client:
             terminal.client = client
             terminal.until(f"CONTAINER ID.*{last}")
             terminal.until("it .*%.*\r\n")
@@ -260,6 +260,19 @@ def test_at_a_terminal_it_is_drawn_anew(root: Caller, columns: int, last: str) -
             terminal.until("it .*[▁▂▃▄▅▆▇█]{2}")
             terminal.type("\x03")
             assert terminal.status() == -signal.SIGINT
+
+
+def test_a_terminal_that_knows_no_cursor_gets_one_table_after_the_other(root: Caller) -> None:
+    started(root, "it", BUSY)
+    with (
+        Terminal(root) as terminal,
+        root.daemon.popen("stats", env={"TERM": "dumb"}, **terminal.here()) as client,
+    ):
+        terminal.client = client
+        for _ in range(2):
+            terminal.until("^CONTAINER ID.*\r\n.* it .*%.*\r\n")
+        terminal.type("\x03")
+        assert terminal.status() == -signal.SIGINT
 
 
 def test_names_that_are_not_there(root: Caller) -> None:
