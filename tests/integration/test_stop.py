@@ -115,6 +115,15 @@ def test_the_options_of_the_verb(caller: Caller) -> None:
     assert [exit_of(caller, name)["code"] for name in "abc"] == [6, 6, None]
 
 
+@pytest.mark.parametrize(("seconds", "signals"), [("0", ["9"]), ("0.05", ["15", "9"])])
+def test_each_signal_is_told_once(root: Caller, seconds: str, signals: list[str]) -> None:
+    started(root, "stubborn", STUBBORN)
+    identity = shown(root.daemon, "stubborn")["id"]
+    assert dkrctl(root, "stop", "-t", seconds, "stubborn").returncode == 0
+    words = ("events", "--since", "1m", "--until", "0s", "--filter", "event=kill", "--format", "{{.signal}}")
+    assert dkrctl(root, *words, "--filter", f"container={identity}").stdout.split() == signals
+
+
 def test_what_does_not_run_is_stopped_already(caller: Caller) -> None:
     made = dkrctl(caller, "create", "--name", "made", "/bin/true").stdout.strip()
     for _ in range(2):
