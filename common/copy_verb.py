@@ -1,17 +1,18 @@
 """The verb that copies from and to containers."""
 
-from common.options import FLAG, RUNNING, SOCKET, VERB_HELP, Command, Option
+from common.options import CONTAINERS, FLAG, SOCKET, VERB_HELP, Command, Option
 
 _HOW = "How"
 
 CP = Command(
     "cp",
     "dkrctl cp [OPTIONS] CONTAINER:SRC DEST|-, or SRC|- CONTAINER:DEST",
-    "Copy files and directories from a running container, or to one. A path inside is taken from the root. What is there as a directory "
-    "gets the copy within it, by its own name; SRC/. stands for the contents of a directory. With - in place of a path of this side a tar "
-    "archive goes to standard output, or comes from standard input for a directory that is there. A file takes the place of a file, never "
-    "of a directory. Here all belongs to the caller, without setuid bits; in a container to root. Devices, sockets, capabilities of files, "
-    "and what lies in /proc and /sys are left out, and told.",
+    "Copy files and directories from a container, or to one, whether it runs or not. A path inside is taken from the root. What is there "
+    "as a directory gets the copy within it, by its own name; SRC/. stands for the contents of a directory. With - in place of a path of "
+    "this side a tar archive goes to standard output, or comes from standard input for a directory that is there. A file takes the place "
+    "of a file, never of a directory. Here all belongs to the caller, without setuid bits; in a container to root. Devices, sockets, "
+    "capabilities of files, and what lies in /proc and /sys are left out, and told. Of a container that does not run, all that is mounted "
+    "inside is empty and read-only; who starts or removes it ends what is not copied within 1 s.",
     (
         Option(
             "archive",
@@ -42,6 +43,6 @@ CP = Command(
         ("tar c src | dkrctl cp - web:/tmp", "and back"),
     ),
     status="0; 1 where it could not be copied; 130 after ctrl-C",
-    words=RUNNING,
+    words=CONTAINERS,
     intermixed=True,
 )

@@ -306,7 +306,8 @@ class Daemon:
         ]
         left += [f"mount {line}" for line in host.mounts(str(self.directory))]
         left += [f"cgroup {path}" for path in host.cgroups(self.cgroup) if path.name != self.cgroup]
-        for place in (self.run_dir / "containers", self.state_dir / "containers", self.directory / "ids"):
+        run, state = self.run_dir, self.state_dir
+        for place in (run / "containers", run / "copies", state / "containers", self.directory / "ids"):
             left += [f"file {path}" for path in (place.iterdir() if place.is_dir() else ())]
         if self._running() is None and self.socket.is_socket():
             left.append(f"socket {self.socket}")

@@ -34,7 +34,7 @@ class Copying:
         follow_link: bool = False,
         archive: bool = False,
     ) -> list[str]:
-        """Copy a file or directory of a running container to `where` here, as `dkrctl cp CONTAINER:PATH WHERE`: a line for each kind of
+        """Copy a file or directory of a container to `where` here, as `dkrctl cp CONTAINER:PATH WHERE`: a line for each kind of
         thing that was left out.
 
         path         inside; with /. at its end the contents of a directory
@@ -42,7 +42,7 @@ class Copying:
         archive      keep uid and gid, which only root can
 
         What comes is never laid outside of `where`, nor has it setuid bits. Cancelled, it leaves what is whole, and no half of a file.
-        Raises NotFound, BadRequest, Conflict (it does not run), LimitReached (as a full disk).
+        Raises NotFound, BadRequest, Conflict (it is paused, or is started or removed meanwhile), LimitReached (as a full disk).
         """
         where = os.fspath(where)
         return await self._copy(
@@ -58,7 +58,7 @@ class Copying:
         follow_link: bool = False,
         archive: bool = False,
     ) -> list[str]:
-        """Copy what is at `where` here to `path` in a running container, as `dkrctl cp WHERE CONTAINER:PATH`. The rest as of `copy_from`;
+        """Copy what is at `where` here to `path` in a container, as `dkrctl cp WHERE CONTAINER:PATH`. The rest as of `copy_from`;
         without `archive` all belongs to root inside.
         """
         source = os.fspath(where)

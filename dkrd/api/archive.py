@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from common.errors import DkrError, Unavailable
-from dkrd.api.asks import check_runs, find
+from dkrd.api.asks import find
 from dkrd.api.attach import hand_over
 from dkrd.api.connections import ended_when_lost, evidence
 from dkrd.api.sessions import Session, answered_in_time, close_all, copy
@@ -53,7 +53,7 @@ _BITS = {stat.S_ISUID: 1 << 23, stat.S_ISGID: 1 << 22, stat.S_ISVTX: 1 << 20}
 
 async def archive_session(context: Context, peer: Peer, request: web.Request) -> web.StreamResponse:
     """Have a copy made with a pipe of the client's, who says to the guardian what it wants."""
-    return await hand_over(context, peer, request, "copy", _VERB)
+    return await hand_over(context, peer, request, "copy", _VERB, runs=False)
 
 
 async def archive_stat(
@@ -111,7 +111,6 @@ async def _copying(
 ) -> AsyncIterator[Session]:
     """A session of such a copy for the block."""
     container = await find(context, peer, request)
-    check_runs(container, _VERB)
     first: dict[str, object] = {"type": "copy", "container": container.id, "copy": wanted}
     what = f"{_VERB} {container.name}"
     with contextlib.closing(Session(what, first, pipe)) as session, ended_when_lost(request):

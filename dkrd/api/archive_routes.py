@@ -10,6 +10,10 @@ from dkrd.api.upgrade import PROTOCOL
 
 _PATH = "/v1/containers/{container}/archive"
 _STAT = "The header X-Docker-Container-Path-Stat is the base64 of a JSON object: name, size, mode (as Go's os.FileMode), mtime, linkTarget."
+_RESTS = (
+    "Of one that does not run, what is mounted inside is empty and read-only; its start or removal ends what is not done within 1 s "
+    "(rule `taken`)."
+)
 _LEFT_OUT = "Devices, sockets, capabilities of files, and what lies in /proc and /sys are left out."
 
 ARCHIVE = (
@@ -35,7 +39,7 @@ ARCHIVE = (
         archive,
         "A tar archive of a file or directory of a container",
         errors=(StartFailed,),
-        about=f"{_STAT} {_LEFT_OUT} An answer that is not whole is cut off.",
+        about=f"{_STAT} {_LEFT_OUT} An answer that is not whole is cut off. {_RESTS}",
     ),
     Route(
         "PUT",
@@ -49,7 +53,7 @@ ARCHIVE = (
         stream=True,
         errors=(StartFailed,),
         about="The archive is not compressed. A file takes the place of a file, never of a directory, nor a directory that of a file. "
-        f"{_LEFT_OUT} Refused in a container that has anything beyond a tenant's defaults (rule `http`), unless the setting "
+        f"{_LEFT_OUT} {_RESTS} Refused in a container that has anything beyond a tenant's defaults (rule `http`), unless the setting "
         "`http_lifts` lets admins.",
     ),
     Route(

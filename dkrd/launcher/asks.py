@@ -37,6 +37,7 @@ SECONDS = 10.0  # from the question to its answer
 JOB_SECONDS = 5.0  # of a job that looks at a container's processes, one of which may hold it up
 MAX = 256  # under way
 MAX_OF_ONE = 32  # of one user; root has no bound of its own
+_BROUGHT = 3  # times that a porter is brought for one question
 _AGAIN = 0.02  # seconds until a guardian that does not listen yet is looked for again
 
 
@@ -50,6 +51,7 @@ class Question:
     owner       the uid it counts for
     unguarded   the job for a container without a guardian: its value is the answer, or its DkrError
     direct      that job answers, whether or not there is a guardian
+    bring       where that job answers that somebody else could: has a porter listen at the container's door (porters.py)
     done        called once, with a value or an error
     """
 
@@ -61,6 +63,8 @@ class Question:
     unguarded: Callable[[], object]
     done: Callable[[object, DkrError | None], None]
     direct: bool = False
+    bring: Callable[[Callable[[DkrError | None], None]], None] | None = None
+    brought: int = 0
     link: socket.socket | None = None
     timer: Timer | None = None
     over: bool = False
@@ -71,6 +75,7 @@ class Asks:
     """The questions under way.
 
     listener  device and inode of the socket from which the clients' connections were accepted
+    stands    whether a porter is there for a container that does not run
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Asks:
         self._run_dir = run_dir
         self._listener = list(listener)
         self._counts: Counter[int] = Counter()
+        self.stands: Callable[[str], bool] = lambda container_id: False
 
     def begin(self, question: Question) -> None:
         """Ask. Raises LimitReached; then the descriptors stay the caller's."""
@@ -101,13 +107,15 @@ class Asks:
         if question.over:
             return
         link = adoption.connect(f"{self._run_dir}/containers/{question.id}")
-        if link is None:
+        if link is not None:
+            self._send(question, link)
+        elif self._containers.is_guarded(question.id):
             # Forked just now, it does not listen yet; or so many ask it that its backlog is full.
-            if self._containers.is_guarded(question.id):
-                self._loop.later(_AGAIN, partial(self._connect, question))
-            else:
-                self._without_guardian(question)
-            return
+            self._loop.later(_AGAIN, partial(self._connect, question))
+        else:
+            self._without_guardian(question)
+
+    def _send(self, question: Question, link: socket.socket) -> None:
         question.link = link
         self._loop.watch(link.fileno(), select.EPOLLIN, partial(self._hear, question))
         frame = {"type": "ask", "version": VERSION, "listener": self._listener, "ask": question.ask}
@@ -133,7 +141,10 @@ class Asks:
             received = None
         if received is None:
             self._unlink(question)
-            self._without_guardian(question)
+            if question.brought:
+                self._connect(question)  # it was about to go
+            else:
+                self._without_guardian(question)
             return
         data, descriptors = received
         wire.close_all(descriptors)
@@ -159,8 +170,31 @@ class Asks:
 
     def _job_done(self, question: Question, value: object, error: DkrError | None) -> None:
         question.in_job = False
+        if error is None and question.bring is not None and not question.over:
+            if question.brought < _BROUGHT:
+                question.brought += 1
+                question.bring(partial(self._at_door, question))
+                return
+            error = Unavailable(
+                f"cannot {question.ask.get('type')} {question.id[:12]}: who would hold it open cannot, or dies",
+                hint="the daemon's log tells why",
+            )
         self._finish(question, value, error)
         self._close_given(question)
+
+    def _at_door(self, question: Question, error: DkrError | None = None) -> None:
+        if question.over:
+            return
+        if error is not None:
+            self._finish(question, None, error)
+            return
+        link = adoption.connect(f"{self._run_dir}/copies/{question.id}")
+        if link is not None:
+            self._send(question, link)
+        elif self.stands(question.id):
+            self._loop.later(_AGAIN, partial(self._at_door, question))
+        else:
+            self._connect(question)
 
     def _late(self, question: Question) -> None:
         error = Unavailable(

@@ -32,6 +32,7 @@ def prepare(settings: Settings, api_uid: int, api_gid: int) -> None:
         (settings.ids_directory, 0o700),
         (settings.run_dir, 0o755),
         (f"{settings.run_dir}/containers", 0o700),
+        (f"{settings.run_dir}/copies", 0o700),
     )
     for path, mode in root:
         _make(path, mode, 0, 0)

@@ -7,15 +7,16 @@ allowed is not asked here: that is the shim's, by policy, on what the client its
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from common.errors import BadRequest, Conflict, DkrError, ProtocolError
+from common.errors import BadRequest, Conflict, DkrError, LimitReached, ProtocolError
 from dkrd import evidence
-from dkrd.launcher import shims, starts, wire
+from dkrd.launcher import adoption, shims, starts, wire
 from dkrd.launcher.asks import Asks, Question
 from dkrd.launcher.containers import is_id
 from dkrd.launcher.measures import Measures
+from dkrd.launcher.porters import Porters
 from dkrd.launcher.restarts import HELD_BACK_BY, Restarts
 from dkrd.launcher.starts import Starts
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dkrd.launcher.leaves import Leaves
     from dkrd.launcher.loop import Loop
     from dkrd.launcher.runner import Runner
+    from dkrd.launcher.turns import Call
     from dkrd.log import Log
     from dkrd.policy import Credentials
     from dkrd.settings import Settings
@@ -49,6 +51,11 @@ KEYS: Mapping[str, set[str]] = {
     "diff": {"type", "seq", "id"},
 }
 _MEASURED = 256  # containers that are measured at once
+_COPY = "copy"  # the ask for which a container that does not run is opened
+
+
+def _nobody(*_of: object) -> None:
+    """Where nothing holds containers open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,7 @@ class Work:
     looks      the same for what is only looked at, which a job answers whether or not there is a shim
     layers     built-in root -> name of its layer; no start without that of the root `host`
     directory  looks at the directory that the setting `default_root` names; raises why containers cannot have it
+    porter     holds a container open that does not run, for copies, and removes what one has left that was killed (porters.py)
     prime      what the shims remember of the host, looked up once before the first fork
     """
 
@@ -102,6 +110,7 @@ class Work:
     directory: Callable[[Settings], None]
     prime: Callable[[], None]
     looks: Mapping[str, Unguarded] = field(default_factory=dict)
+    porter: tuple[Callable[[ShimTask, int], None], Callable[[Settings, str], None]] = (_nobody, _nobody)
 
 
 @dataclass(slots=True)
@@ -136,10 +145,14 @@ class Requests:
         self._limits.raise_soft()
         self.host = host
         self._asks = Asks(loop, runner, containers, host.settings.run_dir, host.listener)
-        self._starts = Starts(loop, log, containers, work.shim, work.rehearse, leaves, self._limits)
+        self.porters = Porters(loop, log, runner, containers, leaves, self._limits, work.porter)
+        self._asks.stands = self.porters.stands
+        alone = self.porters.when_alone
+        self._starts = Starts(loop, log, containers, work.shim, work.rehearse, leaves, self._limits, alone)
         self._measures = Measures(runner)
         self._removing: set[str] = set()
         self.restarts = Restarts(loop, log, containers, lambda: self.host.settings, self._relaunch)
+        self.restarts.when_free = alone
 
     def _relaunch(self, container: str, owner: int, unasked: str) -> None:
         self._starts.relaunch(self.host, container, owner, unasked, self._removing)
@@ -186,10 +199,18 @@ class Requests:
                     f"cannot remove {request.id[:12]}: it is being started",
                     hint="try again when it runs, by force: dkrctl rm -f",
                 )
-            self._runner.submit("remove", work, partial(self._removed, request))
+            if self.porters.stands(request.id):
+                starts.owner_of(self.host, request.id, credentials, owner)  # whose copies are ended by that
             self._removing.add(request.id)
+            self.porters.end(request.id, partial(self._remove_alone, request, work))
         except DkrError as err:
             self._refuse(request, err)
+
+    def _remove_alone(self, request: _Request, work: Callable[[], object]) -> None:
+        try:
+            self._runner.submit("remove", work, partial(self._removed, request))
+        except DkrError as err:
+            self._removed(request, None, err)
 
     def _removed(self, request: _Request, value: object, error: DkrError | None) -> None:
         self._removing.discard(request.id)
@@ -258,8 +279,12 @@ class Requests:
                 uid = 0 if starts.is_admin(self.host, credentials, owner) else owner
                 let_go = self.restarts.hold(request.id, uid)
                 done = partial(self._said, request, let_go)
-            direct = kind in self._work.looks
-            self._asks.begin(Question(request.id, ask, connection, given, owner, unguarded, done, direct))
+            direct, bring = kind in self._work.looks, None
+            if kind == _COPY:
+                bring = partial(self._bring, request.id)
+            self._asks.begin(
+                Question(request.id, ask, connection, given, owner, unguarded, done, direct, bring)
+            )
         except DkrError as err:
             let_go()
             if connection is not None:
@@ -267,6 +292,16 @@ class Requests:
             if given >= 0:
                 os.close(given)
             self._refuse(request, err)
+
+    def _bring(self, container: str, call: Call) -> None:
+        """Have somebody answer for a container that does not run: a job has said that it may be copied from and to."""
+        try:
+            grant = adoption.read_grant(self.host.settings.state_dir, container)
+            uid = grant.get("uid")
+            task = replace(self._starts.blank(self.host), id=container)
+            self.porters.bring(task, uid if isinstance(uid, int) else 0, self._removing, call)
+        except OSError as err:
+            call(LimitReached(f"cannot copy from or to {container[:12]}: {err.strerror}", hint="try again"))
 
     def _said(
         self, request: _Request, let_go: Callable[[], None], value: object, error: DkrError | None

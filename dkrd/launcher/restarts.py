@@ -55,6 +55,7 @@ class Restarts:
 
     settings  as they are now
     launch    forks the guardian: id, whose it is, why; raises DkrError
+    when_free  calls when nobody else has the container
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Restarts:
         self._settings = settings
         self._launch = launch
         self._waiting: dict[str, _Waiting] = {}
+        self.when_free = containers.when_free
 
     @property
     def is_boot(self) -> bool:
@@ -148,7 +150,7 @@ class Restarts:
 
     def _now(self, container_id: str, waiting: _Waiting) -> None:
         """Its time has come."""
-        self._containers.when_free(container_id, _PATIENCE, partial(self._free, container_id, waiting))
+        self.when_free(container_id, _PATIENCE, partial(self._free, container_id, waiting))
 
     def _free(self, container_id: str, waiting: _Waiting, error: DkrError | None) -> None:
         if self._waiting.get(container_id) is not waiting:

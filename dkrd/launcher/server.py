@@ -188,6 +188,7 @@ class Launcher:
         self._adopt(settled=again.is_boot and not adoption.live_ids(settings.run_dir))
         again.begin()
         self._leaves.sweep(self._containers)
+        self._requests.porters.begin(settings)
         # Once more when every build of before must be over: a shim forked just before the last launcher died.
         self._loop.later(settings.start_seconds + 1, self._settle)
         self._hello()  # it has waited for that, if it is through with its own beginning
@@ -199,6 +200,9 @@ class Launcher:
         # Without a descriptor not even the directories can be read.
         if OpenFiles.are_low() or self._adopt(settled=True):
             self._loop.later(_AGAIN_SECONDS, self._settle)
+        self._leaves.sweep(
+            self._containers
+        )  # once more: a porter that ended with the last launcher was in one
 
     def _adopt(self, *, settled: bool) -> int:
         """Guard over what stands; how many containers could not be looked at."""
@@ -377,7 +381,7 @@ class Launcher:
         self._api.stop()
 
     def _api_ended(self) -> None:
-        self._runner.when_idle(self._loop.stop)
+        self._requests.porters.end_all(lambda: self._runner.when_idle(self._loop.stop))
 
 
 def _gid(name: str) -> int | None:

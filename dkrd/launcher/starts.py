@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dkrd.launcher.leaves import Leaves
     from dkrd.launcher.loop import Loop
     from dkrd.launcher.requests import Answer, Host
+    from dkrd.launcher.turns import Call
     from dkrd.log import Log
     from dkrd.policy import Credentials
 
@@ -120,7 +121,7 @@ class _Start:
 
 
 class Starts:
-    """Forks shims. `shim`: what they do."""
+    """Forks shims. `shim`: what they do; `when_alone`: calls when nobody else has a container that stands (Porters)."""
 
     def __init__(
         self,
@@ -131,10 +132,12 @@ class Starts:
         rehearse: Callable[[ShimTask], None],
         leaves: Leaves,
         limits: shims.OpenFiles,
+        when_alone: Callable[[str, float, Call], None],
     ) -> None:
         self._loop = loop
         self._log = log
         self._containers = containers
+        self._when_alone = when_alone
         self._shim = shim
         self._leaves = leaves
         self._limits = limits
@@ -164,7 +167,7 @@ class Starts:
             if not isinstance(container, str) or not is_id(container):
                 raise BadRequest("cannot start a container: its id must be 64 hex digits")
             owner = owner_of(host, container, credentials, asker)
-            self._containers.when_free(
+            self._when_alone(
                 container, _PATIENCE, partial(self._launch_free, start, owner, container, removing)
             )
         except DkrError as err:
@@ -235,7 +238,7 @@ class Starts:
 
     def _task(self, host: Host) -> ShimTask:
         self._slot_hint += 1
-        return replace(self._blank(host), slot_hint=self._slot_hint, begun=time.monotonic_ns())
+        return replace(self.blank(host), slot_hint=self._slot_hint, begun=time.monotonic_ns())
 
     def _guard(self, task: ShimTask, owner: int, leaf: int, pid: int | None) -> None:
         """Have a guardian, one that was ahead or a new one, in `leaf`. Raises LimitReached."""
@@ -258,9 +261,9 @@ class Starts:
     def prepare(self, host: Host) -> None:
         """Have a guardian wait for the next start, where that is possible."""
         if not self._leaves.are_there and not self._limits.are_low():
-            self._spare.prepare(host, self._blank(host))
+            self._spare.prepare(host, self.blank(host))
 
-    def _blank(self, host: Host) -> ShimTask:
+    def blank(self, host: Host) -> ShimTask:
         """What is known of a start before anybody has asked for it."""
         return ShimTask(
             id="",

@@ -14,6 +14,7 @@ from dkrd.shim import (
     health,
     logs,
     main,
+    porter,
     rehearsal,
     restarting,
     stats,
@@ -50,4 +51,5 @@ WORK = Work(
     directory=default_root.check,
     prime=container.prime,
     looks={"top": top.look, "stats": stats.look},
+    porter=(porter.run, porter.clear),
 )

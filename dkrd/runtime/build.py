@@ -64,6 +64,7 @@ class Task:
     deadline   on the monotonic clock, seconds
     tree       the directory that `plan` has for the root, where it has one
     notify     a socket is made inside for what the command tells its client's service manager
+    rests      no command is executed: init holds what was made until the first of `preserved` says the end of file
     """
 
     spec: Spec
@@ -81,6 +82,7 @@ class Task:
     last_cap: int
     tree: trees.Source | None = None
     notify: bool = False
+    rests: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,7 @@ def _init_task(task: Task, sync: socket.socket, error: int, log: Log) -> init.In
         last_cap=task.last_cap,
         tasks=task.cgroup.tasks,
         notify=task.notify,
+        rests=task.rests,
         sync=sync,
         error=error,
         log=log,

@@ -1,4 +1,4 @@
-"""A copy from or to a container that runs: one process inside, from its fork to its end, and a pipe that the bytes go through.
+"""A copy from or to a container: one process inside, from its fork to its end, and a pipe that the bytes go through.
 
     guardian (host root)                         child
     clone3 ────────────────────────────────────► in the container's cgroup; all that is not its own closed
@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import stat
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,18 @@ from common.copies import Destination, Source, failed, is_contents, name_at, spl
 from common.errors import BadRequest, DkrError, NotFound
 from common.packing import Packer
 from common.unpacking import Rules, Unpacker
-from dkrd.runtime import capabilities, cgroups, errands, failure, joining, mountinfo, paths, syscalls, trees
+from dkrd.runtime import (
+    capabilities,
+    cgroups,
+    errands,
+    failure,
+    joining,
+    mountinfo,
+    paths,
+    signals,
+    syscalls,
+    trees,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -77,10 +89,10 @@ class Task:
 
 def fork(task: Task) -> int:
     """Fork the process; its pid. What becomes of it comes over the other end of `task.sync`. Raises OSError."""
-    return joining.born(task.cgroup.leaf, partial(_run, task))
+    return joining.born(task.cgroup.leaf, partial(_run, task, os.getpid()))
 
 
-def _run(task: Task, born: bool) -> NoReturn:
+def _run(task: Task, guardian: int, born: bool) -> NoReturn:
     """The child's whole life. `born`: in the v2 leaf, where there is one."""
     steps = joining.Steps()
     error = task.sync.fileno()
@@ -101,6 +113,8 @@ def _run(task: Task, born: bool) -> NoReturn:
             tuple(name for name in _WANTED if name in task.process.capabilities.bounding)
         )
         capabilities.set_all(rights, rights, 0)
+        # It may wait for its client, and sees by nothing else that there is nobody to guard it any more.
+        signals.when_parent_ends(guardian, signal.SIGKILL)
         os.umask(0)  # every mode is said
         steps.begin("copy")
         _copy(task, error, kernel)

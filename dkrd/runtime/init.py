@@ -56,6 +56,7 @@ class InitTask:
     last_cap    the kernel's highest capability
     tasks       descriptors of the v1 cgroups' tasks files
     notify      a socket is made inside for what the command tells its client's service manager
+    rests       there is no command: it holds the namespaces until the first of `preserved` says the end of file
     sync        SEQPACKET to the shim
     error       write end of the error pipe
     log         where the steps go; what they do is told by init_steps.py
@@ -71,6 +72,7 @@ class InitTask:
     last_cap: int
     tasks: tuple[int, ...]
     notify: bool
+    rests: bool
     sync: socket.socket
     error: int
     log: Log
@@ -107,6 +109,8 @@ def _run(task: InitTask, error: int, recorder: Log) -> NoReturn:
     _await(task.sync, ROOT)
     recorder.begin("lock")
     syscalls.unshare(syscalls.CLONE_NEWNS)
+    if task.rests:
+        _rest(task, error, recorder)  # which does not return
     recorder.begin("user")
     user = users.resolve(task.user, spec.process.uid, spec.process.gid, spec.process.additional_gids)
     recorder.note(becoming.ids(user))
@@ -128,6 +132,26 @@ def _run(task: InitTask, error: int, recorder: Log) -> NoReturn:
     if task.reaper:
         _with_reaper(user, recorder)
     becoming.become(spec.process, user, recorder, controlling=0 in task.tty)
+
+
+def _rest(task: InitTask, error: int, recorder: Log) -> NoReturn:
+    """Hold the namespaces, and nothing else, until whoever made them lets go or dies."""
+    syscalls.set_name("dkr-rest")
+    recorder.begin("read-only mounts")
+    # What is mounted in the root is empty, and gone with this process: what would be written there would be lost without a word.
+    syscalls.mount_setattr(syscalls.AT_FDCWD, "/", attr_set=syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+    if not task.spec.readonly:
+        syscalls.mount_setattr(syscalls.AT_FDCWD, "/", attr_clr=syscalls.MOUNT_ATTR_RDONLY)
+    recorder.begin("filter")
+    syscalls.seccomp_filter(task.program)
+    recorder.begin("descriptors")
+    becoming.descriptors({}, task.preserved, error)
+    recorder.begin("capabilities")
+    capabilities.set_all(0, 0, 0)
+    recorder.close()
+    os.close(error)
+    os.read(3, 1)
+    os._exit(0)
 
 
 def _prepare(task: InitTask, recorder: Log) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from dkrd.runtime import syscalls
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ALL: tuple[int, ...] = tuple(sorted(int(number) for number in _signal.valid_signals()))
+PR_SET_PDEATHSIG = 1  # prctl(2)
 _INTERNAL = (32, 33)  # SIGCANCEL and SIGSETXID, nptl(7)
 CATCHABLE: tuple[int, ...] = tuple(n for n in ALL if n not in (_signal.SIGKILL, _signal.SIGSTOP))
 
@@ -49,6 +51,15 @@ def default(numbers: Iterable[int]) -> None:
 def wake_by(number: int) -> None:
     """Have the signal do nothing by itself, so that what counts is its byte on the wake-up descriptor (set_wakeup_fd)."""
     _signal.signal(number, lambda number, frame: None)
+
+
+def when_parent_ends(parent: int, number: int) -> None:
+    """Get the signal when `parent` ends, which has forked us; at once where it has. Who changes its identity or rights later loses
+    that again.
+    """
+    syscalls.prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def set_default() -> None:

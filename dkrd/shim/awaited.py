@@ -41,6 +41,11 @@ class Awaited:
         self._on_first = on_first
         self._pending: dict[Session, Timer] = {}
 
+    @property
+    def are_there(self) -> bool:
+        """Whether any is awaited."""
+        return bool(self._pending)
+
     def take(self, ask: Ask) -> None:
         """Put the session of `ask` on its way to the client. Raises LimitReached, Unavailable."""
         if len(self._pending) >= MAX_PENDING:

@@ -54,12 +54,12 @@ def run_directory(task: ShimTask, recorder: Recorder, undo: contextlib.ExitStack
     recorder.begin("run directory", partial(told.run_directory, directory))
     os.mkdir(directory, 0o700)
     undo.callback(cleanup.remove_run_directory, directory)
-    listener = _listen(directory)
+    listener = listen(directory)
     undo.callback(listener.close)
     return listener
 
 
-def _listen(directory: str) -> socket.socket:
+def listen(directory: str) -> socket.socket:
     """The socket at which a launcher finds us again; through /proc/self/fd, because a socket's path ends at
     107 bytes.
     """

@@ -11,6 +11,7 @@ containers whose guardian is gone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import time
 from dataclasses import dataclass
@@ -260,6 +261,9 @@ def remove(
     """
     check_owner(settings, pool, container, credentials, admin_gid)
     claim = take_over(settings, pool, container, "remove")
+    os.close(
+        take_alone(settings, container, "remove")
+    )  # what copies has ended, and nobody else asks for it here
     state = read_state(settings, container)
     remove_all(settings, pool, container, claim, _paths(settings, container, state))
 
@@ -299,3 +303,55 @@ def take_over(settings: Settings, pool: ids.Pool, container: str, verb: str) -> 
             raise Conflict(f"cannot {verb} {container[:12]}: its guardian is still at work", hint="try again")
         time.sleep(0.005)
     return _adopt_soon(settings, pool, container)
+
+
+def take_alone(settings: Settings, container: str, verb: str) -> int:
+    """A container that does not run to `verb` it, as nobody else's who mounts its files: the descriptor that locks it. What a porter
+    (porter.py) has left that was killed is removed.
+
+    Raises NotFound where it is gone, Conflict where somebody has it and does not let go of it in time.
+    """
+    path = f"{settings.state_dir}/containers/{container}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(f"cannot find {container[:12]}: there is no such container") from None
+    try:
+        _lock(fd, f"cannot {verb} {container[:12]}")
+        close_door(settings, container, verb)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _lock(fd: int, what: str) -> None:
+    ends = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= ends:
+                raise _mounted(what) from None
+        else:
+            return
+        time.sleep(0.005)
+
+
+def _mounted(what: str) -> Conflict:
+    return Conflict(f"{what}: its files are still mounted", rule="mounted", hint="try again")
+
+
+def close_door(settings: Settings, container: str, verb: str) -> None:
+    """Remove what holds a container open for copies: its processes, its cgroup, its run directory. For who has it alone. Raises Conflict
+    where one of those cannot be ended.
+    """
+    directory = f"{settings.run_dir}/copies/{container}"
+    if not os.path.lexists(directory):
+        return
+    paths = _paths(settings, container, {})
+    if cgroups.remove(paths, deadline=0.05):
+        cgroups.kill(paths)
+        if cgroups.remove(paths):
+            raise _mounted(f"cannot {verb} {container[:12]}")
+    remove_run_directory(directory)

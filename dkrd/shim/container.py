@@ -204,12 +204,13 @@ def _host_file(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """The descriptors that the command gets: as build.Task has them."""
+    """The descriptors that the command gets, and whether there is one: as build.Task has them."""
 
     stdio: dict[int, int]
     tty: tuple[int, ...] = ()
     preserved: tuple[int, ...] = ()
     notify: bool = False
+    rests: bool = False
 
 
 def start(
@@ -220,7 +221,7 @@ def start(
     passed: Passed,
     recorder: Recorder,
 ) -> build.Built:
-    """Build the container and execute its command. Raises DkrError."""
+    """Build the container and execute its command, unless that rests. Raises DkrError."""
     recorder.begin("plan", partial(told.plan, task.seccomp))
     container.program = seccomp_bpf.read_program(task.seccomp)
     plan = mounts.plan(config.spec, root, container.base)
@@ -241,6 +242,7 @@ def start(
         last_cap=capabilities.last_cap(),
         tree=root.tree,
         notify=passed.notify,
+        rests=passed.rests,
     )
     try:
         return build.build(what, recorder)

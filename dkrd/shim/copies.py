@@ -1,4 +1,5 @@
-"""Copies from and to a container that runs: who may have them, how many there are, and one process inside for each.
+"""Copies from and to a container, which runs or is held open for them (porter.py): who may have them, how many there are, and one
+process inside for each.
 
 As of an exec the client's first frame says what is wanted, past the api, and the lesser of the two credentials counts. Over plain HTTP
 the frame is the api's own; so there nothing is written into a container that has anything beyond a tenant's defaults
@@ -67,11 +68,17 @@ class Copies:
         self._awaited.take(ask)
         return {}
 
-    def end(self) -> None:
-        """The container has ended."""
-        self._awaited.end(self._ended())
+    @property
+    def are_wanted(self) -> bool:
+        """Whether one is under way, or a client is about to say which it wants."""
+        return bool(self._running) or self._awaited.are_there
+
+    def end(self, error: DkrError | None = None) -> None:
+        """They end by `error`; None: the container has ended."""
+        error = error or self._ended()
+        self._awaited.end(error)
         for copy in list(self._running):
-            copy.end(self._ended())
+            copy.end(error)
 
     def _ended(self) -> Conflict:
         return Conflict(f"cannot copy from or to {self._place.name}: it has ended", rule="ended")

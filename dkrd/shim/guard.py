@@ -55,7 +55,7 @@ _IGNORED = frozenset((signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGW
 _STOPPING = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 
 
-def _told_to_end() -> int:
+def told_to_end() -> int:
     """From here on SIGTERM does not end this guardian but makes the descriptor returned readable: whoever shuts the host
     down (dkr-containers.service, or systemd at the very end) means the container.
     """
@@ -152,7 +152,7 @@ class Guard:
             self._loop.later(self._config.timeout, lambda: self._stopping.begin("timeout"))
         if self._health is not None:
             self._health.begin()
-        told = _told_to_end()
+        told = told_to_end()
         self._loop.watch(told, select.EPOLLIN, lambda _events: self._told(told))
         while not self._ended:
             self._loop.turn(None)

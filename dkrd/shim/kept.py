@@ -27,17 +27,24 @@ class Kept:
     owner  uid whose it is
     state  as it was written when it was made, or ended
     claim  its id range, locked by us, or None
+    alone  what locks its files, until it has a run directory
     """
 
     config: configs.Config
     owner: int
     state: dict[str, object]
     claim: ids.Claim | None
+    alone: int
 
     def let_go(self) -> None:
         """Leave it as it is."""
+        self.entered()
         if self.claim is not None:
             os.close(self.claim.fd)
+
+    def entered(self) -> None:
+        """That it is ours, its run directory says from here on."""
+        os.close(self.alone)
 
 
 def take(task: ShimTask, who: policy.Caller) -> Kept:
@@ -46,10 +53,11 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
     """
     directory = f"{task.settings.state_dir}/containers/{task.id}"
     grant = cleanup.document(f"{directory}/grant.json")
-    owner, asks = grant.get("uid"), grant.get("asks")
-    if not isinstance(owner, int) or not isinstance(asks, list):
+    owner = grant.get("uid")
+    if not isinstance(owner, int) or not isinstance(grant.get("asks"), list):
         raise NotFound(f"cannot find {task.id[:12]}: there is no such container")
     callers.check_owner(who, owner, task.id)
+    alone = cleanup.take_alone(task.settings, task.id, "start")
     if os.path.lexists(f"{task.settings.run_dir}/containers/{task.id}"):
         raise running(task.id[:12])
     config = configs.read(f"{directory}/config.json")
@@ -60,13 +68,7 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
         # A rename was cut off between the two files.
         config = replace(config, name=str(state["name"]))
     check_descriptors(config)
-    unasked = sorted(policy.needs(config.spec) - set(asks))
-    if unasked:
-        raise NotPermitted(
-            f"cannot start {config.name}: it would have {unasked[0]}, which its grant does not hold",
-            rule="grant",
-            hint="make it anew",
-        )
+    check_grant(config, grant, f"cannot start {config.name}")
     slot = grant.get("slot")
     try:
         claim = ids.adopt(task.pool, slot) if isinstance(slot, int) else None
@@ -74,7 +76,7 @@ def take(task: ShimTask, who: policy.Caller) -> Kept:
         raise Conflict(
             f"cannot start {config.name}: its id range cannot be had: {err.message}", hint="try again"
         ) from err
-    return Kept(bounds.granted(task, config, grant), owner, state, claim)
+    return Kept(bounds.granted(task, config, grant), owner, state, claim, alone)
 
 
 def take_unasked(task: ShimTask) -> Kept:
@@ -142,6 +144,18 @@ def check_descriptors(config: configs.Config) -> None:
             f"cannot start {config.name} again: it had descriptors of its caller's, which nobody keeps",
             rule="descriptors",
             hint="run another one like it",
+        )
+
+
+def check_grant(config: configs.Config, grant: dict[str, object], what: str) -> None:
+    """Raise NotPermitted where it would be built with more than was granted when it was made. `what` cannot be done then."""
+    asks = grant.get("asks")
+    unasked = sorted(policy.needs(config.spec) - set(asks if isinstance(asks, list) else ()))
+    if unasked:
+        raise NotPermitted(
+            f"{what}: it would have {unasked[0]}, which its grant does not hold",
+            rule="grant",
+            hint="make it anew",
         )
 
 

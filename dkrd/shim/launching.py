@@ -89,7 +89,9 @@ def _make(
     recorder.note(told.rights(who))
     root = kept.root_of(task, found.config, recorder)
     try:
-        return root, _prepare(task, found, recorder, again=again)
+        made = _prepare(task, found, recorder, again=again)
+        found.entered()
+        return root, made
     except BaseException:
         close_soon(root.descriptors)
         raise

@@ -314,17 +314,10 @@ def test_another_users_container_is_not_there(
     assert "cannot find" in done.stderr
 
 
-def test_one_that_does_not_run_or_is_paused_is_refused_by_name(
-    daemon: Daemon, root: Caller, open_tmp: Path
-) -> None:
-    with made(daemon, "/bin/sleep", "600", name="web", begin=False):
-        assert "it has not been started" in refused(root, "web:/etc", open_tmp)
-        daemon.dkrctl("start", "web", check=True)
+def test_one_that_is_paused_is_refused_by_name(daemon: Daemon, root: Caller, open_tmp: Path) -> None:
+    with made(daemon, "/bin/sleep", "600", name="web"):
         daemon.dkrctl("pause", "web", check=True)
         assert "it is paused" in refused(root, "web:/etc", open_tmp)
-        daemon.dkrctl("kill", "web", check=True)
-        daemon.dkrctl("wait", "web", check=True)
-        assert "it has ended" in refused(root, "web:/etc", open_tmp)
 
 
 def _copying(caller: Caller) -> list[host.Process]:

@@ -131,8 +131,9 @@ def test_over_plain_http_nothing_is_written_where_more_was_granted(daemon: Daemo
         assert daemon.dkrctl("cp", "/etc/hostname", "web:/tmp", check=True).returncode == 0
 
 
-def test_one_that_does_not_run_and_anothers(daemon: Daemon, root: Caller, other_tenant: host.User) -> None:
-    with made(daemon, "/bin/sleep", "600", name="web", begin=False):
+def test_one_that_is_paused_and_anothers(daemon: Daemon, root: Caller, other_tenant: host.User) -> None:
+    with made(daemon, "/bin/sleep", "600", name="web"):
+        daemon.dkrctl("pause", "web", check=True)
         assert ask(daemon, "GET", "/v1/containers/web/archive?path=/etc")[0] == 409
         stranger = Caller(daemon, other_tenant)
         for method in ("HEAD", "GET", "PUT"):
