@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dkrd.state.index import Index
 
 REMOVE_SECONDS = 60.0
+END_SECONDS = 20.0  # from SIGKILL to the end: what waits in the kernel for something that never answers cannot be killed
 
 
 async def list_containers(
@@ -103,8 +104,9 @@ async def _end(context: Context, request: web.Request, container: Container) -> 
         except Conflict as err:
             if err.rule != "ended":
                 raise
+        waited = END_SECONDS
         try:
-            async with asyncio.timeout(REMOVE_SECONDS):
+            async with asyncio.timeout(END_SECONDS) as limit:
                 # One that had ended already may have been told of before this was asked.
                 await context.channel.catch_up()
                 try:
@@ -113,12 +115,15 @@ async def _end(context: Context, request: web.Request, container: Container) -> 
                     return True
                 if container.status != "stopped":
                     await ending.stopped
+                waited = REMOVE_SECONDS
+                limit.reschedule(asyncio.get_running_loop().time() + waited)
                 if container.rm:
                     await ending.removed
         except TimeoutError:
             raise Unavailable(
-                f"cannot remove {container.name}: it has not ended {REMOVE_SECONDS:g} s after SIGKILL",
-                hint="try again",
+                f"cannot remove {container.name}: it is not gone {waited:g} s after SIGKILL",
+                rule="stuck",
+                hint="a process of it may wait in the kernel, as for a filesystem that does not answer (dkrctl top tells which); try again",
             ) from None
     return container.rm
 

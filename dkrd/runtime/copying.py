@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from common import frames, tar
 from common.copies import Destination, Source, failed, is_contents, name_at, split, top_of
-from common.errors import BadRequest, DkrError, NotFound
+from common.errors import BadRequest, Conflict, DkrError, NotFound
 from common.packing import Packer
 from common.unpacking import Rules, Unpacker
 from dkrd.runtime import (
@@ -130,8 +130,15 @@ def _tell(sync: int, record: dict[str, object]) -> None:
 
 
 def _of_the_kernel(pid: int) -> frozenset[int]:
-    """st_dev of the filesystems that are views of the kernel's."""
-    return frozenset(mount.device for mount in mountinfo.read(pid) if mount.type in trees.KERNELS)
+    """st_dev of the filesystems that are views of the kernel's. Raises Conflict where the container's first process has ended, though it
+    may not be gone: it is the last to be, and what was started in it may wait for something that never answers.
+    """
+    try:
+        return frozenset(mount.device for mount in mountinfo.read(pid) if mount.type in trees.KERNELS)
+    except OSError as err:
+        if err.errno not in (errno.EINVAL, errno.ENOENT, errno.ESRCH):
+            raise
+        raise Conflict("cannot copy: the container has ended", rule="ended") from err
 
 
 def _copy(task: Task, sync: int, kernel: frozenset[int]) -> None:

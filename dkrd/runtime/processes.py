@@ -68,6 +68,15 @@ def read(pid: int) -> Process | None:
     return None
 
 
+def is_of_group(pid: int, group: int) -> bool:
+    """Whether it lives and is of this process group. Asks nothing that could wait for what it waits for."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        stat = _read(f"/proc/{pid}/stat")
+        state, _, found = stat[stat.rindex(b")") + 2 :].split()[:3]
+        return int(found) == group and state not in (b"Z", b"X")
+    return False
+
+
 def uid_map(pid: int) -> tuple[tuple[int, int, int], ...]:
     """/proc/PID/uid_map: first id inside, first outside, how many. Raises OSError."""
     lines = _read(f"/proc/{pid}/uid_map").splitlines()

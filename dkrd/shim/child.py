@@ -43,6 +43,17 @@ class Child:
         """Whether it has been reaped, or left behind."""
         return self._pidfd < 0
 
+    @property
+    def has_left(self) -> bool:
+        """Whether there may be others of its process group; of one that has been reaped the number may be another's by now."""
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
     def send(self, number: int) -> None:
         """Send it a signal."""
         if self._pidfd >= 0:

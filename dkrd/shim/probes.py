@@ -21,7 +21,7 @@ from common.clock import now
 from common.errors import DkrError, LimitReached, exit_code
 from common.health import MAX_OUTPUT
 from dkrd.policy import NOBODY
-from dkrd.runtime import cgroups, failure, looking
+from dkrd.runtime import cgroups, failure, looking, processes
 from dkrd.shim import exec_request, inside, pipes
 from dkrd.shim.child import Child
 from dkrd.shim.container import Passed
@@ -67,8 +67,19 @@ class Probe:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it is left."""
-        return self._child is None or self._child.is_over
+        """Whether nothing of it is left: what it has started may not be killed either, and each further one would be as stuck."""
+        if self._child is None:
+            return True
+        return self._child.is_over and not (self._child.has_left and self._lingers(self._child.pid))
+
+    def _lingers(self, group: int) -> bool:
+        # Whoever is nobody's child in the container may stay a zombie there for ever, and does no harm.
+        for path in self._place.container.cgroup.paths[:1]:
+            try:
+                return any(processes.is_of_group(pid, group) for pid in processes.pids(path))
+            except OSError:
+                return False
+        return False
 
     def begin(self) -> None:
         """Fork it. One that cannot be forked has failed: that is told a moment later, as everything."""

@@ -2,8 +2,10 @@
 
     stop signal ─► the command ends by itself
          └── the time is over ─► SIGKILL, also for what it has left in the cgroup
+                                     └── it does not end ─► who waits is told so
 
-Who waits for the end has a socket here, which closes with it. One that closes while the container runs has lost its guardian.
+Who waits for the end has a socket here, which closes with it. One that closes while the container runs has lost its guardian. What waits in
+the kernel for something that never answers cannot be killed, and the container ends no sooner than it: whoever waits is told after a while.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ import select
 import time
 from typing import TYPE_CHECKING
 
+from common import frames
 from common.bundle import MAX_SECONDS
-from common.errors import BadRequest, Conflict, LimitReached
+from common.errors import BadRequest, Conflict, LimitReached, Unavailable
 from dkrd.shim import kept
 from dkrd.shim.clients import is_integer
 from dkrd.shim.session import forbid_descriptors
+from dkrd.shim.state import send
 
 if TYPE_CHECKING:
     import socket
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
 NEVER = -1  # of seconds: no SIGKILL
 MAX_WAITING = 64
+KILLED_SECONDS = 10.0  # from SIGKILL until who waits is told that it has not ended; Docker's
 
 
 class Stopping:
@@ -65,6 +70,8 @@ class Stopping:
         self.cause: str | None = None
         self._timer: Timer | None = None
         self._ends = float("inf")  # when SIGKILL comes, monotonic
+        self._killed = False
+        self._patience: Timer | None = None  # of who waits for what was killed
         self._waiting: dict[int, socket.socket] = {}
 
     def ask(self, ask: Ask) -> dict[str, object]:
@@ -86,6 +93,8 @@ class Stopping:
         task.log.audit("stop", id=task.id, uid=ask.who.uid, signal=number, timeout=seconds)
         self._halt()
         self.begin("stopped", number, seconds)
+        if self._killed and self._patience is None:
+            self._be_patient()
         return {}
 
     def _check_again(self) -> None:
@@ -106,19 +115,16 @@ class Stopping:
         seconds = self._config.stop_timeout if seconds is None else seconds
         first, self.cause = self.cause is None, self.cause or cause
         if seconds == 0:
-            self._now()
+            if self._timer is not None:
+                self._timer.cancel()  # it is done now, and once
+            self._ends = 0.0
+            self._end_it()
             return
         self._bound(seconds)
         if first or number is not None:
             self._deliver(self._config.stop_signal if number is None else number)
         # Behind the signal, which is the first that it meets.
         self._resume()
-
-    def _now(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._ends = 0.0
-        self._kill()
 
     def end(self) -> None:
         """It has ended: tell those who wait."""
@@ -132,7 +138,31 @@ class Stopping:
         if self._timer is not None:
             self._timer.cancel()
         self._ends = ends
-        self._timer = self._loop.later(seconds, self._kill)
+        self._timer = self._loop.later(seconds, self._end_it)
+
+    def _end_it(self) -> None:
+        self._killed = True
+        self._kill()
+        self._be_patient()
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self._loop.later(KILLED_SECONDS, self._tell_stuck)
+
+    def _tell_stuck(self) -> None:
+        """It was killed and is there still: nobody knows for how long."""
+        self._patience = None
+        self._task.log.warning("it does not end, though it was killed", id=self._task.id)
+        error = Unavailable(
+            f"cannot stop {self._name}: it has not ended {KILLED_SECONDS:g} s after SIGKILL",
+            rule="stuck",
+            hint="a process of it waits in the kernel, as for a filesystem that does not answer (dkrctl top tells which): it ends then",
+        )
+        data = frames.dumps({"type": "error", "error": error.to_wire()})
+        for descriptor, sock in list(self._waiting.items()):
+            send(sock, data)
+            self._leave(descriptor)
 
     def _wait(self, sock: socket.socket) -> None:
         if len(self._waiting) >= MAX_WAITING:
