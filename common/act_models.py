@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from common import checks, restart_shapes, shapes  # pydantic reads the annotations when the program runs
+from common import (  # pydantic reads the annotations when the program runs
+    checks,
+    ps_columns,
+    restart_shapes,
+    shapes,
+)
+from common.errors import BadRequest
 from common.limit_models import NewCpus, NewMemory
 from common.model_base import About, Id, Model, Time
 
@@ -31,7 +38,7 @@ class StopRequest(Model):
 
 
 class Top(Model):
-    """The processes of a container, as ps(1) shows them with -ef."""
+    """The processes of a container, as ps(1) shows them."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -52,6 +59,30 @@ class Top(Model):
         ),
     ]
     omitted: Annotated[int | None, About("how many more there are, where not all fit")] = None
+
+
+def _columns(value: str) -> str:
+    try:
+        ps_columns.check(checks.given(value).split(","))
+    except BadRequest as err:
+        checks.fault("", err.message)
+    return value
+
+
+_NAMES = "|".join(map(re.escape, ps_columns.TITLES))
+
+
+class TopQuery(Model):
+    """What is shown of each process."""
+
+    columns: Annotated[
+        str | None,
+        AfterValidator(_columns),
+        WithJsonSchema(
+            {"type": "string", "pattern": f"^(?:{_NAMES})(?:,(?:{_NAMES})){{0,{ps_columns.MAX - 1}}}$"}
+        ),
+        About("names of ps(1) for its columns, with commas between; if absent those of ps -ef"),
+    ] = None
 
 
 _Count = Annotated[int | None, Field(ge=0)]

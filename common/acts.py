@@ -99,13 +99,13 @@ UNPAUSE = Command(
 
 TOP = Command(
     "top",
-    "dkrctl top [OPTIONS] CONTAINER",
-    "Print the processes of a container, as ps -ef would: users as the container calls them, processes as the host does.",
+    "dkrctl top [OPTIONS] CONTAINER [PS OPTION...]",
+    "Print the processes of a container, as ps -ef would: users as the container calls them, processes as the host does. What stands "
+    "behind the container are options of ps, those that say which columns: aux, -o pid,comm, -eo pid,rss,args. No program ps is run.",
     (SOCKET, VERB_HELP),
-    (("dkrctl top web", ""),),
+    (("dkrctl top web", ""), ("dkrctl top web aux", ""), ("dkrctl top web -o pid,rss,etime,args", "")),
     status="0; 1 where it does not run",
     words=RUNNING,
-    intermixed=True,
 )
 
 STATS = Command(

@@ -1,6 +1,9 @@
 """`dkrctl top`: the processes of a container."""
 
-from common.errors import BadRequest, ProtocolError
+from urllib.parse import quote
+
+from common.errors import ProtocolError
+from common.ps_columns import EF, columns_of
 from dkrctl import output, report, tables
 from dkrctl.daemon import target
 from dkrctl.verbs import Call
@@ -9,12 +12,9 @@ from dkrctl.verbs import Call
 def run(call: Call) -> int:
     """`dkrctl top CONTAINER`; the exit status. Raises DkrError."""
     name, *rest = call.some_words()
-    if rest:
-        raise BadRequest(
-            f"cannot take {rest[0]!r}: one container is named, and options of ps are not taken",
-            hint="the columns are those of ps -ef",
-        )
-    answer = call.daemon().get(target(name, "/top"))
+    columns = columns_of(rest)
+    query = "" if columns == EF else f"?columns={quote(','.join(columns), safe=',')}"
+    answer = call.daemon().get(target(name, f"/top{query}"))
     titles, processes = (
         (answer.get(key) for key in ("titles", "processes")) if isinstance(answer, dict) else (0, 0)
     )

@@ -15,7 +15,7 @@ from dkrctl.json_lines import Splitter
 from dkrctl.sdk.answers import model
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterable
 
     from dkrctl.sdk.transport import Transport
 
@@ -29,11 +29,12 @@ class Acts:
 
     _transport: Transport
 
-    async def top(self, container: str) -> Top:
-        """The processes of a container that runs, as ps -ef shows them: `titles`, and a text for each in `processes`; what the
-        last says of a command is the command's own doing. Raises NotFound, Conflict.
+    async def top(self, container: str, columns: Iterable[str] | None = None) -> Top:
+        """The processes of a container that runs: `titles`, and a text for each in `processes`; what is said there of a command is
+        the command's own doing. `columns`: by the names that ps has for them; None: as ps -ef. Raises NotFound, Conflict, BadRequest.
         """
-        return model(_TOP, await self._transport.ask("GET", target(container, "/top")))
+        query = None if columns is None else {"columns": ",".join(columns)}
+        return model(_TOP, await self._transport.ask("GET", target(container, "/top"), query=query))
 
     async def stats(self) -> list[Stats]:
         """What each of the caller's containers that run (an admin's: everybody's) uses of the machine, the newest first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.act_models import RenameRequest, Stats, StatsQuery, StopRequest, Top, UpdateRequest
+from common.act_models import RenameRequest, Stats, StatsQuery, StopRequest, Top, TopQuery, UpdateRequest
 from common.errors import CommandNotExecutable, CommandNotFound, HostUnfit, StartFailed
 from common.exec_models import Exec, ExecRequest, PlainExec, StreamExec
 from common.models import (
@@ -158,7 +158,7 @@ ACTS = (
         "GET",
         "/v1/containers/{container}/top",
         Who.OWNER,
-        None,
+        TopQuery,
         None,
         Top,
         top,

@@ -13,15 +13,17 @@ from dkrd.api.asks import ask_guardian, check_runs, find
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from common.act_models import TopQuery
     from dkrd.api.context import Context
     from dkrd.api.peers import Peer
 
 
-async def top(context: Context, peer: Peer, request: web.Request) -> Top:
+async def top(context: Context, peer: Peer, request: web.Request, query: TopQuery) -> Top:
     """Those there are at the moment."""
     container = await find(context, peer, request)
     check_runs(container, "look into")
-    answer = await ask_guardian(context, request, container, {"type": "top"})
+    columns = {} if query.columns is None else {"columns": query.columns.split(",")}
+    answer = await ask_guardian(context, request, container, {"type": "top", **columns})
     try:
         return Top.model_validate(_frozen(answer), by_alias=True, by_name=False)
     except ValidationError as err:

@@ -9,10 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_COMMAND = 1024  # bytes that are read of one
 _PTS = range(136, 144)  # majors of the slaves of ptys, Documentation/admin-guide/devices.txt
@@ -22,19 +18,34 @@ _PTS = range(136, 144)  # majors of the slaves of ptys, Documentation/admin-guid
 class Process:
     """One of them.
 
-    uid      the effective one, as this process sees it
-    begun    clock ticks since boot
-    ticks    of processor time
-    tty      `pts/N`, or `?`
-    command  arguments, blanks between; in brackets its name, where it has none
+    uid       the effective one, as this process sees it
+    state     a letter, as proc(5) has it
+    in_front  whether its group is in the foreground of its terminal
+    begun     clock ticks since boot
+    ticks     of processor time
+    virtual   bytes of its address space
+    resident  bytes of it that are in memory
+    tty       `pts/N`, or `?`
+    name      what it is called, 15 bytes
+    command   arguments, blanks between; in brackets its name, where it has none
     """
 
     pid: int
     parent: int
+    group: int
+    session: int
     uid: int
+    state: str
+    in_front: bool
     begun: int
     ticks: int
+    priority: int
+    nice: int
+    threads: int
+    virtual: int
+    resident: int
     tty: str
+    name: str
     command: str
 
 
@@ -46,7 +57,7 @@ def pids(path: str) -> list[int]:
 
 def read(pid: int) -> Process | None:
     """What a process is; None where it has ended."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, LookupError):
         stat = _read(f"/proc/{pid}/stat")
         # The name, field 2, may hold anything; it ends at the last parenthesis.
         name = stat[stat.index(b"(") + 1 : stat.rindex(b")")]
@@ -54,15 +65,27 @@ def read(pid: int) -> Process | None:
         command = (
             _read(f"/proc/{pid}/cmdline", MAX_COMMAND).rstrip(b"\0").replace(b"\0", b" ") or b"[%s]" % name
         )
+        status = _status(pid)
         if fields[0] == b"Z":
             command += b" <defunct>"
         return Process(
             pid,
             parent=int(fields[1]),
-            uid=_effective_uid(pid),
+            group=int(fields[2]),
+            session=int(fields[3]),
+            uid=int(status[b"Uid"][1]),
+            state=fields[0].decode("ascii"),
+            in_front=fields[5] == fields[2],
             begun=int(fields[19]),
             ticks=int(fields[11]) + int(fields[12]),
+            priority=int(fields[15]),
+            nice=int(fields[16]),
+            threads=int(fields[17]),
+            virtual=int(fields[20]),
+            # Exact, which field 24 of stat is not.
+            resident=1024 * int(status.get(b"VmRSS", (b"0",))[0]),
             tty=_tty(int(fields[4])),
+            name=name.decode("utf-8", "replace"),
             command=command.decode("utf-8", "replace"),
         )
     return None
@@ -93,15 +116,10 @@ def _tty(device: int) -> str:
     return f"pts/{(major - _PTS.start) * 256 + minor}" if major in _PTS else "?"
 
 
-def _effective_uid(pid: int) -> int:
-    words = next(_lines(pid, b"Uid:"))
-    return int(words[2])
-
-
-def _lines(pid: int, key: bytes) -> Iterator[list[bytes]]:
-    for line in _read(f"/proc/{pid}/status").splitlines():
-        if line.startswith(key):
-            yield line.split()
+def _status(pid: int) -> dict[bytes, list[bytes]]:
+    """/proc/PID/status: the words behind each key."""
+    lines = (line.partition(b":") for line in _read(f"/proc/{pid}/status").splitlines())
+    return {key: rest.split() for key, _, rest in lines}
 
 
 def _read(path: str, size: int = 65536) -> bytes:

@@ -6,21 +6,23 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common import frames
+from common import frames, ps_columns
 from common.errors import BadRequest, Conflict, NotFound
 from dkrd.runtime import processes
 from dkrd.shim import cleanup
 from dkrd.shim.ended import not_started, waits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dkrd.ids import Pool
     from dkrd.policy import Credentials
     from dkrd.runtime.processes import Process
     from dkrd.settings import Settings
 
-TITLES = ("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD")
 MAX_BYTES = 400 * 1024  # of the answer's JSON; what does not fit is counted
 _NOBODY = 65534
 
@@ -36,8 +38,7 @@ def look(
 ) -> dict[str, object]:
     """Titles, processes, and how many were left out. Raises NotFound for another's container, Conflict for one that does not run."""
     cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    if set(ask) != {"type"}:
-        raise BadRequest("cannot read the ask: top has no further keys")
+    columns = _columns(ask)
     state = cleanup.read_state(settings, container)
     if state.get("status") == "created":
         raise not_started(f"cannot look into {container[:12]}")
@@ -50,17 +51,29 @@ def look(
         numbers, ids = processes.pids(str(paths[0])), processes.uid_map(init)
     except OSError:
         raise _ended(container) from None
-    return _table(numbers, ids)
+    return _table(numbers, ids, columns)
 
 
 def _ended(container: str) -> Conflict | NotFound:
     return Conflict(f"cannot look into {container[:12]}: it has ended", rule="ended")
 
 
-def _table(numbers: list[int], ids: tuple[tuple[int, int, int], ...]) -> dict[str, object]:
-    hertz = os.sysconf("SC_CLK_TCK")
-    # Both clocks count on while the machine sleeps.
-    now, booted = time.time(), time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+def _columns(ask: dict[str, object]) -> tuple[str, ...]:
+    """Which are wanted. Raises BadRequest."""
+    names = ask.get("columns", list(ps_columns.EF))
+    if (
+        not ask.keys() <= {"type", "columns"}
+        or not isinstance(names, list)
+        or not all(isinstance(n, str) for n in names)
+    ):
+        raise BadRequest("cannot read the ask: top has names of columns, and no further keys")
+    return ps_columns.check(names)
+
+
+def _table(
+    numbers: list[int], ids: tuple[tuple[int, int, int], ...], columns: tuple[str, ...]
+) -> dict[str, object]:
+    host = _Host.now(ids)
     found: list[list[str]] = []
     size = omitted = 0
     for number in numbers:
@@ -68,29 +81,100 @@ def _table(numbers: list[int], ids: tuple[tuple[int, int, int], ...]) -> dict[st
         if process is None:
             omitted += size > MAX_BYTES
             continue
-        line = _line(process, ids, now, booted, hertz)
+        line = [CELLS[column](process, host) for column in columns]
         size += len(frames.dumps(line)) + 1
         found.append(line)
-    return {"titles": list(TITLES), "processes": found, **({"omitted": omitted} if omitted else {})}
+    titles = [ps_columns.TITLES[column] for column in columns]
+    return {"titles": titles, "processes": found, **({"omitted": omitted} if omitted else {})}
 
 
-def _line(
-    process: Process, ids: tuple[tuple[int, int, int], ...], now: float, booted: float, hertz: int
-) -> list[str]:
-    uid = processes.inside(process.uid, ids)
-    begun = booted + process.begun / hertz
-    used = process.ticks / hertz
-    share = int(100 * used / (now - begun)) if now > begun else 0
-    return [
-        str(_NOBODY if uid is None else uid),
-        str(process.pid),
-        str(process.parent),
-        str(min(share, 99)),
-        _begun(begun, now),
-        process.tty,
-        _time(int(used)),
-        process.command,
-    ]
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What the processes are seen by. `booted`: when the host was, seconds since the epoch; `ids`: the container's uid_map."""
+
+    wall: float
+    booted: float
+    hertz: int
+    memory: int
+    ids: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def now(cls, ids: tuple[tuple[int, int, int], ...]) -> _Host:
+        wall = time.time()
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        # Both clocks count on while the machine sleeps.
+        booted = wall - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return cls(wall, booted, os.sysconf("SC_CLK_TCK"), memory, ids)
+
+    def begun(self, process: Process) -> float:
+        return self.booted + process.begun / self.hertz
+
+    def age(self, process: Process) -> float:
+        return max(0.0, self.wall - self.begun(process))
+
+    def share(self, process: Process) -> float:
+        """Percent of one processor's time, over its life."""
+        age = self.age(process)
+        return 100 * process.ticks / self.hertz / age if age else 0.0
+
+
+def _user(process: Process, host: _Host) -> str:
+    uid = processes.inside(process.uid, host.ids)
+    return str(_NOBODY if uid is None else uid)
+
+
+def _stat(process: Process, host: _Host) -> str:
+    """As ps(1), less what memory is locked."""
+    nice = "<" if process.nice < 0 else "N" if process.nice > 0 else ""
+    leads = "s" if process.session == process.pid else ""
+    return (
+        process.state
+        + nice
+        + leads
+        + ("l" if process.threads > 1 else "")
+        + ("+" if process.in_front else "")
+    )
+
+
+def _elapsed(process: Process, host: _Host) -> str:
+    days, rest = divmod(int(host.age(process)), 86400)
+    hours, rest = divmod(rest, 3600)
+    clock = f"{rest // 60:02}:{rest % 60:02}"
+    return f"{days}-{hours:02}:{clock}" if days else f"{hours:02}:{clock}" if hours else clock
+
+
+def _spent(process: Process, host: _Host) -> str:
+    return _time(process.ticks // host.hertz)
+
+
+def _started(process: Process, host: _Host) -> str:
+    return _begun(host.begun(process), host.wall)
+
+
+CELLS: dict[str, Callable[[Process, _Host], str]] = {
+    **dict.fromkeys(("user", "uid"), _user),
+    "pid": lambda process, host: str(process.pid),
+    "ppid": lambda process, host: str(process.parent),
+    **dict.fromkeys(("pgid", "pgrp"), lambda process, host: str(process.group)),
+    **dict.fromkeys(("sid", "sess"), lambda process, host: str(process.session)),
+    "c": lambda process, host: str(min(int(host.share(process)), 99)),
+    **dict.fromkeys(("pcpu", "%cpu"), lambda process, host: f"{host.share(process):.1f}"),
+    **dict.fromkeys(("pmem", "%mem"), lambda process, host: f"{100 * process.resident / host.memory:.1f}"),
+    "vsz": lambda process, host: str(process.virtual // 1024),
+    "rss": lambda process, host: str(process.resident // 1024),
+    **dict.fromkeys(("stime", "start_time"), _started),
+    "etime": _elapsed,
+    "etimes": lambda process, host: str(int(host.age(process))),
+    **dict.fromkeys(("time", "cputime"), _spent),
+    **dict.fromkeys(("tty", "tt", "tname"), lambda process, host: process.tty),
+    "stat": _stat,
+    **dict.fromkeys(("state", "s"), lambda process, host: process.state),
+    **dict.fromkeys(("ni", "nice"), lambda process, host: str(process.nice)),
+    "pri": lambda process, host: str(39 - process.priority),
+    **dict.fromkeys(("nlwp", "thcount"), lambda process, host: str(process.threads)),
+    "comm": lambda process, host: process.name,
+    **dict.fromkeys(("args", "command", "cmd"), lambda process, host: process.command),
+}
 
 
 def _begun(moment: float, now: float) -> str:

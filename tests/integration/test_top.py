@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from common import ps_columns
 from tests import host
 from tests.integration.conftest import Caller
 from tests.integration.kept import asked, logged, remove, sh, shown
@@ -14,7 +17,6 @@ from tests.reliability.support import eventually, inits, kill_and_wait, the_shim
 from tests.sdk import drive
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
 
     from dkrctl.client import Client
@@ -97,6 +99,47 @@ def test_a_terminal_and_processor_time(root: Caller) -> None:
     assert int(top(root, "it")[0]["C"]) > 10
 
 
+# Those that stay as they are between two looks, less terminals, of which the host has none of such a number.
+STABLE = "pid,ppid,pgid,pgrp,sid,sess,stat,state,s,ni,nice,pri,nlwp,thcount,vsz,rss,comm,args,command,cmd"
+
+
+@pytest.mark.parametrize("options", [(), ("-t", "-i")], ids=["pipes", "terminal"])
+def test_the_columns_are_those_of_ps(root: Caller, options: tuple[str, ...]) -> None:
+    if shutil.which("ps") is None:
+        pytest.skip("there is no ps to compare with")
+    started(root, "it", "nice -n 5 sleep 600 & echo up; exec sleep 601", *options)
+    processes = commands(root, "it", "sleep 600", "sleep 601")
+    found = dkrctl(root, "top", "it", "-eo", STABLE)
+    numbers = ",".join(process["PID"] for process in processes)
+    said = subprocess.run(
+        ["ps", "-ww", "-o", STABLE, "-p", numbers], capture_output=True, text=True, check=True
+    ).stdout
+    assert [line.split() for line in found.stdout.splitlines()] == [
+        line.split() for line in said.splitlines()
+    ]
+    every = ",".join(ps_columns.TITLES)
+    heading = subprocess.run(
+        ["ps", "-ww", "-o", every, "-p", numbers], capture_output=True, text=True, check=True
+    )
+    assert list(ps_columns.TITLES.values()) == heading.stdout.splitlines()[0].split()
+    status, answer = asked(root, "GET", f"/v1/containers/it/top?columns={every.replace('%', '%25')}")
+    assert (status, answer["titles"]) == (200, list(ps_columns.TITLES.values()))
+    ages = {process[answer["titles"].index("ELAPSED")].count(":") for process in answer["processes"]}
+    assert ages == {1}
+
+
+def test_the_columns_of_aux(caller: Caller) -> None:
+    started(caller, "it", TWO, "-u", "7:8")
+    commands(caller, "it", "sleep 600", "sleep 601")
+    for words in (("aux",), ("-aux",)):
+        heading, *lines = dkrctl(caller, "top", "it", *words).stdout.splitlines()
+        assert heading.split() == "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND".split()
+        assert {line.split()[0] for line in lines} == {"7"}
+    assert dkrctl(caller, "top", "it", "-ef").stdout.split()[:8] == TITLES
+    status, problem = asked(caller, "GET", "/v1/containers/it/top?columns=pid,nosuch")
+    assert (status, problem["fields"][0]["path"]) == (400, "columns")
+
+
 def test_what_a_process_is_called_does_not_steer_a_terminal(root: Caller) -> None:
     begin(root, "it", "/bin/bash", "-c", "echo up; exec -a $'evil\\033[31m\\nPID' sleep 600")
     commands(root, "it", "evil\x1b[31m\nPID 600")
@@ -160,8 +203,11 @@ def test_others_containers_are_not_there(daemon: Daemon, root: Caller, tenant: U
     ("words", "said"),
     [
         ((), "cannot top: no container is named"),
-        (("it", "aux"), "cannot take 'aux': one container is named"),
-        (("it", "-o", "pid"), "there is no such option"),
+        (("it", "--forest"), "cannot take --forest: no program ps is run"),
+        (("it", "other"), "cannot take other: no program ps is run"),
+        (("it", "-o", "pid,nosuch"), "cannot show the column nosuch"),
+        (("it", "-o", "pid=X"), "cannot show the column pid=X"),
+        (("it", "-o"), "its columns are missing"),
         (("nosuch",), 'cannot find container "nosuch"'),
     ],
 )
@@ -176,6 +222,11 @@ def test_by_python(caller: Caller) -> None:
         found = await dkr.top("it")
         assert list(found.titles) == TITLES
         assert {process[7] for process in found.processes} == {"sleep 600", "sleep 601"}
+        chosen = await dkr.top("it", ["args", "s"])
+        assert (chosen.titles, set(chosen.processes)) == (
+            ("COMMAND", "S"),
+            {("sleep 600", "S"), ("sleep 601", "S")},
+        )
 
     started(caller, "it", TWO)
     commands(caller, "it", "sleep 600", "sleep 601")

@@ -54,9 +54,8 @@ def test_every_verb_has_its_module_and_what_its_table_promises() -> None:
     for command in verbs.COMMANDS:
         if command.name not in LEAN:
             assert callable(import_module(f"dkrctl.commands.{command.name}").run)
-            assert command.intermixed is not (
-                command.name == "create"
-            )  # whose words are the container's command
+            # Whose words are the container's command, and those of ps.
+            assert command.intermixed is (command.name not in ("create", "top"))
         assert command.usage.startswith(f"dkrctl {command.name}")
         assert command.status or command.name == "help"
         assert 10 <= len(brief(command)) <= 66
