@@ -253,19 +253,19 @@ WAIT = Command(
     "wait",
     "dkrctl wait [OPTIONS] CONTAINER...",
     "Wait until containers have ended, and print for each, in the order given, its exit code; 128+N where signal N ended it, ? where "
-    "nobody could learn it.",
+    "nobody could learn it. All are waited for at the same time.",
     (
         Option(
             "condition",
             "",
             CHOICE,
-            "WHAT",
+            "CONDITION",
             "",
-            "what is waited for: that it has ended (stopped), or that nothing of it is left (removed), as of one that is started with --rm",
+            "for what is waited: that it does not run, that nothing of it is left, or its next end",
             group="Options",
             default="stopped",
-            choices=("stopped", "removed"),
-            docker="Docker has none; Podman's, of these two",
+            choices=("stopped", "removed", "next-exit", "not-running"),
+            docker="Docker's API has it; not-running is its word for stopped",
         ),
         Option(
             "timeout",
@@ -280,7 +280,7 @@ WAIT = Command(
         SOCKET,
         VERB_HELP,
     ),
-    (("dkrctl wait web", ""),),
+    (("dkrctl wait web", ""), ("dkrctl wait --condition removed web", "its name is free then")),
     status="0; 1 where one of them is not there, or the time was up",
     words=RUNNING,
     intermixed=True,

@@ -295,8 +295,8 @@ class WaitQuery(Model):
     """For what is waited, and how long."""
 
     condition: Annotated[
-        Literal["stopped", "removed"],
-        About("that the command has ended, or that nothing of the container is left"),
+        Literal["stopped", "removed", "next-exit"],
+        About("that its command has ended, that nothing of it is left, or its next end"),
     ] = "stopped"
     timeout: Annotated[shapes.Seconds, About("seconds; for ever if absent")] = None
 

@@ -21,24 +21,30 @@ def run(call: Call) -> int:
     names = call.some_words()
     limit = call.text("timeout")
     patience = None if limit is None else _patience(limit)
-    condition = call.text("condition") or "stopped"
-    query = {} if condition == "stopped" else {"condition": condition}
-    if patience is not None:
-        query["timeout"] = f"{patience:.3f}"
+    condition = call.text("condition")
+    query = _query(condition, patience)
     # The daemon keeps the time: a wait that runs out is no daemon that hangs.
     seconds = FOREVER if patience is None else patience + SECONDS
     further = "ctrl-C ends waiting" if patience is None else f"at most {patience:g} s; ctrl-C ends waiting"
     awaited = Awaited(names, "to be removed" if condition == "removed" else "to end", further)
-    tail = "/wait" + (f"?{urlencode(query)}" if query else "")
     status = 0
-    # At the same time: one that ended and went meanwhile could not be asked for any more.
-    for _, answer, error in each(call.daemon(seconds), names, tail, None, seconds, awaited):
+    # At the same time: one that ended and went meanwhile could not be asked for any more, and of a next end nobody would tell.
+    for _, answer, error in each(call.daemon(seconds), names, f"/wait{query}", None, seconds, awaited):
         if error is None:
             output.emit(f"{_told(answer)}\n")
         else:
             report(error)
             status = FAILED
     return status
+
+
+def _query(condition: str | None, patience: float | None) -> str:
+    query = {}
+    if condition not in (None, "stopped", "not-running"):
+        query["condition"] = condition
+    if patience is not None:
+        query["timeout"] = f"{patience:.3f}"
+    return f"?{urlencode(query)}" if query else ""
 
 
 def _patience(text: str) -> float:

@@ -160,9 +160,10 @@ class Client(Acts, Execs, Housekeeping, Copying):
         await self._transport.ask("POST", target(container, "/kill"), {"signal": wanted})
 
     async def wait(
-        self, container: str, condition: Literal["stopped", "removed"] = "stopped"
+        self, container: str, condition: Literal["stopped", "removed", "next-exit"] = "stopped"
     ) -> ExitStatus | None:
-        """Wait until a container has ended, or until nothing of it is left (`removed`): how it ended, None where nobody could learn it.
+        """Wait until a container has ended, until nothing of it is left (`removed`), or for its next end (`next-exit`): how it ended,
+        None where nobody could learn it.
 
         Raises NotFound; Unavailable where the daemon is restarted meanwhile, and then it may be asked again.
         """

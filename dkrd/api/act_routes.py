@@ -128,7 +128,7 @@ ACTS = (
         WaitAnswer,
         life.wait,
         "Wait for a container's end",
-        about="Answers at once where it has ended already.",
+        about="Answers at once where it has ended already, but for `next-exit`.",
     ),
     Route(
         "GET",

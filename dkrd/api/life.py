@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dkr.api")
 
+_SAID = {"stopped": "stopped", "removed": "removed", "next-exit": "ended"}
+
 
 async def kill(context: Context, peer: Peer, request: web.Request, body: KillRequest) -> None:
     """Send a signal; what it does is what it would do to the same command outside a container (adr/0002)."""
@@ -30,7 +32,7 @@ async def kill(context: Context, peer: Peer, request: web.Request, body: KillReq
 
 
 async def wait(context: Context, peer: Peer, request: web.Request, query: WaitQuery) -> WaitAnswer:
-    """Answer when the container has ended, or is removed, with how it ended. Whoever asks may go away at any time."""
+    """Answer when the container has ended, ends from now on, or is removed, with how it ended. Whoever asks may go away at any time."""
     container = await find(context, peer, request)
     with context.endings.of(container.id) as ending, ended_when_lost(request):
         log.debug("uid %d: wait for %s", peer.uid, container.id[:12])
@@ -43,12 +45,13 @@ async def wait(context: Context, peer: Peer, request: web.Request, query: WaitQu
             return WaitAnswer(id=container.id, exit=context.endings.exit_of(container.id) or container.exit)
         try:
             async with asyncio.timeout(query.timeout):
-                exit_status = container.exit if container.status == "stopped" else await ending.stopped
+                rests = container.status == "stopped" and query.condition != "next-exit"
+                exit_status = container.exit if rests else await ending.stopped
                 if query.condition == "removed":
                     await ending.removed
         except TimeoutError:
             raise Unavailable(
-                f"cannot tell the end of {container.name}: it is not {query.condition} after {query.timeout:g} s",
+                f"cannot tell the end of {container.name}: it is not {_SAID[query.condition]} after {query.timeout:g} s",
                 rule="timeout",
             ) from None
     return WaitAnswer(id=container.id, exit=exit_status)

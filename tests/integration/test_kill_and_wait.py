@@ -12,6 +12,7 @@ import pytest
 
 from tests import host
 from tests.integration.conftest import SHELL_SECONDS, Caller, request
+from tests.integration.kept import create, remove, sh, start
 from tests.reliability.support import ask, eventually, remains
 
 if TYPE_CHECKING:
@@ -168,6 +169,31 @@ def test_wait_for_the_removal_of_one_that_is_kept(root: Caller) -> None:
         root.daemon.dkrctl("rm", "kept", check=True)
         # Whoever came too late for the removal is told that it is not there.
         assert waiting.result()[0] in (200, 404)
+
+
+def test_wait_for_the_next_end(make_daemon: MakeDaemon) -> None:
+    root = Caller(make_daemon(), None)
+    daemon = root.daemon
+    for name, line in (("one", "exit 5"), ("two", "exit 6")):
+        create(daemon, *sh(line), name=name)
+        start(daemon, name)
+    assert daemon.dkrctl("wait", "--condition=not-running", "one", "two").stdout == "5\n6\n"
+    assert wait(daemon, "one", "condition=next-exit&timeout=0.05")[0] == 503
+    with daemon.popen(
+        "wait", "--condition", "next-exit", "one", "two", stdout=subprocess.PIPE, text=True
+    ) as waiting:
+        assert waiting.stdout is not None
+        while waiting.poll() is None:
+            for name in ("two", "one"):  # until both are waited for
+                start(daemon, name)
+                daemon.dkrctl("wait", name)
+        assert (waiting.stdout.read(), waiting.returncode) == ("5\n6\n", 0)
+    done = daemon.dkrctl("wait", "--condition", "removed", "--timeout", "0.05", "one")
+    assert done.returncode == 1
+    assert "it is not removed after 0.05 s" in done.stderr
+    assert "it takes" in daemon.dkrctl("wait", "--condition", "running", "one").stderr
+    for name in ("one", "two"):
+        remove(daemon, name)
 
 
 def test_wait_ends_in_time(root: Caller) -> None:
