@@ -34,7 +34,10 @@ assert get_args(Action) == ACTIONS
 
 _EVENT_FILTERS = WithJsonSchema(
     shapes.filters(
-        r"container=[^\x00]+", f"event=(?:{'|'.join(ACTION_WORDS)})", shapes.LABEL_FILTER, "type=container"
+        r"(?:container|image)=[^\x00]+",
+        f"event=(?:{'|'.join(ACTION_WORDS)})",
+        shapes.LABEL_FILTER,
+        "type=container",
     )
 )
 
@@ -54,7 +57,7 @@ class EventsQuery(Model):
         _EVENT_FILTERS,
         About(
             "KEY=VALUE, as often as one likes; of one key any value counts, of several keys and labels each. Keys: `container` (its "
-            "name, or the beginning of its id), `event` (an action), `label` (KEY or KEY=VALUE), `type` (`container`)"
+            "name, or the beginning of its id), `event` (an action), `image` (its root), `label` (KEY or KEY=VALUE), `type` (`container`)"
         ),
     ] = ()
 

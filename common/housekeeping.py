@@ -37,12 +37,13 @@ EVENTS = Command(
             REPEAT,
             "KEY=VALUE",
             "",
-            "only those that match: container=NAME or the beginning of its id, event=ACTION, label=KEY[=VALUE], type=container; of several "
-            "values for one key any, of several keys and labels each must match",
+            "only those that match: container=NAME or the beginning of its id, event=ACTION, image=ROOT, label=KEY[=VALUE], "
+            "type=container; of several values for one key any, of several keys and labels each must match",
             group=_WHICH,
             complete=(
                 *(f"event={word}" for word in ACTION_WORDS if ":" not in word),
                 "container=",
+                "image=",
                 "label=",
                 "type=container",
             ),

@@ -1,9 +1,9 @@
 """Templates for output, `{{.Names}}` and the like: the part of Go's text/template that people use with Docker.
 
 An action is a value: a field (`.status`, `.exit.code`, `.` for all), a text in quotes, a number, or a function
-of such values: `json`, `index`, `join`, `lower`, `upper`, `len`; parentheses group. No loops, no conditions, no
-variables: what these would be for, `json` gives to a program that has them. A template only reads the value it
-is given; nothing in it can call anything else.
+of such values: Docker's (`json`, `join`, `split`, `lower`, `upper`, `title`, `pad`, `truncate`, `println`) and `index` and `len`;
+parentheses group. No loops, no conditions, no variables: what these would be for, `json` gives to a program that has
+them. A template only reads the value it is given; nothing in it can call anything else.
 
 Fields of records (what the API describes) are known by name, whatever the case of their letters; one that is not
 known is an error that names the others. Keys of maps (labels: other people's words) are taken as they are, and one
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_DEPTH = 16  # parentheses in parentheses
+MAX_WIDTH = 1000  # characters that a template makes by numbers
 _DIGITS = 18  # of a number, which counts entries; int() itself refuses more than 4300
 _GRAMMAR = r"""\s*(?:(?P<field>\.(?:[A-Za-z_][A-Za-z0-9_.-]*)?)|(?P<word>[A-Za-z_][A-Za-z0-9_]*)
     |(?P<number>-?[0-9]+)|(?P<text>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<mark>[()]))"""
@@ -133,6 +134,8 @@ class Template:
             else:
                 text = _text(self._value(part, value))
                 out.append(plain(text) if terminal else text)
+                if part.function == "println":
+                    out.append("\n")
         return "".join(out)
 
     # --- reading
@@ -330,12 +333,39 @@ def _len(value: object) -> int:
     raise TypeError("only texts, maps and lists have a length")
 
 
-# name -> what it does, the least and the largest number of values it takes
+def _title(value: object) -> str:
+    import re  # late, as above
+
+    return re.sub(r"(?<!\S)\S", lambda found: found[0].upper(), _text(value))
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_WIDTH:
+        raise TypeError(f"a number from 0 to {MAX_WIDTH} is wanted")
+    return value
+
+
+def _pad(value: object, before: object, behind: object) -> str:
+    """Blanks around a text, as many as that; around nothing none."""
+    text = _text(value)
+    return " " * _number(before) + text + " " * _number(behind) if text else ""
+
+
+def _truncate(value: object, length: object) -> str:
+    return _text(value)[: _number(length)]
+
+
+# name -> what it does, the least and the largest number of values it takes. The newline of println is put behind it by who fills in.
 _FUNCTIONS: "dict[str, tuple[Callable[..., object], int, int]]" = {
     "json": (json, 1, 1),
     "index": (_index, 2, MAX_DEPTH),
     "join": (_join, 2, 2),
     "len": (_len, 1, 1),
     "lower": (lambda value: _text(value).lower(), 1, 1),
+    "pad": (_pad, 3, 3),
+    "println": (lambda *values: " ".join(map(_text, values)), 0, MAX_DEPTH),
+    "split": (lambda value, separator: _text(value).split(_text(separator) or None), 2, 2),
+    "title": (_title, 1, 1),
+    "truncate": (_truncate, 2, 2),
     "upper": (lambda value: _text(value).upper(), 1, 1),
 }

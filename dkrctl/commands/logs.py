@@ -29,7 +29,7 @@ def run(call: Call) -> int:
 def _query(call: Call) -> dict[str, str]:
     query = {}
     tail = call.text("tail")
-    if tail not in (None, "all"):
+    if tail not in (None, "all", "-1"):
         if not (tail and tail.isascii() and tail.isdigit() and int(tail) <= MAX_TAIL):
             raise BadRequest(f"cannot take --tail {tail}: it takes a number of lines, or the word all")
         query["tail"] = str(int(tail))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 KEYS = {
     "container": any_value,
     "event": one_of("event", "event", ACTION_WORDS),
+    "image": any_value,
     "label": any_value,
     "type": one_of("type", "type", ("container",)),
 }
@@ -125,6 +126,7 @@ class _Reader:
             {
                 "container": lambda value: value == event.name or event.id.startswith(value),
                 "event": lambda value: is_action(event.action, value),
+                "image": lambda value: value == event.image,
                 "label": lambda value: has_label(event.labels, value),
                 "type": lambda value: True,
             }

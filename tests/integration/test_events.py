@@ -302,6 +302,9 @@ def test_the_verb_shows_the_past(caller: Caller) -> None:
     [event] = [json.loads(line) for line in shown("--filter", "event=start", "--format", "json").splitlines()]
     assert (event["name"], event["uid"]) == ("shown", caller.uid)
     assert shown("--filter", "label=c") == ""
+    assert shown("--filter", "image=busybox") == ""
+    wanted = ("--filter", "image=host", "--filter", "event=die")
+    assert shown(*wanted, "--format", "{{.image}} {{title .action}}") == "host Die\n"
 
 
 @pytest.mark.parametrize(

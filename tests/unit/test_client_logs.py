@@ -91,9 +91,11 @@ def test_what_is_asked(tmp_path: Path) -> None:
         words = ["--tail=5", "--since", "2026-01-31T12:00:00.5+01:00", "--until", "1769860800", "-f", "web"]
         assert logs(tmp_path / "s", *words).returncode == 0
         assert logs(tmp_path / "s", "-n", "all", "web").returncode == 0
+        assert logs(tmp_path / "s", "--tail", "-1", "web").returncode == 0
     assert peer.requests == [
         "GET /v1/containers/web/logs?tail=5&since=2026-01-31T12%3A00%3A00.5%2B01%3A00"
         "&until=2026-01-31T12%3A00%3A00.000000000Z&follow=true HTTP/1.1",
+        "GET /v1/containers/web/logs HTTP/1.1",
         "GET /v1/containers/web/logs HTTP/1.1",
     ]
 
@@ -101,7 +103,7 @@ def test_what_is_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-n", "-1", "web"], "cannot take --tail -1"),
+        (["-n", "-2", "web"], "cannot take --tail -2"),
         (["-n", "some", "web"], "a number of lines, or the word all"),
         (["-n", "", "web"], "cannot take --tail"),
         (["--since", "yesterday", "web"], "cannot take --since yesterday: it is no time"),

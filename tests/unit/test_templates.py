@@ -39,6 +39,14 @@ VALUE = Record(
         ("{{.exit.code}}:{{.Exit.Cause}}", "3:exited"),
         ("{{.exit.signal}}|{{.pid}}|{{.pid.anything}}", "||"),
         ("{{.rm}}", "true"),
+        (
+            '{{split .Names "e"}} {{index (split .Names "e") 1}} {{join (split "a:b" ":") "+"}}',
+            '["w","b"] b a+b',
+        ),
+        ('{{title .Names}} {{title "a bC"}}', "Web A BC"),
+        ("[{{pad .Names 1 2}}][{{pad .pid 1 2}}]", "[ web  ][]"),
+        ("{{truncate .Names 2}}{{truncate .Names 9}}", "weweb"),
+        ("{{println .Names .rm}}{{println}}x", "web true\n\nx"),
         ("{{.args}}", '["sh","-c","true"]'),
         ("{{.labels.team}}|{{.labels.none}}", "blue|"),
         ('{{index .labels "a.b/c"}}', "dotted"),
@@ -105,6 +113,8 @@ def test_what_cannot_be_read(template: str, cause: str) -> None:
         ('{{index .Names "x"}}', ["only maps and lists"]),
         ("{{join .Names .Names}}", ["a list is wanted"]),
         ("{{len .rm}}", ["have a length"]),
+        ("{{pad .Names 1 1001}}", ["a number from 0 to 1000"]),
+        ("{{truncate .Names .Names}}", ["a number from 0 to 1000"]),
     ],
 )
 def test_what_cannot_be_filled_in(template: str, parts: list[str]) -> None:
