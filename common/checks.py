@@ -280,7 +280,7 @@ def signal(value: object) -> int:
 def seconds(value: float) -> float:
     """A finite number of seconds below MAX_SECONDS."""
     if not math.isfinite(value) or value >= MAX_SECONDS:
-        fault("", "is not a finite number of seconds")
+        fault("", f"is not less than {MAX_SECONDS:g} seconds")
     return float(value)
 
 

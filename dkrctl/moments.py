@@ -29,7 +29,11 @@ def moment(text: str, name: str, now: float) -> str:
         raise BadRequest(f"cannot take --{name} {ascii(text)[1:-1]}: it is no time", hint=_HINT) from err
     if _RFC_3339.fullmatch(text):
         return text  # whole, with its nanoseconds
-    return rfc_3339(given.timestamp(), name)  # without an offset: the time of this place
+    try:
+        seconds_since = given.timestamp()  # without an offset: the time of this place
+    except (ValueError, OverflowError, OSError) as err:
+        raise _beyond(name) from err
+    return rfc_3339(seconds_since, name)
 
 
 def rfc_3339(since_epoch: float, name: str) -> str:
@@ -37,8 +41,12 @@ def rfc_3339(since_epoch: float, name: str) -> str:
     try:
         when = datetime.datetime.fromtimestamp(since_epoch, datetime.UTC)
     except (ValueError, OverflowError, OSError) as err:
-        raise BadRequest(f"cannot take --{name}: it lies beyond all calendars", hint=_HINT) from err
+        raise _beyond(name) from err
     return when.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _beyond(name: str) -> BadRequest:
+    return BadRequest(f"cannot take --{name}: it lies beyond all calendars", hint=_HINT)
 
 
 def _of_seconds(text: str, name: str) -> str:

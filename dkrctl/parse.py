@@ -174,6 +174,7 @@ def utf8(word: str, what: str) -> str:
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DIGITS = "0123456789."
+_ENDLESS = 1e18  # seconds: more than anything takes, and a number that JSON has, as it has no infinity
 
 
 def seconds(text: str, name: str) -> float:
@@ -196,7 +197,7 @@ def seconds(text: str, name: str) -> float:
             )
         total += float(number) * _UNITS.get(unit, 1.0)
         if place >= len(text):
-            return total
+            return min(total, _ENDLESS)
 
 
 _SIZES = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}

@@ -78,6 +78,16 @@ FAILURES = {
         125,
         "cannot take --timeout soon: it is no length of time",
     ),
+    "a length of time without end": (
+        ("--timeout", "9" * 400, "/bin/true"),
+        125,
+        f"cannot take --timeout {'9' * 80}…: it is not less than 1e+09 seconds",
+    ),
+    "the same of a probe's": (
+        ("--health-cmd", "true", "--health-interval", "9" * 400, "/bin/true"),
+        125,
+        f"cannot take --health-interval {'9' * 80}…: it is not less than 1e+09 seconds",
+    ),
     "no such scope": (
         ("--pid", "container:x", "/bin/true"),
         125,

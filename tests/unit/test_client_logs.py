@@ -326,7 +326,8 @@ def test_moments(monkeypatch: pytest.MonkeyPatch, text: str, expected: str) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "5d", "-5m", "2026-13-01", "m", "1h 5m", "999999999999", "\u0661m", "now"]
+    "text",
+    ["", "x", "5d", "-5m", "2026-13-01", "m", "1h 5m", "999999999999", "\u0661m", "now", "0001-01-01"],
 )
 def test_what_is_no_moment(text: str) -> None:
     with pytest.raises(BadRequest) as caught:
