@@ -177,7 +177,10 @@ def _bound(
 def _swap(both: str, memory: str | None) -> int:
     """The request's swap: Docker's is of memory and swap together, the request's of swap alone."""
     if memory is None:
-        raise BadRequest(f"cannot take --memory-swap {both}: it needs --memory")
+        raise BadRequest(
+            f"cannot take --memory-swap {both}: it needs --memory",
+            hint="it is memory and swap together: say how much of it is memory",
+        )
     if both == "-1":
         return -1
     swap = size(both, "memory-swap") - size(memory, "memory")

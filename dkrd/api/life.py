@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dkr.api")
 
-_SAID = {"stopped": "stopped", "removed": "removed", "next-exit": "ended"}
+_NOT = {"stopped": "is not stopped", "removed": "is not removed", "next-exit": "has not ended"}
 
 
 async def kill(context: Context, peer: Peer, request: web.Request, body: KillRequest) -> None:
@@ -51,7 +51,7 @@ async def wait(context: Context, peer: Peer, request: web.Request, query: WaitQu
                     await ending.removed
         except TimeoutError:
             raise Unavailable(
-                f"cannot tell the end of {container.name}: it is not {_SAID[query.condition]} after {query.timeout:g} s",
+                f"cannot tell the end of {container.name}: it {_NOT[query.condition]} after {query.timeout:g} s",
                 rule="timeout",
             ) from None
     return WaitAnswer(id=container.id, exit=exit_status)
