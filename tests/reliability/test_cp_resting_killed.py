@@ -94,12 +94,13 @@ def said(client: subprocess.Popen[str]) -> str:
 )
 def test_one_of_its_processes_is_killed(daemon: Daemon, name: str, words: str) -> None:
     before = count(daemon)
-    with made(daemon):
-        with stalled(daemon) as client:
-            [process] = processes(daemon, name)
-            kill_and_wait(process)
-            assert words in said(client)
+    with made(daemon), stalled(daemon) as client:
+        [process] = processes(daemon, name)
+        client.send_signal(signal.SIGSTOP)  # it holds the pipe on which is waited
+        kill_and_wait(process)
         eventually(lambda: nobody(daemon), "nothing is left of it")
+        client.send_signal(signal.SIGCONT)
+        assert words in said(client)
     assert_same(daemon, before)
     assert "Traceback" not in daemon.log
 
@@ -109,9 +110,11 @@ def test_a_guardian_that_is_killed_takes_the_copies_along(daemon: Daemon) -> Non
     before = count(daemon)
     daemon.dkrctl("run", "-d", "--name", "web", "/bin/sleep", "600", check=True)
     with stalled(daemon) as client:
+        client.send_signal(signal.SIGSTOP)  # it holds the pipe on which is waited
         kill_and_wait(the_shim(daemon))
-        assert "lost the guardian" in said(client)
         eventually(lambda: not processes(daemon, "dkr-copy"), "nobody copies any more")
+        client.send_signal(signal.SIGCONT)
+        assert "lost the guardian" in said(client)
     done = daemon.dkrctl("cp", "web:/etc", "-")
     assert "its guardian was killed" in done.stderr
     for init in inits(daemon):
