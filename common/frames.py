@@ -106,6 +106,26 @@ def loads_foreign(data: bytes) -> dict[str, object]:
     return value
 
 
+def loads_lines(lines: list[bytes]) -> list[object]:
+    """The values of JSON texts, one a line; None for one that is no JSON. Read as one array, which takes a third of the time; then two
+    that are broken in the middle of an array might pass for one.
+    """
+    try:
+        values = loads(b"[%b]" % b",".join(lines))
+    except ValueError:
+        values = None
+    if isinstance(values, list) and len(values) == len(lines):
+        return values
+    return [_value(line) for line in lines]
+
+
+def _value(line: bytes) -> object:
+    try:
+        return loads(line)
+    except ValueError:
+        return None
+
+
 def record(value: object) -> bytes:
     """`value` with its length in front, for a stream: 4 bytes big-endian, then JSON."""
     data = dumps(value)

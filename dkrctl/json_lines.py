@@ -10,11 +10,19 @@ MAX_LINE = 1024 * 1024  # bytes of JSON; 16 KiB of output have at most six times
 
 
 class Splitter(Generic[T]):
-    """Cuts a stream of bytes into lines, each of which `parse` reads. `what` they are of, in errors: "the log"."""
+    """Cuts a stream of bytes into lines, each of which `parse` reads. `what` they are of, in errors: "the log".
 
-    def __init__(self, what: str, parse: Callable[[bytes], T]) -> None:
+    parse_all  reads many at once
+    """
+
+    def __init__(
+        self,
+        what: str,
+        parse: Callable[[bytes], T],
+        parse_all: Callable[[list[bytes]], list[T]] | None = None,
+    ) -> None:
         self._what = what
-        self._parse = parse
+        self._parse_all = parse_all or (lambda lines: [parse(line) for line in lines])
         self._rest = b""
 
     def feed(self, data: bytes) -> list[T]:
@@ -22,7 +30,7 @@ class Splitter(Generic[T]):
         *whole, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE:
             raise ProtocolError(f"cannot understand the daemon: a line of {self._what} does not end")
-        return [self._parse(line) for line in whole if line.strip()]
+        return self._parse_all([line for line in whole if line.strip()])
 
     def end(self) -> None:
         """No more comes. Raises ProtocolError where that is in the middle of a line."""

@@ -4,7 +4,7 @@ import base64
 import binascii
 
 from common.errors import ProtocolError
-from common.frames import loads_object
+from common.frames import loads_lines, loads_object
 from dkrctl.json_lines import Splitter
 
 
@@ -22,25 +22,33 @@ class Line:
 def parse(text: bytes) -> Line:
     """The line that `text`, JSON, tells. Raises ProtocolError."""
     try:
-        said = loads_object(text)
+        return _line(loads_object(text))
     except ValueError as err:
         raise ProtocolError(f"cannot understand the daemon: a line of the log is {err}") from err
-    stream, time = said.get("stream"), said.get("time")
-    data = _bytes_of(said)
+
+
+def parse_all(texts: list[bytes]) -> list[Line]:
+    """The same for many. Raises ProtocolError."""
+    return [
+        _line(said) if isinstance(said, dict) else parse(text)
+        for said, text in zip(loads_lines(texts), texts, strict=True)
+    ]
+
+
+def _line(said: dict[str, object]) -> Line:
+    text, stream, time = said.get("log"), said.get("stream"), said.get("time")
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else _decoded(said.get("logBase64"))
     if (
-        stream not in ("stdout", "stderr")
+        data is None
+        or not (stream == "stdout" or stream == "stderr")
         or not isinstance(time, str)
         or not time.isprintable()
-        or data is None
     ):
         raise ProtocolError("cannot understand the daemon: a line of the log has another form")
-    return Line(str(stream), time, data)
+    return Line(stream, time, data)
 
 
-def _bytes_of(said: dict[str, object]) -> bytes | None:
-    text, encoded = said.get("log"), said.get("logBase64")
-    if isinstance(text, str):
-        return text.encode("utf-8", "surrogatepass")
+def _decoded(encoded: object) -> bytes | None:
     try:
         return base64.b64decode(encoded, validate=True) if isinstance(encoded, str) else None
     except binascii.Error:
@@ -49,4 +57,4 @@ def _bytes_of(said: dict[str, object]) -> bytes | None:
 
 def splitter() -> Splitter[Line]:
     """Cuts an answer into the lines of a log."""
-    return Splitter("the log", parse)
+    return Splitter("the log", parse, parse_all)

@@ -40,20 +40,20 @@ class Place(ABC, Generic[T]):
 
     def take(self, found: list[T]) -> list[T]:
         """Those of them that were not had before."""
-        new = []
-        for one in found:
-            time = self._time_of(one)
-            if self._skip and time == self._time:
-                self._skip -= 1
-                continue
-            if self._skip:
-                self.missed(time)
-            self._skip = 0
-            self._had = self._had + 1 if time == self._time else 1
-            self._time = time
-            new.append(one)
+        begin = 0
+        while self._skip and begin < len(found) and self._time_of(found[begin]) == self._time:
+            self._skip -= 1
+            begin += 1
+        new = found[begin:]
         if new:
-            self._lost = None
+            if self._skip:
+                self.missed(self._time_of(new[0]))
+            self._skip, self._lost = 0, None
+            last, same = self._time_of(new[-1]), 0
+            while same < len(new) and self._time_of(new[-1 - same]) == last:
+                same += 1
+            self._had = same + (self._had if same == len(new) and last == self._time else 0)
+            self._time = last
         return new
 
     def missed(self, time: str) -> None:

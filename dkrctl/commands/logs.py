@@ -52,13 +52,14 @@ def show(batches: Iterable[list[Line]], *, timestamps: bool) -> None:
 
 
 def _pieces(batch: list[Line], whole: dict[str, bool], timestamps: bool) -> Iterator[tuple[str, bytes]]:
-    stream, data = "stdout", bytearray()
+    stream, data = "stdout", list[bytes]()
     for line in batch:
         if line.stream != stream:
-            yield stream, bytes(data)
-            stream, data = line.stream, bytearray()
-        if timestamps and whole[stream]:
-            data += line.time.encode() + b" "
-        whole[stream] = line.data.endswith(b"\n")
-        data += line.data
-    yield stream, bytes(data)
+            yield stream, b"".join(data)
+            stream, data = line.stream, []
+        if timestamps:
+            if whole[stream]:
+                data.append(line.time.encode() + b" ")
+            whole[stream] = line.data.endswith(b"\n")
+        data.append(line.data)
+    yield stream, b"".join(data)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from common import frames
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from common.detached import LogsQuery
 
@@ -37,11 +37,19 @@ class Wanted:
         asked = (("stdout", query.stdout), ("stderr", query.stderr))
         return cls(frozenset(name for name, wanted in asked if wanted), query.since, query.until)
 
+    def among(self, lines: list[bytes]) -> bytes:
+        """Those of `lines`, which lack their newlines, that are lines of a log and wanted; each with its newline."""
+        wanted = list(map(self._is, frames.loads_lines(lines)))
+        if not all(wanted):
+            lines = [line for line, is_wanted in zip(lines, wanted, strict=True) if is_wanted]
+        return b"\n".join((*lines, b""))
+
     def has(self, line: bytes) -> bool:
         """Whether `line` is one, and wanted."""
-        try:
-            entry = frames.loads_object(line)
-        except ValueError:
+        return self._is(frames.loads_lines([line])[0])
+
+    def _is(self, entry: object) -> bool:
+        if not isinstance(entry, dict):
             return False
         time, stream = entry.get("time"), entry.get("stream")
         if not isinstance(time, str) or not isinstance(stream, str) or stream not in self.streams:
@@ -83,21 +91,19 @@ class File:
             if not data:
                 return
             self.offset += len(data)
-            found = b"".join(line for line in self._lines(data) if wanted.has(line))
-            if found:
+            if found := wanted.among(self._lines(data)):
                 yield found
 
-    def _lines(self, data: bytes) -> Iterator[bytes]:
-        *whole, rest = data.split(b"\n")
-        for line in whole:
-            line = self._part + line
-            self._part = b""
-            if not self._skips:
-                yield line + b"\n"
+    def _lines(self, data: bytes) -> list[bytes]:
+        """The lines that end in `data`, without their newlines."""
+        *whole, rest = (self._part + data).split(b"\n")
+        if whole and self._skips:
+            del whole[0]
             self._skips = False
-        self._part += rest
+        self._part = rest
         if len(self._part) > MAX_LINE:
             self._part, self._skips = b"", True
+        return whole
 
     def close(self) -> None:
         """Let go of it."""
