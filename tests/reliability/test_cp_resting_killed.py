@@ -7,11 +7,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from dkrd.runtime import cgroups
 from tests import host
 from tests.reliability.support import (
     ask,
@@ -26,9 +29,7 @@ from tests.reliability.support import (
 from tests.reliability.test_cgroup_v2 import Tree
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.conftest import MakeDaemon
     from tests.daemon import Daemon
@@ -130,6 +131,22 @@ def test_who_starts_it_at_once_waits_for_what_a_killed_porter_leaves(daemon: Dae
     with made(daemon), stalled(daemon):
         [porter] = processes(daemon, "dkr-porter")
         host.kill(porter)
+    assert_same(daemon, before)
+
+
+@pytest.mark.parametrize("words", [("start", "-a", "web"), ("cp", "web:/etc/hostname", "-")])
+def test_what_nobody_could_remove_goes_with_who_comes_next(daemon: Daemon, words: tuple[str, ...]) -> None:
+    before = count(daemon)
+    with made(daemon) as container:
+        (daemon.run_dir / "copies" / container).mkdir()
+        cgroup = cgroups.create(cgroups.read_layout(), daemon.cgroup, container, "u0")
+        cgroup.close()
+        with subprocess.Popen(["/bin/sleep", "600"]) as left:
+            for path in cgroup.paths:
+                Path(path, "cgroup.procs").write_text(str(left.pid))
+            daemon.dkrctl(*words, check=True)
+            assert left.wait() == -signal.SIGKILL
+        eventually(lambda: nobody(daemon), "nothing is left of it")
     assert_same(daemon, before)
 
 

@@ -101,7 +101,7 @@ def test_the_file_of_a_cidfile_is_filled(peer: HeldPeer, tmp_path: Path) -> None
         (("--on-disconnect", "stop"), "for who attaches", "dkrctl start --attach --on-disconnect WHAT"),
         (("--detach-keys", "a"), "for who attaches", "dkrctl start --attach --detach-keys KEYS"),
         (("--explain",), "nothing is started", "dkrctl explain CONTAINER"),
-        (("--dry-run",), "nothing is started", "dkrctl run --dry-run"),
+        (("--dry-run",), "nothing is started", "dkrctl run --detach --dry-run"),
         (("--format", "json"), "nothing is started", "dkrctl explain --format"),
         (("-T",), "no terminal anyway", "leave out -T"),
         (("-q",), "no remarks", "leave it out"),
