@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from common import frames
+from common.clock import now
 from common.errors import DkrError
 from dkrd.api.asks import ask_guardian, find
 from dkrd.api.connections import ended_when_lost
@@ -83,6 +85,7 @@ class _Log:
         self.wanted = wanted
         self._session = session
         self._files = [File(fd) for fd in fds]
+        self._last = b""  # lines of which the last is the last that was read
 
     async def standing(self, begin: tuple[int, int] | None, *, follow: bool) -> AsyncIterator[bytes]:
         """What there is when it is called, from `begin` on (index of a file, offset in it); of what is to be followed all there is
@@ -97,6 +100,7 @@ class _Log:
             del self._files[:index], ends[:index]
         while self._files:
             async for chunk in self._files[0].chunks(self.wanted, ends.pop(0)):
+                self._last = chunk
                 yield chunk
             if len(self._files) == 1:
                 return
@@ -117,6 +121,8 @@ class _Log:
                 for file in self._files:
                     file.close()
                 self._files = [File(fds.pop(0))]
+                if gap := self._gap(frame.get("missed", 0)):
+                    yield gap
                 async for chunk in self.rest():
                     yield chunk
             close_all(fds)
@@ -125,7 +131,20 @@ class _Log:
         """What there is by now of the newest file."""
         for file in self._files:
             async for chunk in file.chunks(self.wanted):
+                self._last = chunk
                 yield chunk
+
+    def _gap(self, missed: object) -> bytes:
+        """A line that says how many files are missing here, if any are and lines of its stream are wanted. Its time is that of the line
+        before: who is cut off behind it goes on there.
+        """
+        if not missed:
+            return b""
+        *_, last = self._last.rstrip(b"\n").split(b"\n")
+        time = frames.loads_object(last)["time"] if last else now()
+        text = f"[dkr: {missed} files of the log are missing here: they were removed before they were read]\n"
+        line = frames.dumps({"log": text, "stream": "stderr", "time": time, "missed": missed})
+        return self.wanted.among([line])
 
     def close(self) -> None:
         for file in self._files:

@@ -36,18 +36,28 @@ if TYPE_CHECKING:
     from dkrd.shim.log_file import LogFile
 
 MAX_READERS = 32
-MAX_BEHIND = 16  # files that a reader which sleeps holds back, then it is none any more
+MAX_BEHIND = 16  # files that are held back for a reader which is slow; of further ones it misses the oldest
 _NEXT_MAX = 256  # bytes of what a reader sends
 
 
 @dataclass(slots=True, eq=False)
 class _Reader:
-    """One that follows. `files`: those it has not been given yet, with the word `rotated`."""
+    """One that follows. `files`: those it has not been given yet, with the word `rotated`; `missed`: how many before them it will not
+    be given.
+    """
 
     sock: socket.socket
     asks: bool = False
     dirty: bool = True
     files: deque[int] = field(default_factory=deque)
+    missed: int = 0
+
+    def give(self) -> None:
+        """Its next file. Raises OSError."""
+        missed = {"missed": self.missed} if self.missed else {}
+        _send(self.sock, {"type": "rotated", **missed}, [self.files[0]])
+        os.close(self.files.popleft())
+        self.missed = 0
 
 
 class Readers:
@@ -105,18 +115,18 @@ class Readers:
     def _rotated(self) -> None:
         for reader in list(self._readers):
             reader.files.append(open_newest(self._directory))
+            if len(reader.files) > MAX_BEHIND:
+                os.close(reader.files.popleft())
+                reader.missed += 1
             self._answer(reader)
 
     def _answer(self, reader: _Reader) -> None:
         """Tell what is due, if it asks."""
-        if len(reader.files) > MAX_BEHIND:
-            self._drop(reader)
         if not reader.asks or not (reader.files or reader.dirty):
             return
         try:
             if reader.files:
-                _send(reader.sock, {"type": "rotated"}, [reader.files[0]])
-                os.close(reader.files.popleft())
+                reader.give()
                 reader.dirty = True  # the new file may hold something already
             else:
                 _send(reader.sock, {"type": "more"})
@@ -138,9 +148,9 @@ class Readers:
         """The log is complete."""
         for reader in list(self._readers):
             # What was written since its last question it reads all the same, once it has seen the end.
-            for fd in reader.files:
-                with contextlib.suppress(OSError):
-                    _send(reader.sock, {"type": "rotated"}, [fd])
+            with contextlib.suppress(OSError):
+                while reader.files:
+                    reader.give()
             self._drop(reader)
 
 

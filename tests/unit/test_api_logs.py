@@ -71,7 +71,7 @@ class Log:
         if not follow:
             self.guardian.session.close()
 
-    def give(self, kind: str, *files: bytes) -> None:
+    def give(self, kind: str, *files: bytes, **more: int) -> None:
         """Further files, the last of which is written from now on."""
         fds = []
         for data in files:
@@ -79,7 +79,7 @@ class Log:
             path.write_bytes(data)
             self.files.append(path)
             fds.append(os.open(path, os.O_RDONLY))
-        socket.send_fds(self.guardian.session, [frames.dumps({"type": kind})], fds)
+        socket.send_fds(self.guardian.session, [frames.dumps({"type": kind, **more})], fds)
         for fd in fds:
             os.close(fd)
 
@@ -281,6 +281,26 @@ def test_a_file_is_followed_by_the_next(api: Api, tmp_path: Path) -> None:
     log.write(line(4))
     log.more()
     assert log.chunk() == line(4)
+    log.next()
+    log.guardian.session.close()
+    assert log.chunk() == b""
+
+
+@pytest.mark.parametrize("had", [line(1) + line(2), b""])
+@pytest.mark.parametrize("query", ["", "&stderr=false"])
+def test_files_that_a_slow_reader_missed_are_told(api: Api, tmp_path: Path, had: bytes, query: str) -> None:
+    log = Log(api, tmp_path, had, query=f"?follow=true{query}", follow=True)
+    log.begun()
+    if had:
+        assert log.chunk() == had
+    log.next()
+    log.give("rotated", line(3), missed=2)
+    if not query:
+        told = json.loads(log.chunk())
+        assert (told["stream"], told["missed"]) == ("stderr", 2)
+        assert told["log"].startswith("[dkr: 2 files ")
+        assert told["time"] == json.loads(line(2))["time"] if had else told["time"] > "2026-01-31"
+    assert log.chunk() == line(3)
     log.next()
     log.guardian.session.close()
     assert log.chunk() == b""
