@@ -8,6 +8,7 @@ many at once (memchr(3)): to count newlines, or to map each byte, takes as long 
 from __future__ import annotations
 
 import binascii
+from functools import lru_cache
 
 from common.clock import timestamp
 
@@ -72,7 +73,8 @@ def encode(block: bytes, stream: str, earliest: int) -> tuple[bytes, int, int]:
     first = earliest
     if first % MOST + len(text) >= MOST:
         first += -first % MOST  # all are of one microsecond
-    end = b'\\n","stream":"%b","time":"%b%%bZ"}\n' % (stream.encode(), timestamp(first)[:26].encode())
+    seconds, rest = divmod(first, 1_000_000_000)
+    end = b'\\n","stream":"%b","time":"%b%06d%%bZ"}\n' % (stream.encode(), _second(seconds), rest // MOST)
     between = end + _HEAD
     # In one go: what is made on the way is given back at once, or the heap grows and shrinks with each block (malloc(3)).
     template = b"".join((_HEAD, text.replace(b"\n", between), end))
@@ -81,6 +83,12 @@ def encode(block: bytes, stream: str, earliest: int) -> tuple[bytes, int, int]:
         return b"", first, count
     ordinal = first % MOST
     return template % _ORDINALS[ordinal : ordinal + count], first, count
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> bytes:
+    """What the times of one second begin with: most lines are of the one that the line before was of."""
+    return timestamp(seconds * 1_000_000_000)[:20].encode()
 
 
 def entry(stream: str, part: bytes, time: str, dropped: int = 0) -> bytes:
