@@ -78,9 +78,16 @@ def _escaped(character: str) -> str:
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
+_PLAIN = frozenset((str, int, bool, float, type(None)))  # most of what there is
+
+
 def _jsonable(value: object) -> object:
     if isinstance(value, dict):
-        return {str(key): _jsonable(entry) for key, entry in value.items() if not isinstance(entry, Method)}
+        return {
+            str(key): entry if type(entry) in _PLAIN else _jsonable(entry)
+            for key, entry in value.items()
+            if not isinstance(entry, Method)
+        }
     if isinstance(value, list | tuple):
         return [_jsonable(entry) for entry in value]
     return value
