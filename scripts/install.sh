@@ -114,6 +114,7 @@ make_environment() {
     [ -z "$DESTDIR" ] && judged=timestamp || judged=unchecked-hash
     # shellcheck disable=SC2086  # paths without blanks (examine)
     "$stage/bin/python" -I -m compileall -q -f -s "$stage" -p "$PREFIX" --invalidation-mode "$judged" $renewed
+    $PYTHON -IS scripts/pack_client.py "$stage/$site"
 }
 
 # The flags keep the user's environment and the site module (6 ms) out; pip's own way of making scripts would drop them.
@@ -128,6 +129,8 @@ if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 import sys
 sys.path[:0] = ["$PREFIX/$site"]
+from dkrctl.packed import use
+use()
 from dkrctl.lean import entry
 entry()
 PROGRAM
