@@ -41,10 +41,13 @@ _BOOTED = "booted"
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """One of them. `unasked` as in ShimTask; `held`: how many hold it back; `due`: its time has come meanwhile."""
+    """One of them. `unasked` as in ShimTask; `mark` tells its state from others of the same container; `held`: how many hold it back;
+    `due`: its time has come meanwhile.
+    """
 
     uid: int
     unasked: str
+    mark: object = None
     timer: Timer | None = None
     held: int = 0
     due: bool = False
@@ -67,6 +70,7 @@ class Restarts:
         self._settings = settings
         self._launch = launch
         self._waiting: dict[str, _Waiting] = {}
+        self._tried: dict[str, object] = {}  # the marks of the states that were launched last
         self.when_free = containers.when_free
 
     @property
@@ -92,11 +96,17 @@ class Restarts:
         """What has become of a container."""
         if state.get("status") == "restarting":
             self._arm(state, "restart", restarts.seconds_left(state))
-        else:
+        elif state.get("status") == "stopped":
             self.forget(str(state.get("id")))
+        else:
+            self._wait_no_more(str(state.get("id")))
 
     def forget(self, container_id: str) -> None:
-        """It waits no more: it is started, stopped, or gone."""
+        """It waits no more: it is stopped, or gone."""
+        self._tried.pop(container_id, None)
+        self._wait_no_more(container_id)
+
+    def _wait_no_more(self, container_id: str) -> None:
         waiting = self._waiting.pop(container_id, None)
         if waiting is not None and waiting.timer is not None:
             waiting.timer.cancel()
@@ -138,9 +148,13 @@ class Restarts:
 
     def _arm(self, state: State, unasked: str, seconds: float) -> None:
         container_id, uid = str(state["id"]), state.get("uid")
-        self.forget(container_id)
+        self._wait_no_more(container_id)
         if isinstance(uid, int):
-            waiting = self._waiting[container_id] = _Waiting(uid, unasked)
+            mark = state.get("due")
+            if mark is not None and self._tried.get(container_id) == mark:
+                # What came of it could not be written down, as on a full disk: without end, and at once, it would be so again.
+                seconds = max(seconds, _AGAIN)
+            waiting = self._waiting[container_id] = _Waiting(uid, unasked, mark)
             self._wait(container_id, waiting, seconds)
 
     def _wait(self, container_id: str, waiting: _Waiting, seconds: float) -> None:
@@ -159,7 +173,7 @@ class Restarts:
             waiting.due = True
             return
         if error is not None and error.rule == "running":
-            self.forget(container_id)  # somebody was quicker
+            self._wait_no_more(container_id)  # somebody was quicker
             return
         try:
             if error is not None:
@@ -169,7 +183,8 @@ class Restarts:
             self._log.error(f"cannot restart a container now: {err.message}", id=container_id)
             self._wait(container_id, waiting, _AGAIN)
         else:
-            self.forget(container_id)
+            self._tried[container_id] = waiting.mark
+            self._wait_no_more(container_id)
 
 
 def _write(settings: Settings, state: State) -> None:

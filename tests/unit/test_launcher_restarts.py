@@ -171,6 +171,33 @@ def test_somebody_was_quicker(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> 
     assert bench.launched == []
 
 
+def test_what_came_to_nothing_that_could_be_written_is_not_tried_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: the state says as before that it waits, and its time is over."""
+    monkeypatch.setattr(restarts_module, "_AGAIN", 600.0)
+    before = waiting()
+    bench.restarts.note(before)
+    bench.until(1)
+    bench.restarts.note({**before, "status": "running"})
+    bench.restarts.note(before)
+    bench.quiet()
+    assert len(bench.launched) == 1
+    bench.restarts.note(waiting(seconds=0.001))  # another life, which was written down
+    bench.until(2)
+
+
+def test_one_that_was_stopped_meanwhile_has_its_time_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarts_module, "_AGAIN", 600.0)
+    before = waiting()
+    for number in (1, 2):
+        bench.restarts.note(before)
+        bench.until(number)
+        bench.restarts.note({**before, "status": "stopped"})
+
+
 def test_a_guardian_that_ended_without_a_word(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restarts_module, "_AGAIN", 0.0)
     bench.stands(ONE, **{key: value for key, value in waiting().items() if key not in ("id", "uid")})
