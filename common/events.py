@@ -26,6 +26,9 @@ Action = Literal[
     "die",
     "stop",
     "destroy",
+    "exec_create",
+    "exec_start",
+    "exec_die",
     "health_status: healthy",
     "health_status: unhealthy",
 ]
@@ -104,8 +107,15 @@ class EventLine(Model):
     image: str | None = None
     labels: dict[str, str] | None = None
     labels_omitted: Annotated[bool | None, About("it has so many that they are not told here")] = None
-    exit: Annotated[ExitStatus | None, About("of `die`; absent where nobody could learn it")] = None
+    exit: Annotated[
+        ExitStatus | None,
+        About("of `die`, absent where nobody could learn it; and of `exec_die`"),
+    ] = None
     signal: Annotated[int | None, Field(ge=1, le=64), About("of `kill`")] = None
+    exec_id: Annotated[str | None, Field(alias="execID"), About("of `exec_…`: which further command")] = None
+    command: Annotated[str | None, About("of `exec_create` and `exec_start`: the first 256 characters")] = (
+        None
+    )
     took: Annotated[
         float | None, About("of `start`: seconds from the daemon's fork to the command's execution")
     ] = None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # What happens to containers: `event=` of events.
 ACTIONS = (
     *("create", "start", "restart", "attach", "detach", "rename", "update", "pause", "unpause"),
-    *("kill", "oom", "die", "stop", "destroy"),
+    *("kill", "oom", "die", "stop", "destroy", "exec_create", "exec_start", "exec_die"),
     *("health_status: healthy", "health_status: unhealthy"),
 )
 # What `event=` takes: as Docker, an action, or its beginning before the colon.

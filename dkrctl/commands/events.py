@@ -14,7 +14,7 @@ from dkrctl.verbs import Call
 # What an event can have: absent is not unknown.
 FIELDS = (
     *("time", "type", "action", "id", "name", "uid", "image", "labels"),
-    *("labelsOmitted", "exit", "signal", "took", "restarts", "reason", "oldName"),
+    *("labelsOmitted", "exit", "signal", "took", "restarts", "reason", "oldName", "execID", "command"),
 )
 
 
@@ -63,7 +63,7 @@ def line_of(event: dict[str, object]) -> str:
         if isinstance(code, int) or isinstance(signal, int):
             told["exitCode"] = code if isinstance(code, int) else 128 + int(str(signal))
         told["cause"] = ended.get("cause")
-    for key in ("signal", "restarts", "reason", "oldName"):
+    for key in ("signal", "restarts", "reason", "oldName", "execID", "command"):
         if key in event:
             told[key] = event[key]
     told |= {"image": event.get("image"), "name": event.get("name")}

@@ -27,12 +27,13 @@ class Event:
 
     time      when, RFC 3339 with nanoseconds; of two events never the same
     labels    of the container; empty too where it has more than 16 KiB of them
-    exit      how it ended, of a `die`; None where nobody could learn it
+    exit      how it ended, of a `die`, or the further command, of an `exec_die`; None where nobody could learn it
     signal    of a `kill`
     took      of a `start`: seconds from the daemon's fork to the command's execution
     restarts  of a `restart` that nobody asked for: how often, since somebody has started it
     reason    of the same: `policy` or `health`
     old_name  of a `rename`
+    exec      of `exec_…`: the id of the further command; `command`: its beginning, but of `exec_die`
     """
 
     time: str
@@ -48,6 +49,8 @@ class Event:
     restarts: int | None = None
     reason: Literal["policy", "health"] | None = None
     old_name: str | None = None
+    exec: str | None = None
+    command: str | None = None
 
 
 async def events(
@@ -86,6 +89,7 @@ class _Reading(Following[Said]):
 def _event(said: dict[str, object]) -> Event:
     ended, signal, took, labels = said.get("exit"), said.get("signal"), said.get("took"), said["labels"]
     restarts, old_name = said.get("restarts"), said.get("oldName")
+    execid, command = said.get("execID"), said.get("command")
     return Event(
         time=str(said["time"]),
         action=cast("Action", said["action"]),
@@ -100,4 +104,6 @@ def _event(said: dict[str, object]) -> Event:
         restarts=restarts if isinstance(restarts, int) else None,
         reason=cast("Literal['policy', 'health'] | None", said.get("reason")),
         old_name=old_name if isinstance(old_name, str) else None,
+        exec=execid if isinstance(execid, str) else None,
+        command=command if isinstance(command, str) else None,
     )

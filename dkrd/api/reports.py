@@ -98,7 +98,15 @@ def _writing(message: Message, state: ContainerState | None = None) -> Callable[
         log.error("an event of container %s cannot be read", container[:12])
         return None
     more: Message = {"signal": signal} if type(signal) is int else {}
-    return lambda index: index.events.note(container, str(action), time, more)
+    more |= {key: message[key] for key in ("execID", "command", "exit") if key in message}
+    # Of a further command that comes to nothing nothing is told; of another both at once, as Docker has them.
+    actions = ("exec_create", "exec_start") if action == "exec_start" else (str(action),)
+
+    def note(index: Index) -> None:
+        for each in actions:
+            index.events.note(container, each, time, more)
+
+    return note
 
 
 def _number(message: Message) -> int | None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from dkrd.shim.inside import Place
     from dkrd.shim.session import Session
 
+MAX_COMMAND = 256  # characters of it in an event
+
 
 class Executed:
     """The command.
@@ -63,6 +65,7 @@ class Executed:
         self._cause: str | None = None
         self._killed = False
         self._refused = False
+        self._is_event = False  # that it has started was reported, and so will be its end
         self._ooms = place.oom_kills()
 
     def describe(self) -> dict[str, object]:
@@ -166,9 +169,14 @@ class Executed:
             )
             self._session.send(started)
             self._clients.notice()
-            return
-        self._session.send(started, *((self._master,) if self._master >= 0 else ()))
-        self._clients.begin(self._session, self._wanted.on_disconnect)
+        else:
+            self._session.send(started, *((self._master,) if self._master >= 0 else ()))
+            self._clients.begin(self._session, self._wanted.on_disconnect)
+        # Behind the word to the client, who waits for that and not for this.
+        self._is_event = place.state.execs.take()
+        if self._is_event:
+            command = " ".join(self._wanted.process.args)[:MAX_COMMAND]
+            place.state.tell("exec_start", execID=self.id, command=command)
 
     # --- while it runs
 
@@ -215,6 +223,8 @@ class Executed:
             self._clients.end({"type": "exited", "exit": exit_status.to_wire()})
             task = self._place.task
             task.log.audit("exec ended", id=task.id, exec=self.id, **exit_status.to_wire())
+            if self._is_event:
+                self._place.state.tell("exec_die", execID=self.id, exit=exit_status.to_wire())
         self._stdio.close()
         if self._master >= 0:
             os.close(self._master)

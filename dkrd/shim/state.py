@@ -47,20 +47,41 @@ def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
     os.rename(temporary, path)
 
 
+class Allowance:
+    """What may be reported: NOTES at once, then NOTES_A_SECOND. All guardians share the launcher's queue, and what is lost there of the
+    others' states nobody tells again.
+    """
+
+    def __init__(self) -> None:
+        self._room = NOTES
+        self._taken = 0.0
+
+    def take(self) -> bool:
+        """Whether there is room for one more, which is taken then."""
+        moment = time.monotonic()
+        self._room = min(NOTES, self._room + (moment - self._taken) * NOTES_A_SECOND)
+        self._taken = moment
+        if self._room < 1.0:
+            return False
+        self._room -= 1.0
+        return True
+
+
 @dataclass(slots=True)
 class State:
     """The document of docs/protocol.md (6), and where it goes.
 
     directory  run_dir/containers/<id>
     reports    sending end of the launcher's reports, or -1
+    notes      what may be told of what is done to the container; `execs`: of how many commands that are executed in it
     """
 
     directory: str
     reports: socket.socket
     values: dict[str, object] = field(default_factory=dict)
     followers: list[socket.socket] = field(default_factory=list)
-    _room: float = NOTES
-    _noted: float = 0.0
+    notes: Allowance = field(default_factory=Allowance)
+    execs: Allowance = field(default_factory=Allowance)
 
     def update(self, pidfd: int = -1, **changes: object) -> None:
         """Change values, write the file and report it; `pidfd` of init goes along when the container runs."""
@@ -69,16 +90,12 @@ class State:
         self.report({"type": "state", "state": self.values}, pidfd)
 
     def note(self, action: str, **more: object) -> None:
-        """Report what was done to the container: kill, attach, detach, pause, unpause.
+        """Report what was done to the container: kill, attach, detach, pause, unpause; as often as it may be told."""
+        if self.notes.take():
+            self.tell(action, **more)
 
-        So often at most: all guardians share the launcher's queue, and what is lost there of the others' states nobody tells again.
-        """
-        moment = time.monotonic()
-        self._room = min(NOTES, self._room + (moment - self._noted) * NOTES_A_SECOND)
-        self._noted = moment
-        if self._room < 1.0:
-            return
-        self._room -= 1.0
+    def tell(self, action: str, **more: object) -> None:
+        """Report it, whatever was reported before."""
         self.report({"type": "event", "id": self.values["id"], "action": action, "time": now(), **more})
 
     def report(self, message: dict[str, object], pidfd: int = -1) -> None:

@@ -95,6 +95,21 @@ def until_noted(api: Api, number: int) -> None:
         pass
 
 
+def test_a_further_command_is_made_and_started_at_once(api: Api) -> None:
+    api.start()
+    reader = Reader(api)
+    say(api, 1)
+    assert [reader.next()["action"] for _ in range(2)] == ["create", "start"]
+    say(api, 2, "event", action="exec_start", execID="ee" * 32, command="/bin/true")
+    say(api, 3, "event", action="exec_die", execID="ee" * 32, exit=THREE)
+    found = [reader.next() for _ in range(3)]
+    assert [event["action"] for event in found] == ["exec_create", "exec_start", "exec_die"]
+    assert [event["execID"] for event in found] == ["ee" * 32] * 3
+    assert [event.get("command") for event in found] == ["/bin/true", "/bin/true", None]
+    assert found[2]["exit"] == THREE
+    until_noted(api, 3)
+
+
 def test_they_come_as_they_are_written_down(api: Api) -> None:
     api.start()
     reader = Reader(api)
