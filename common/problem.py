@@ -26,4 +26,5 @@ class Problem(Model):
     step: Annotated[str | None, About("the system call or step of a start that failed")] = None
     errno: Annotated[int | None, About("its error number on Linux")] = None
     rule: Annotated[str | None, About("the rule that refused")] = None
+    request: Annotated[str | None, About("the id by which the daemon's logs tell of this request")] = None
     fields: Annotated[tuple[Fault, ...] | None, About("the faults of a request, at most 20")] = None

@@ -30,6 +30,7 @@ class Log:
     written.
 
     journal  what `fd` is connected to, if that is the journal
+    request  id of the api's request that is being done: a fact of each record until it is done
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Log:
         self._form = form
         self._fd = fd
         self._dropped = 0
+        self.request: str | None = None
         self._is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
         self.configure(level, form)
 
@@ -80,6 +82,8 @@ class Log:
             return
         if self._dropped:
             facts = {**facts, "droppedLines": self._dropped}
+        if self.request is not None:
+            facts = {**facts, "request": self.request}
         known = {name: value for name, value in facts.items() if value is not None}
         if self._record(level, message, known):
             self._dropped = 0

@@ -5,7 +5,6 @@ problem and logs.
 from __future__ import annotations
 
 import errno
-import itertools
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from common.errors import DkrError, Internal, LimitReached, Unavailable
-from dkrd.api import problems
+from dkrd.api import problems, request_ids
 from dkrd.api.binding import bind
 from dkrd.api.bodies import MAX_BODY
 from dkrd.api.connections import begin, peer_of
@@ -32,13 +31,13 @@ _OUT_OF_DESCRIPTORS = LimitReached(
     "cannot answer: the daemon is out of descriptors",
     hint="try again; if it lasts, have LimitNOFILE= of dkrd.service raised",
 )
-_numbers = itertools.count(1)
 
 
 def make_app(context: Context) -> web.Application:
     """The application. Raises TypeError where a handler does not fit its line of the table."""
     app = web.Application(middlewares=[counting(context.metrics), _outermost], client_max_size=MAX_BODY + 1)
     app[DESCRIPTION] = Description(ROUTES)
+    app.on_response_prepare.append(_tell_request)
     for method, path, handler in bind(ROUTES, context):
         app.router.add_route(method, path, handler)
     return app
@@ -47,10 +46,10 @@ def make_app(context: Context) -> web.Application:
 @web.middleware
 async def _outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
     begin(request)
-    number = next(_numbers)
+    request_ids.begin()
     begun = time.perf_counter()
     try:
-        answer = await _answered(request, handler, number)
+        answer = await _answered(request, handler)
     finally:
         elapsed = (time.perf_counter() - begun) * 1000
     if not answer.prepared:
@@ -60,8 +59,7 @@ async def _outermost(request: web.Request, handler: Handler) -> web.StreamRespon
     if log.isEnabledFor(logging.DEBUG):
         uid, pid = _who(request)
         log.debug(
-            "request %d: %s %s %d in %.1f ms, uid %d, pid %d",
-            number,
+            "%s %s %d in %.1f ms, uid %d, pid %d",
             request.method,
             request.path_qs[:200],
             answer.status,
@@ -72,7 +70,12 @@ async def _outermost(request: web.Request, handler: Handler) -> web.StreamRespon
     return answer
 
 
-async def _answered(request: web.Request, handler: Handler, number: int) -> web.StreamResponse:
+async def _tell_request(request: web.Request, answer: web.StreamResponse) -> None:
+    """Also where the handler has begun its answer itself, as of what goes on and what is upgraded."""
+    answer.headers[request_ids.HEADER] = request_ids.current()
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException as err:
@@ -83,15 +86,17 @@ async def _answered(request: web.Request, handler: Handler, number: int) -> web.
         return problems.response(Unavailable(f"cannot answer: {err}"))  # nobody is there to read it
     except DkrError as err:
         if err.code in ("internal", "protocol"):
-            log.error("request %d: %s %s: %s", number, request.method, request.path[:200], err)
+            log.error("%s %s: %s", request.method, request.path[:200], err)
         return problems.response(err)
     except Exception as err:
         if isinstance(err, OSError) and err.errno in (errno.EMFILE, errno.ENFILE):
-            log.error("request %d: %s %s: %s", number, request.method, request.path[:200], err.strerror)
+            log.error("%s %s: %s", request.method, request.path[:200], err.strerror)
             return problems.response(_OUT_OF_DESCRIPTORS)
-        log.exception("request %d: %s %s failed", number, request.method, request.path[:200])
+        log.exception("%s %s failed", request.method, request.path[:200])
         return problems.response(
-            Internal(f"cannot answer: an error of the daemon; its log tells of request {number}")
+            Internal(
+                f"cannot answer: an error of the daemon; its log tells of request {request_ids.current()}"
+            )
         )
 
 

@@ -84,7 +84,7 @@ async def archive(
                 await session.expect("copied")
             except (DkrError, OSError) as err:
                 # No problem can be told in the middle of an answer: that it is not whole is.
-                log.warning("a copy from %s is not made to its end: %s", request.match_info["container"], err)
+                log.warning("a copy is not made to its end: %s", err)
                 raise ConnectionResetError("the copy could not be made to its end") from err
     return response
 

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from common.errors import Conflict, DkrError, NotFound, Unavailable, from_wire
+from dkrd.api import request_ids
 from dkrd.api.connections import evidence
 
 if TYPE_CHECKING:
@@ -37,9 +38,12 @@ async def find(context: Context, peer: Peer, request: web.Request) -> Container:
     with contextlib.suppress(NotFound):
         container = await look()
         if container.status == "running":
+            request_ids.concerns(container.id)
             return container
     await context.channel.catch_up(NEWS_SECONDS)
-    return await look()
+    container = await look()
+    request_ids.concerns(container.id)
+    return container
 
 
 def check_runs(container: Container, verb: str) -> None:

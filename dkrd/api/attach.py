@@ -54,7 +54,7 @@ async def hand_over(
                 if answer.get("type") == "done":
                     return
                 answer = naming(from_wire(answer.get("error")), container)
-            log.info("uid %d cannot %s %s: %s", peer.uid, verb, container.id[:12], answer)
+            log.info("uid %d cannot %s: %s", peer.uid, verb, answer)
             tell(fd, answer)
 
         message: dict[str, object] = {"type": "ask", "id": container.id, "ask": {"type": ask}}

@@ -18,11 +18,13 @@ import os
 import socket
 from array import array
 from collections import deque
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common import frames
 from common.errors import DkrError, LimitReached, ProtocolError, Unavailable
+from dkrd.api import request_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,11 +119,16 @@ class Channel:
         self._seq += 1
         seq = self._seq
         open_questions = len(self._questions)
-        self._questions[seq] = _Question(str(message["type"]), fds, on_answer)
+        # What is done about the answer is done for this request.
+        context = copy_context()
+        self._questions[seq] = _Question(
+            str(message["type"]), fds, lambda answer: context.run(on_answer, answer)
+        )
         if open_questions >= MAX_QUESTIONS:
             self._settle(seq, _busy())
             return
-        data = frames.dumps({**message, "seq": seq})
+        request = request_ids.current()
+        data = frames.dumps({**message, "seq": seq, **({"request": request} if request else {})})
         self._send(seq, data + b"\n" + body if body else data, fds)
 
     async def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> None:

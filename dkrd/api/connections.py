@@ -15,7 +15,7 @@ from aiohttp import StreamReader, web
 
 from common import frames
 from common.errors import BadRequest, Internal, LimitReached, Unavailable
-from dkrd.api import problems
+from dkrd.api import problems, request_ids
 
 if TYPE_CHECKING:
     import socket
@@ -131,6 +131,7 @@ class Connection(web.RequestHandler):
         """The answer where no handler was reached (what came is no HTTP) or where the application itself
         failed.
         """
+        request_ids.begin()  # none was reached that could have one
         if status == 400:
             cause = " ".join((message or "").split())[:200].rstrip(".").lower()
             answer = problems.response(BadRequest(f"cannot read the request: it is not HTTP: {cause}"))
@@ -138,6 +139,7 @@ class Connection(web.RequestHandler):
             log.error("a request failed outside of its handler", exc_info=exc)
             answer = problems.response(Internal("cannot answer: an error of the daemon, which its log tells"))
         answer.headers["Server"] = "dkr"
+        answer.headers[request_ids.HEADER] = request_ids.current()
         answer.force_close()
         return answer
 

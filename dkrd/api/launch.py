@@ -68,7 +68,7 @@ async def start_by_session(context: Context, peer: Peer, request: web.Request) -
         def answered(answer: Answer) -> None:
             """Called while `fd` is open."""
             if isinstance(answer, DkrError):
-                log.warning("a start of %s by uid %d was lost: %s", container.id[:12], peer.uid, answer)
+                log.warning("a start by uid %d was lost: %s", peer.uid, answer)
                 tell(fd, answer)
             elif answer.get("type") == "refused":
                 context.metrics.start_failed(from_wire(answer.get("error")).code)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from common import frames
 from dkrd import journal as journals
+from dkrd.api import request_ids
 
 if TYPE_CHECKING:
     from dkrd.journal import Journal
@@ -21,12 +22,13 @@ class Text(logging.Formatter):
     """`2026-01-31T12:00:00.123Z info dkr.api: message`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {record.levelname.lower()} {record.name}: {_one_line(record.getMessage())}"
+        told = "".join(f" {name}={value}" for name, value in _facts(record).items())
+        line = f"{_time(record)} {record.levelname.lower()} {record.name}: {_one_line(record.getMessage())}{told}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class Json(logging.Formatter):
-    """One object a line: time, level, logger, message, and the traceback of a defect."""
+    """One object a line: time, level, logger, message, the ids that it is about, and the traceback of a defect."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
@@ -34,6 +36,7 @@ class Json(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **_facts(record),
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
@@ -58,7 +61,9 @@ class JournalHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
     def _fields(self, record: logging.LogRecord) -> dict[str, str]:
-        text = f"api: {_one_line(record.getMessage())}"
+        facts = _facts(record)
+        told = "".join(f" {name}={value}" for name, value in facts.items())
+        text = f"api: {_one_line(record.getMessage())}{told}"
         if record.exc_info and self.formatter is not None:
             text += f"\n{self.formatter.formatException(record.exc_info)}"
         return {
@@ -69,7 +74,28 @@ class JournalHandler(logging.StreamHandler[TextIO]):
             "CODE_LINE": str(record.lineno),
             "CODE_FUNC": record.funcName or "",
             "DKR_PROCESS": "api",
+            **{journals.field_of(name): value for name, value in facts.items()},
         }
+
+
+def about(container: str) -> dict[str, str]:
+    """What a line is said with (`extra`) that is about a container: its whole id."""
+    return {"container": container}
+
+
+def _facts(record: logging.LogRecord) -> dict[str, str]:
+    """The ids by which a line is found: those of root's side have the same names."""
+    found = {"id": getattr(record, "container", ""), "request": getattr(record, "request", "")}
+    return {name: _one_line(value)[:64] for name, value in found.items() if value}
+
+
+class OfRequest(logging.Filter):
+    """Notes of which request a record is, and which container it is about, where it comes to be."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request = request_ids.current()
+        record.container = getattr(record, "container", "") or request_ids.container()
+        return True
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -95,6 +121,7 @@ def configure(level: str, form: str) -> None:
     # The name of the thread, process or task is not told: do not look for it at each line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
+    handler.addFilter(OfRequest())
     root.handlers[:] = [handler]
     root.setLevel(getattr(logging, level.upper(), logging.INFO))
     logging.getLogger("asyncio").setLevel(logging.WARNING)

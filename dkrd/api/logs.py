@@ -53,7 +53,7 @@ async def logs(context: Context, peer: Peer, request: web.Request, query: LogsQu
                 await _write(response, found, query, begin)
             except (DkrError, OSError) as err:
                 # No problem can be told in the middle of an answer: that it is not whole is.
-                log.warning("the log of %s is not read to its end: %s", container.id[:12], err)
+                log.warning("a log is not read to its end: %s", err)
                 raise ConnectionResetError("the log could not be read to its end") from err
     return response
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from common import frames
 from common.errors import BadRequest, DkrError, Internal, LimitReached, NotFound
+from dkrd.api import request_ids
 
 STATUSES = {
     "bad-request": 400,
@@ -29,7 +30,7 @@ CONTENT_TYPE = "application/problem+json"
 def problem(error: DkrError, status: int | None = None) -> dict[str, object]:
     """The body for `error`; `status` where HTTP itself has a finer one (405, 413, 415, 426)."""
     number = status or STATUSES.get(error.code, 500)
-    wire = error.to_wire()
+    wire, request = error.to_wire(), request_ids.current()
     return {
         "type": "about:blank",
         "code": wire.pop("code"),
@@ -37,6 +38,7 @@ def problem(error: DkrError, status: int | None = None) -> dict[str, object]:
         "status": number,
         "detail": wire.pop("message"),
         **wire,
+        **({"request": request} if request else {}),
     }
 
 

@@ -13,6 +13,7 @@ from common.filters import Filters, any_value, has_label, refused
 from common.usage import NotPruned, Pruned
 from dkrd.api.asks import NEWS_SECONDS
 from dkrd.api.containers import discard
+from dkrd.api.log import about
 from dkrd.api.sizes import sizes_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ async def prune(context: Context, peer: Peer, request: web.Request, body: PruneR
             if not body.dry_run:
                 await discard(context, request, one)
         except (Conflict, NotFound) as err:
-            log.debug("%s is not pruned: %s", one.id[:12], err)
+            log.debug("it is not pruned: %s", err, extra=about(one.id))
         except DkrError as err:
             failed.append(NotPruned(id=one.id, code=err.code, detail=err.message))
         else:

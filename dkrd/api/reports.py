@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from common.filters import ACTIONS
 from common.models import ContainerState
 from dkrd.api.containers import forget
+from dkrd.api.log import about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,7 +38,13 @@ def parse_state(value: object) -> ContainerState | None:
         return ContainerState.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as err:
         where = ".".join(str(part) for part in err.errors()[0]["loc"])
-        log.error("a container's state cannot be read: %s: %s", where, err.errors()[0]["msg"])
+        container = str(value.get("id")) if isinstance(value, dict) else ""
+        log.error(
+            "a container's state cannot be read: %s: %s",
+            where,
+            err.errors()[0]["msg"],
+            extra=about(container),
+        )
         return None
 
 
@@ -95,7 +102,7 @@ def _writing(message: Message, state: ContainerState | None = None) -> Callable[
         return lambda index: None
     action, signal = message.get("action"), message.get("signal")
     if time is None or action not in ACTIONS:
-        log.error("an event of container %s cannot be read", container[:12])
+        log.error("an event cannot be read", extra=about(container))
         return None
     more: Message = {"signal": signal} if type(signal) is int else {}
     more |= {key: message[key] for key in ("execID", "command", "exit") if key in message}

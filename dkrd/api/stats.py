@@ -64,7 +64,7 @@ async def stats(context: Context, peer: Peer, request: web.Request, query: Stats
                 found = await _measure(context, request, [container])
             except DkrError as err:
                 # No problem can be told in the middle of an answer: that it is not whole is.
-                log.warning("%s is not measured any more: %s", container.id[:12], err)
+                log.warning("it is not measured any more: %s", err)
                 raise ConnectionResetError("the container could not be measured") from err
     return response
 

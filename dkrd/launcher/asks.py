@@ -45,6 +45,7 @@ _AGAIN = 0.02  # seconds until a guardian that does not listen yet is looked for
 class Question:
     """One question.
 
+    request     id of the api's request, for who logs what it does
     ask         in the api's words; the shim reads them
     connection  the client's, proven; closed once the question is answered
     given       descriptor of a socket of the api's for what is more than an answer, or -1; closed with it
@@ -56,6 +57,7 @@ class Question:
     """
 
     id: str
+    request: str | None
     ask: dict[str, object]
     connection: socket.socket
     given: int
@@ -119,6 +121,8 @@ class Asks:
         question.link = link
         self._loop.watch(link.fileno(), select.EPOLLIN, partial(self._hear, question))
         frame = {"type": "ask", "version": VERSION, "listener": self._listener, "ask": question.ask}
+        if question.request is not None:
+            frame["request"] = question.request
         rights = array.array("i", [question.connection.fileno()])
         if question.given >= 0:
             rights.append(question.given)

@@ -115,10 +115,11 @@ class Work:
 
 @dataclass(slots=True)
 class _Request:
-    """What is asked of one container. `uid`: who asks, once that is proven."""
+    """What is asked of one container. `uid`: who asks, once that is proven; `request`: the id by which the api tells of it."""
 
     kind: str
     seq: int
+    request: str | None
     id: str
     answer: Answer
     uid: int | None = None
@@ -165,7 +166,7 @@ class Requests:
         """Do what a message of KEYS asks; raises ProtocolError for what an honest api does not send."""
         kind = str(message.body.get("type"))
         seq = message.body.get("seq")
-        fits = set(message.body) == KEYS[kind] and type(seq) is int and 0 <= seq < _SEQ_MAX
+        fits = message.body.keys() - {"request"} == KEYS[kind] and type(seq) is int and 0 <= seq < _SEQ_MAX
         most = 1 if kind in ("remove", "measure") else 2
         if not fits or not 1 <= len(message.descriptors) <= most or bool(message.rest) != (kind == "start"):
             wire.close_all(message.descriptors)
@@ -187,7 +188,7 @@ class Requests:
     # --- remove, measure, diff, ask
 
     def _remove(self, seq: int, message: Message, answer: Answer) -> None:
-        request = _Request("remove", seq, _id_of(message), answer)
+        request = _Request("remove", seq, starts.request_of(message), _id_of(message), answer)
         try:
             with evidence.open_connection(message.descriptors[0]) as connection:
                 credentials, owner = starts.prove(self.host, connection)
@@ -217,7 +218,7 @@ class Requests:
         if error is not None:
             self._refuse(request, error)
             return
-        self._log.audit("removed", seq=request.seq, uid=request.uid, id=request.id)
+        self._log.audit("removed", seq=request.seq, request=request.request, uid=request.uid, id=request.id)
         request.answer({"type": "done", "seq": request.seq})
         self._containers.removed(request.id)
 
@@ -226,7 +227,7 @@ class Requests:
         if not isinstance(wanted, list) or len(wanted) > _MEASURED or not all(map(is_id, wanted)):
             wire.close_all(message.descriptors)
             raise ProtocolError("what it wants to be measured is no list of containers")
-        request = _Request("measure", seq, "", answer)
+        request = _Request("measure", seq, starts.request_of(message), "", answer)
         host = self.host
         try:
             with evidence.open_connection(message.descriptors[0]) as connection:
@@ -241,7 +242,7 @@ class Requests:
         if len(message.descriptors) != 2:
             wire.close_all(message.descriptors)
             raise ProtocolError("its diff has no descriptor to write to")
-        request = _Request("diff", seq, _id_of(message), answer)
+        request = _Request("diff", seq, starts.request_of(message), _id_of(message), answer)
         given = message.descriptors[1]
 
         def done(value: object, error: DkrError | None) -> None:
@@ -264,7 +265,7 @@ class Requests:
         if not isinstance(ask, dict) or not isinstance(kind, str) or kind not in answers:
             wire.close_all(message.descriptors)
             raise ProtocolError("it asks a container for what nobody can be asked for")
-        request = _Request(kind, seq, _id_of(message), answer)
+        request = _Request(kind, seq, starts.request_of(message), _id_of(message), answer)
         given = message.descriptors[1] if len(message.descriptors) > 1 else -1
         connection: socket.socket | None = None
         let_go: Callable[[], None] = _nothing
@@ -282,9 +283,10 @@ class Requests:
             direct, bring = kind in self._work.looks, None
             if kind == _COPY:
                 bring = partial(self._bring, request.id)
-            self._asks.begin(
-                Question(request.id, ask, connection, given, owner, unguarded, done, direct, bring)
+            question = Question(
+                request.id, request.request, ask, connection, given, owner, unguarded, done, direct, bring
             )
+            self._asks.begin(question)
         except DkrError as err:
             let_go()
             if connection is not None:
@@ -354,6 +356,7 @@ class Requests:
         self._log.audit(
             "refused",
             seq=request.seq,
+            request=request.request,
             uid=request.uid,
             id=request.id[:64],
             to=request.kind,

@@ -83,7 +83,13 @@ class Spare:
         if spare is None or spare.host is not host or len(task.bundle or b"") > _MOST:
             return None
         given = [task.connection, *([task.session] if task.session >= 0 else [])]
-        head = {"id": task.id, "slotHint": task.slot_hint, "begun": task.begun, "made": task.bundle is None}
+        head = {
+            "id": task.id,
+            "request": task.request,
+            "slotHint": task.slot_hint,
+            "begun": task.begun,
+            "made": task.bundle is None,
+        }
         try:
             spare.sock.sendmsg(
                 [frames.dumps(head), b"\n", task.bundle or b""],
@@ -140,6 +146,7 @@ def _task_of(blank: ShimTask, data: bytes, ancillary: list[tuple[int, int, bytes
     return replace(
         blank,
         id=str(said["id"]),
+        request=str(said["request"]),
         connection=given[0],
         session=given[1] if len(given) > 1 else -1,
         bundle=None if said["made"] else bundle,

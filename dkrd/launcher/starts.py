@@ -69,6 +69,13 @@ def owner_of(host: Host, container: str, credentials: Credentials, asker: int) -
     return uid
 
 
+def request_of(message: Message) -> str | None:
+    """The id by which the api tells of this request; None where it has none, or no text that may stand in a log."""
+    value = message.body.get("request")
+    fits = isinstance(value, str) and len(value) <= 32 and value.isascii() and value.isalnum()
+    return str(value) if fits else None
+
+
 def check_descriptors(limits: shims.OpenFiles, what: str) -> None:
     """Raise LimitReached where only the last descriptors are left, which what stands needs."""
     if limits.are_low():
@@ -84,6 +91,7 @@ class _Start:
 
     host: Host
     seq: int
+    request: str | None
     answer: Answer
     plain: int
     log: Log
@@ -97,7 +105,15 @@ class _Start:
         return credentials, owner
 
     def refuse(self, err: DkrError) -> None:
-        self.log.audit("refused", seq=self.seq, uid=self.uid, code=err.code, rule=err.rule, cause=err.message)
+        self.log.audit(
+            "refused",
+            seq=self.seq,
+            request=self.request,
+            uid=self.uid,
+            code=err.code,
+            rule=err.rule,
+            cause=err.message,
+        )
         # Only to a connection that is proven: into any other socket root would be made to write for the
         # api. To one that speaks plain HTTP the api answers.
         if self.connection is not None and self.uid is not None and self.plain < 0:
@@ -107,7 +123,12 @@ class _Start:
 
     def accept(self, container: str, owner: int) -> None:
         self.log.audit(
-            "accepted", seq=self.seq, uid=self.uid, owner=owner if owner != self.uid else None, id=container
+            "accepted",
+            seq=self.seq,
+            request=self.request,
+            uid=self.uid,
+            owner=owner if owner != self.uid else None,
+            id=container,
         )
         self.answer({"type": "accepted", "seq": self.seq, "id": container})
         self.close()
@@ -199,7 +220,7 @@ class Starts:
 
     def _begin(self, host: Host, seq: int, message: Message, answer: Answer) -> _Start:
         plain = message.descriptors[1] if len(message.descriptors) > 1 else -1
-        return _Start(host, seq, answer, plain, self._log)
+        return _Start(host, seq, request_of(message), answer, plain, self._log)
 
     def _check_budget(self, host: Host, owner: int) -> None:
         check_descriptors(self._limits, "start a container")
@@ -229,6 +250,7 @@ class Starts:
             connection=start.connection.fileno(),
             session=start.plain,
             bundle=bundle,
+            request=start.request or "",
         )
         leaf = self._leaves.make(owner, container)
         self._guard(task, owner, leaf, self._spare.take(host, task) if leaf < 0 else None)

@@ -50,6 +50,7 @@ class Ask:
     credentials  of that connection
     who          whose rights these are
     given        a socket that the api made for what is more than an answer; closed unless the handler takes it
+    request      id of the api's request, for what is logged later on; while the handler works the log has it
     """
 
     body: dict[str, object]
@@ -57,6 +58,7 @@ class Ask:
     credentials: Credentials
     who: Caller
     given: list[socket.socket]
+    request: str | None = None
 
     def take_socket(self) -> socket.socket | None:
         """The socket that came along, the handler's from here on."""
@@ -180,6 +182,7 @@ class Asks:
                         f"cannot {kind[:80]!r}: this container's guardian does not know how",
                         hint="it is of another release than the daemon; start the container anew",
                     )
+                self._task.log.request = ask.request
                 value = handler(ask)
                 return value if isinstance(value, Later) else {"type": "answer", "value": value}
         except DkrError as err:
@@ -188,6 +191,7 @@ class Asks:
             error = Internal(f"cannot answer: {err.strerror or err}", errno=err.errno)
             return {"type": "answer", "error": error.to_wire()}
         finally:
+            self._task.log.request = None
             for sock in given:
                 sock.close()
             for fd in descriptors:
@@ -207,7 +211,14 @@ class Asks:
         owner = self._state.values["uid"]
         assert isinstance(owner, int)
         callers.check_owner(who, owner, self._task.id)
-        return Ask(body, connection, asking, who, given)
+        return Ask(body, connection, asking, who, given, _request_of(message))
+
+
+def _request_of(message: dict[str, object]) -> str | None:
+    value = message.get("request")
+    return (
+        value if isinstance(value, str) and len(value) <= 32 and value.isascii() and value.isalnum() else None
+    )
 
 
 def _tell(follower: socket.socket, answer: dict[str, object]) -> None:
@@ -241,7 +252,12 @@ def _receive(follower: socket.socket) -> tuple[dict[str, object], list[int]] | N
             return None
         message = frames.loads_foreign(data)
         whole = not got & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
-        if not whole or set(message) != _KEYS or message["type"] != "ask" or len(descriptors) not in (1, 2):
+        if (
+            not whole
+            or message.keys() - {"request"} != _KEYS
+            or message["type"] != "ask"
+            or len(descriptors) not in (1, 2)
+        ):
             raise ValueError("it is no ask with its descriptors")
         taken, descriptors = list(descriptors), array.array("i")
         return message, taken

@@ -58,11 +58,16 @@ class Awaited:
         fd = session.fileno()
         session.on_close = lambda: self._loop.forget(fd)
         self._loop.watch(
-            fd,
-            select.EPOLLIN,
-            lambda _events: self._on_first(session, ask.credentials, given is not None),
+            fd, select.EPOLLIN, lambda _events: self._first(session, ask, plain=given is not None)
         )
         self._pending[session] = self._loop.later(FIRST_FRAME_SECONDS, partial(self._late, session))
+
+    def _first(self, session: Session, ask: Ask, *, plain: bool) -> None:
+        self._task.log.request = ask.request
+        try:
+            self._on_first(session, ask.credentials, plain)
+        finally:
+            self._task.log.request = None
 
     def admit(self, session: Session) -> None:
         """Its first frame was good: it is another's from here on."""

@@ -185,6 +185,7 @@ class Start:
             pid=built.pid,
             command=self.config.spec.process.args[0],
         )
+        task.log.request = None  # that is done; what comes now nobody has asked for by it
 
     def _send_trace(self, error: DkrError | None) -> None:
         if not self.traced:

@@ -67,6 +67,7 @@ class Executed:
         self._refused = False
         self._is_event = False  # that it has started was reported, and so will be its end
         self._ooms = place.oom_kills()
+        self._request = place.task.log.request  # of which it is made
 
     def describe(self) -> dict[str, object]:
         """For a list."""
@@ -135,6 +136,7 @@ class Executed:
         task.log.audit(
             "not executed",
             id=task.id,
+            request=self._request,
             uid=self.uid,
             exec=self.id,
             code=error.code,
@@ -157,6 +159,7 @@ class Executed:
         task.log.audit(
             "executed",
             id=task.id,
+            request=self._request,
             uid=self.uid,
             exec=self.id,
             pid=self.pid,

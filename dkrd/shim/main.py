@@ -54,6 +54,7 @@ def run(task: ShimTask) -> None:
     """Be the guardian of one container from its request to its end; returns when nothing of it is left to
     do.
     """
+    task.log.request = task.request or None
     recorder = Recorder("shim")
     how = told.ahead if task.ahead else told.fork
     recorder.follow(Step("fork", how, str(os.getpid()), task.begun, time.monotonic_ns(), "launcher"))

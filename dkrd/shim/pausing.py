@@ -61,6 +61,7 @@ class Pausing:
         self._events = -1
         self._timer: Timer | None = None
         self._held: list[int] = []
+        self._request: str | None = None  # of who wants it paused
         # Who does something in it from time to time: called before it is frozen, and when it goes on.
         self.on_hold: Callable[[], None] = lambda: None
         self.on_go: Callable[[], None] = lambda: None
@@ -79,6 +80,7 @@ class Pausing:
                 hint="mount -t cgroup -o freezer cgroup /sys/fs/cgroup/freezer, restart dkrd, and start the container anew",
             )
         self._events = found.open()
+        self._request = ask.request
         self._freezer, self._freezing = found, Later()
         later = self._freezing
         self.on_hold()
@@ -148,7 +150,7 @@ class Pausing:
         self._settled()
         record(self._task, self._state, status="paused")
         self._state.note("pause")
-        self._task.log.audit("paused", id=self._task.id, uid=self._state.values["uid"])
+        self._task.log.audit("paused", id=self._task.id, request=self._request, uid=self._state.values["uid"])
         later.answer({})
 
     def _late(self) -> None:

@@ -34,6 +34,7 @@ class ShimTask:
     layers      built-in root -> name of its layer below state_dir/layers, or why the host cannot have it
     log         where audit lines and warnings go
     unasked     restart or boot: nobody asks, it is started for its restart policy; without connection and session
+    request     id of the api's request, for the log; empty without one
     ahead       whether the guardian was forked before anybody asked (launcher/spare.py)
     """
 
@@ -53,5 +54,6 @@ class ShimTask:
     layers: Mapping[str, str | DkrError]
     log: Log
     begun: int
+    request: str = ""
     ahead: bool = False
     unasked: str = ""

@@ -229,12 +229,12 @@ class Api:
     def hear(self) -> tuple[dict[str, Any], list[int]]:
         """The api's next message, without the bundle, and its descriptors."""
         data, fds = self._receive()
-        return frames.loads_object(data.partition(b"\n")[0]), fds
+        return _without_request(data.partition(b"\n")[0]), fds
 
     def hear_start(self) -> Start:
         data, fds = self._receive()
         head, _, bundle = data.partition(b"\n")
-        message = frames.loads_object(head)
+        message = _without_request(head)
         assert message["type"] == "start", message
         assert set(message) == {"type", "seq"}
         assert len(fds) == 1
@@ -254,9 +254,7 @@ class Api:
         assert session.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED) == 1
         session.settimeout(WAIT)
         self.open += [connection, session]
-        return Guardian(
-            frames.loads_object(head), frames.loads(bundle) if bundle else None, connection, session
-        )
+        return Guardian(_without_request(head), frames.loads(bundle) if bundle else None, connection, session)
 
     def descriptors(self) -> int:
         """How many the process has."""
@@ -394,3 +392,10 @@ def eventually(check: Any) -> None:
     while not check():
         assert time.monotonic() < deadline
         select.select([], [], [], 0.005)
+
+
+def _without_request(data: bytes) -> dict[str, Any]:
+    """The message but for the id of the request, which what has a number has."""
+    message = frames.loads_object(data)
+    assert ("seq" in message) == (message.pop("request", None) is not None), message
+    return message

@@ -10,12 +10,14 @@ import logging
 import os
 import socket
 import struct
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 import pytest
 
 from dkrd import journal
 from dkrd.api import log as api_log
+from dkrd.api import request_ids
 from dkrd.journal import Journal
 from dkrd.log import Log
 
@@ -216,3 +218,23 @@ def test_the_api_logs_the_same_way(receiver: Receiver, capfd: pytest.CaptureFixt
     receiver.socket.close()
     logger.info("later")
     assert capfd.readouterr().err.endswith("info dkr.api: later\n")
+
+
+def test_what_the_api_logs_is_of_its_request(receiver: Receiver, capfd: pytest.CaptureFixture[str]) -> None:
+    copy_context().run(_of_request, receiver, capfd)  # no other test is in it
+
+
+def _of_request(receiver: Receiver, capfd: pytest.CaptureFixture[str]) -> None:
+    handler = api_log.JournalHandler(Journal("", receiver.path), json=False)
+    handler.addFilter(api_log.OfRequest())
+    logger = logging.Logger("dkr.api")
+    logger.addHandler(handler)
+    request = request_ids.begin()
+    request_ids.concerns("ab" * 32)
+    logger.warning("slow")
+    fields = receiver.take()
+    assert fields["MESSAGE"] == f"api: slow id={'ab' * 32} request={request}"
+    assert (fields["DKR_CONTAINER_ID"], fields["DKR_REQUEST"]) == ("ab" * 32, request)
+    receiver.socket.close()
+    logger.info("later")
+    assert capfd.readouterr().err.endswith(f"info dkr.api: later id={'ab' * 32} request={request}\n")
