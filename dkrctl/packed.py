@@ -2,12 +2,13 @@
 
 On the lean path (see lean.py): imports built-in modules. The interpreter looks at a directory and a source's time for each module, opens
 and reads it: a twentieth of an exec's time. Here all are read at once. An interpreter of another release than the one that has packed them
-does not find the file, and loads them one by one.
+does not find the file, or finds another magic number at its head, and loads them one by one.
 """
 
 import marshal
 import sys
 from _frozen_importlib import ModuleSpec  # importlib.machinery's, without importlib
+from _frozen_importlib_external import MAGIC_NUMBER  # importlib.util's, as in a .pyc
 
 TYPE_CHECKING = False  # typing would cost 9.5 ms; type checkers know the name
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def use() -> None:
     directory = __file__.rpartition("/")[0]
     try:
         with open(f"{directory}/{PACK}", "rb", 0) as file:
-            modules = marshal.loads(file.read())  # noqa: S302  # as above
+            data = file.read()
     except OSError:
         return
-    sys.meta_path.insert(0, Finder(directory.rpartition("/")[0], modules))
+    if data[: len(MAGIC_NUMBER)] == MAGIC_NUMBER:
+        modules = marshal.loads(data[len(MAGIC_NUMBER) :])  # noqa: S302  # as above
+        sys.meta_path.insert(0, Finder(directory.rpartition("/")[0], modules))

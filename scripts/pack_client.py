@@ -5,6 +5,7 @@ Run by `make install` with the Python that the client will have, when all is com
 
 import marshal
 import sys
+from importlib.util import MAGIC_NUMBER
 
 
 def main(site: str) -> None:
@@ -23,7 +24,7 @@ def main(site: str) -> None:
             with open(module.__cached__, "rb") as file:
                 modules[name] = marshal.loads(file.read()[16:])  # noqa: S302  # behind the head of a .pyc, PEP 552
     with open(f"{site}/dkrctl/{PACK}", "wb") as file:
-        file.write(marshal.dumps(modules))
+        file.write(MAGIC_NUMBER + marshal.dumps(modules))
 
 
 if __name__ == "__main__":

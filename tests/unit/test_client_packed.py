@@ -61,10 +61,14 @@ def test_other_verbs_load_one_by_one(site: Path) -> None:
     assert len(one_by_one) == count
 
 
-def test_the_pack_of_another_release_of_python_is_none(site: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["name", "magic"])
+def test_the_pack_of_another_release_of_python_is_none(site: Path, tmp_path: Path, by: str) -> None:
     other = tmp_path / "site"
     shutil.copytree(site, other)
     [pack] = (other / "dkrctl").glob("*.pack")
-    pack.rename(pack.with_name("cpython-39.pack"))
+    if by == "name":
+        pack.rename(pack.with_name("cpython-39.pack"))
+    else:
+        pack.write_bytes(b"\xa6\r\r\n" + pack.read_bytes()[4:])
     count, one_by_one, _, _ = probe(other, "run")
     assert len(one_by_one) == count
