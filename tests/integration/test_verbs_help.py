@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.acts import TOP
 from common.exec_options import EXEC
 from common.options import GLOBAL, Command, Option
 from common.verbs import COMMANDS
@@ -28,6 +29,7 @@ NOT_RUN = {
     "dkrctl rename web old-web": "and other examples would not find it; tests/integration/test_rename.py",
     "dkrctl events": "goes on until ctrl-C; tests/integration/test_events.py",
     "dkrctl events --format '{{.action}} {{.name}} {{.exit.code}}'": "the same",
+    "dkrctl wait --condition removed web": "goes on as long as it is there; tests/integration/test_kill_and_wait.py",
     "dkrctl stats web": "goes on as long as the container runs; tests/integration/test_stats.py",
     "dkrctl attach --no-stdin build": "looks on as long as the container runs; tests/integration/test_attach.py",
 }
@@ -37,7 +39,7 @@ STATUSES = {
     "dkrctl run --rm --timeout 1.5s busybox sleep 60": 143,
     # it has ended here, and the client says so
     "dkrctl kill -s HUP web": 1,
-    "dkrctl top web": 1,
+    **{line: 1 for line, _ in TOP.examples},
     "dkrctl pause web": 1,
     "dkrctl unpause web": 1,
 }
