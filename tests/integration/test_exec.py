@@ -198,7 +198,7 @@ def test_where_the_container_has_what_is_the_hosts(root: Caller, options: tuple[
         (("-w", "/nosuch", "web", "/bin/true"), 126, "cannot change to the working directory /nosuch"),
         (("-u", "nosuch", "web", "/bin/true"), 125, "cannot run as 'nosuch': there is no user 'nosuch'"),
         (("-u", "0:nosuch", "web", "/bin/true"), 125, "cannot run as '0:nosuch': there is no group"),
-        (("-w", "tmp", "web", "/bin/true"), 125, "cwd: is not absolute"),
+        (("-w", "tmp", "web", "/bin/true"), 125, "--workdir tmp: it is not absolute"),
         (("-u", "99999:0", "web", "/bin/true"), 125, "user"),
         (("web",), 125, "cannot execute in web: there is no command"),
         ((), 125, "cannot execute: no container is named"),

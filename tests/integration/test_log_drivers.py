@@ -131,8 +131,8 @@ def test_what_is_refused_on_the_command_line(root: Caller) -> None:
     for words, said in (
         (("create", "--log-driver", "syslog", "/bin/true"), "--log-driver"),
         (("create", "--log-opt", "max-size", "/bin/true"), "KEY=VALUE is wanted"),
-        (("create", "--log-opt", "size=1m", "/bin/true"), "log.options.size"),
-        (("create", "--log-driver", "passthrough", "/bin/true"), "log.driver"),
+        (("create", "--log-opt", "size=1m", "/bin/true"), "--log-opt size=1m: no option"),
+        (("create", "--log-driver", "passthrough", "/bin/true"), "--log-driver passthrough: "),
     ):
         done = run(root, *words)
         assert done.returncode in (1, 125), words

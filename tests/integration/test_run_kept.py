@@ -146,7 +146,7 @@ def test_what_it_cannot_have(root: Caller, tmp_path: Path) -> None:
         (("--explain",), "and --explain"),
         (("-t",), "the input is not a terminal"),
         (("--record", str(tmp_path / "cast")), "cannot record: the command has no terminal"),
-        (("--log-opt", "max-file=0"), "log.options.max-file"),
+        (("--log-opt", "max-file=0"), "--log-opt max-file=0: "),
     ):
         done = run(root, *KEPT, *options, "/bin/true")
         assert done.returncode == 125, options
