@@ -53,7 +53,7 @@ async def _bring_to_rest(
     raise Conflict(
         f"cannot {what}: its guardian was killed while it waited for the end",
         rule="unguarded",
-        hint="its command runs on until it ends by itself; root can signal it by its pid",
+        hint="its command runs on until it ends by itself, or by SIGKILL: dkrctl kill, or rm --force",
     )
 
 

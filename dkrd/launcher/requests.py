@@ -337,6 +337,10 @@ class Requests:
         if error is not None:
             self._refuse(request, error)
         else:
+            if value == {"unguarded": True}:
+                self._log.audit(
+                    "killed without its guardian", request=request.request, uid=request.uid, id=request.id
+                )
             request.answer({"type": "done", "seq": request.seq, "value": value})
 
     def _for_container(

@@ -114,6 +114,13 @@ class Restarts:
     def ended(self, state: State, how: State) -> State:
         """`state` of one whose guardian could not say what becomes of it, once it has ended."""
         settings = self._settings()
+        with contextlib.suppress(OSError):
+            there = adoption.live_state(settings.run_dir, str(state.get("id")))
+            if there is not None and there.get("stopAsked"):
+                state = {
+                    **state,
+                    "stopAsked": True,
+                }  # whoever has it killed without its guardian writes it there alone (lost.py)
         return restarts.ended(state, how, settings.restart_first_seconds, settings.restart_max_seconds)
 
     def quiet(self, container_id: str) -> None:

@@ -98,7 +98,7 @@ def read_state(settings: Settings, container: str) -> dict[str, object]:
     return {}
 
 
-def _paths(settings: Settings, container: str, state: dict[str, object]) -> tuple[str, ...]:
+def paths_of(settings: Settings, container: str, state: dict[str, object]) -> tuple[str, ...]:
     """Its cgroups: as written down, or those it would have where its guardian died before it wrote."""
     paths = state.get("cgroup")
     if isinstance(paths, list) and paths:
@@ -200,12 +200,12 @@ def collect(
         f"{settings.state_dir}/containers/{container}/grant.json"
     ):
         # Its start did not get far enough to be one.
-        remove_cgroups(_paths(settings, container, state))
+        remove_cgroups(paths_of(settings, container, state))
         remove_run_directory(f"{settings.run_dir}/containers/{container}")
         return state
     kept = not state.get("rm", True) and state.get("status") in ("running", "paused", "restarting", "stopped")
     if not kept or not os.path.isdir(f"{settings.state_dir}/containers/{container}"):
-        paths = _paths(settings, container, state)
+        paths = paths_of(settings, container, state)
         remove_cgroups(
             paths
         )  # a build that its guardian's death cut off holds the claim's lock until it ends
@@ -215,7 +215,7 @@ def collect(
         state = restarts.cut_off(state, exit_)
     elif state.get("status") not in ("restarting", "stopped"):
         state = restarts.ended(state, exit_, settings.restart_first_seconds, settings.restart_max_seconds)
-    keep_stopped(settings, container, state, _paths(settings, container, state))
+    keep_stopped(settings, container, state, paths_of(settings, container, state))
     return state
 
 
@@ -265,7 +265,7 @@ def remove(
         take_alone(settings, container, "remove")
     )  # what copies has ended, and nobody else asks for it here
     state = read_state(settings, container)
-    remove_all(settings, pool, container, claim, _paths(settings, container, state))
+    remove_all(settings, pool, container, claim, paths_of(settings, container, state))
 
 
 def lives(state: dict[str, object]) -> bool:
@@ -349,7 +349,7 @@ def close_door(settings: Settings, container: str, verb: str) -> None:
     directory = f"{settings.run_dir}/copies/{container}"
     if not os.path.lexists(directory):
         return
-    paths = _paths(settings, container, {})
+    paths = paths_of(settings, container, {})
     if cgroups.remove(paths, deadline=0.05):
         cgroups.kill(paths)
         if cgroups.remove(paths):

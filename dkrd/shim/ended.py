@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dkrd.policy import Credentials
     from dkrd.settings import Settings
 
+_LOST = "its command runs on until it ends by itself, or by SIGKILL: dkrctl kill, or rm --force"
+
 
 def kill(
     settings: Settings,
@@ -56,7 +58,7 @@ def unpause(
         raise Conflict(
             f"cannot unpause {container[:12]}: its guardian was killed, and nobody else may",
             rule="unguarded",
-            hint="root can end it: kill it by its pid, and let its cgroup thaw",
+            hint="SIGKILL ends it: dkrctl kill, or rm --force",
         )
     raise _unable(settings, container, "unpause")
 
@@ -132,7 +134,7 @@ def _nobody(settings: Settings, container: str, verb: str, why: str) -> NoReturn
         raise Conflict(
             f"cannot {verb} {container[:12]}: {why}",
             rule="unguarded",
-            hint="its command runs on until it ends by itself; the daemon will tell how",
+            hint=_LOST,
         )
     raise Conflict(f"cannot {verb} {container[:12]}: it has ended", rule="ended")
 
@@ -156,7 +158,7 @@ def unguarded(what: str) -> Conflict:
     return Conflict(
         f"{what}: its guardian was killed, and nobody else may",
         rule="unguarded",
-        hint="its command runs on until it ends by itself; root can signal it by its pid",
+        hint=_LOST,
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from common import frames, restarts
 from common.clock import now
 from common.errors import Conflict, LimitReached
-from dkrd.shim import begun, cleanup, ended, kept, updating
+from dkrd.shim import begun, cleanup, ended, kept, lost, updating
 from dkrd.shim import config as configs
 from dkrd.shim.state import write_file
 
@@ -145,18 +145,20 @@ def kill_kept(
     ask: Json,
     given: int,
 ) -> Json:
-    """`kill` without a guardian: a signal that would end one which waits to be restarted ends that. Raises as ended.kill."""
+    """`kill` without a guardian: a signal that would end one which waits to be restarted ends that, and SIGKILL one that runs on
+    (`{"unguarded": true}`). Raises as ended.kill.
+    """
     cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    if _waits(settings, container):
+    state = cleanup.read_state(settings, container)
+    if ask.get("signal") == signal.SIGKILL and cleanup.lives(state):
+        lost.end(settings, container, state)
+        return {"unguarded": True}
+    if state.get("status") == "restarting":
         config = configs.read(f"{settings.state_dir}/containers/{container}/config.json")
         if ask.get("signal") in (signal.SIGKILL, config.stop_signal):
             _halt(settings, pool, container, "kill")
             return {}
     return ended.kill(settings, pool, container, credentials, admin_gid)
-
-
-def _waits(settings: Settings, container: str) -> bool:
-    return cleanup.read_state(settings, container).get("status") == "restarting"
 
 
 def _halt(settings: Settings, pool: Pool, container: str, verb: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dkrctl.client import Client, Conflict
-from tests import host, trees
+from tests import trees
 from tests.daemon import Daemon
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import Stream, asked, create, lines, logged, remove, sh, shown, start
@@ -301,13 +301,12 @@ def test_without_a_guardian(make_daemon: MakeDaemon) -> None:
             root.daemon.start()
         assert shown(root.daemon, "it")["status"] == "paused"
         assert is_frozen(root.daemon)
-        for verb in ("pause", "unpause", "stop", "kill"):
-            status, problem = ask(
-                root.daemon, "POST", f"/v1/containers/it/{verb}", {} if verb == "kill" else None
-            )
+        for verb in ("pause", "unpause", "stop"):
+            status, problem = ask(root.daemon, "POST", f"/v1/containers/it/{verb}")
             assert (status, problem["rule"]) == (409, "unguarded")
-    [init] = inits(root.daemon)
-    host.kill(init)
+        status, problem = ask(root.daemon, "POST", "/v1/containers/it/kill", {"signal": "TERM"})
+        assert (status, problem["rule"]) == (409, "unguarded")
+    assert ask(root.daemon, "POST", "/v1/containers/it/kill", {}) == (204, None)
     eventually(lambda: shown(root.daemon, "it")["status"] == "stopped", "its end is found out")
     assert ended(root, "it") == {"code": None, "signal": 9, "cause": "signalled"}
     remove(root.daemon, "it")

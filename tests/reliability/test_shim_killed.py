@@ -24,10 +24,12 @@ from tests.reliability.support import (
     settle,
     shims,
     start_raw,
+    the_shim,
     waiting,
 )
 
 if TYPE_CHECKING:
+    from tests.conftest import MakeDaemon
     from tests.daemon import Daemon
 
 pytestmark = pytest.mark.root
@@ -92,6 +94,34 @@ def test_however_the_command_ends_without_its_guardian(daemon: Daemon) -> None:
         assert ask(daemon, "DELETE", "/v1/containers/lost")[0] == 204
         assert_same(daemon, before)
         assert {run.client.wait(GUARD_SECONDS) for run in (lost, signalled, exits)} == {125}
+
+
+def test_its_owner_can_end_it(make_daemon: MakeDaemon, tenant: host.User, other_tenant: host.User) -> None:
+    """All of it, for good whatever its policy is, and nobody else can."""
+    daemon = make_daemon()
+    before = count(daemon)
+    line = "sleep 600 & exec sleep 601"
+    words = ("run", "-d", "--restart", "always", "--name", "lost", "/bin/sh", "-c", line)
+    container = daemon.dkrctl(*words, user=tenant, check=True).stdout.strip()
+    kill_and_wait(the_shim(daemon))
+    done = daemon.dkrctl("kill", container, user=other_tenant)
+    assert "no container has this id or name" in done.stderr
+    done = daemon.dkrctl("stop", "lost", user=tenant)
+    assert "or by SIGKILL: dkrctl kill, or rm --force" in done.stderr
+    assert len(inits(daemon)) == 1
+    daemon.dkrctl("kill", "lost", user=tenant, check=True)
+    assert _stopped(daemon, "lost")["exit"] == {"code": None, "signal": 9, "cause": "signalled"}
+    assert "killed without its guardian" in daemon.log
+    assert f"uid={tenant.uid} id={container}" in daemon.log.partition("killed without its guardian")[2]
+    assert not [process for process in daemon.processes() if process.comm == "sleep"]
+    daemon.kill()
+    daemon.start()
+    assert _stopped(daemon, "lost")["status"] == "stopped"
+    daemon.dkrctl("start", "lost", user=tenant, check=True)
+    kill_and_wait(the_shim(daemon))
+    daemon.dkrctl("rm", "-f", "lost", user=tenant, check=True)
+    assert not listed(daemon, every=True)
+    assert_same(daemon, before)
 
 
 def test_many_at_once(daemon: Daemon) -> None:
