@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from common.clock import now
 from common.errors import Conflict, NotFound, Unavailable
 from common.trace import Trace
 from dkrd.api.asks import NEWS_SECONDS, ask_about, ask_guardian, check_begun, find
@@ -129,8 +130,10 @@ async def _end(context: Context, request: web.Request, container: Container) -> 
 
 
 def forget(context: Context, container: str, time: str | None = None, report: int | None = None) -> None:
-    """Nothing of `container` is left, since `time`; the report of this number says so."""
+    """Nothing of `container` is left, since `time`, or now; the report of this number says so."""
     context.names.forget(container)
+    # Not when it is written: who was answered meanwhile asks for what has happened until now.
+    time = time or now()
 
     def write(index: Index) -> None:
         if index.hear(report):

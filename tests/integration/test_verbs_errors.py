@@ -263,7 +263,7 @@ def test_one_without_a_guardian_is_called_by_its_name_too(root: Caller) -> None:
         (("run", "-w", "x" * 5000, "/bin/true"), ["--workdir " + "x" * 80 + "…: it is 5000 bytes long"]),
         (("exec", "-u", "1:2:3", "web", "/bin/true"), ["--user 1:2:3: UID[:GID] or NAME[:GROUP] is wanted"]),
         (("stop", "-s", "NOSUCH", "web"), ["--signal NOSUCH: no signal"]),
-        (("update", "--cpus", "0", "web"), ["--cpus 0: it is less than"]),
+        (("update", "--cpus", "0.001", "web"), ["--cpus 0.001: it is not within"]),
         (("prune", "--filter", "until=x"), ["--filter until=x: it is no time"]),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.verbs import make, sweep, until_listed
+from tests.reliability.support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,14 +54,15 @@ def create(caller: Caller, name: str, line: str, *options: str) -> str:
     return str(done.stdout.strip())
 
 
-def started(caller: Caller, name: str, line: str, *options: str) -> None:
-    """One that runs a line, and has said `up`."""
-    create(caller, name, line, *options)
+def started(caller: Caller, name: str, line: str, *options: str) -> str:
+    """One that runs a line, and has said `up`: its id."""
+    container = create(caller, name, line, *options)
     assert dkrctl(caller, "start", name, check=True).stdout == f"{name}\n"
     with popen(caller, "logs", "-f", name) as following:
         assert following.stdout is not None
         assert following.stdout.readline() == b"up\n"
         following.terminate()
+    return container
 
 
 def statuses(caller: Caller, *words: str) -> dict[str, str]:
@@ -264,9 +266,10 @@ def heard(client: subprocess.Popen[bytes], line: str) -> None:
 
 
 def test_an_attached_client_ends_alone(caller: Caller) -> None:
-    started(caller, "stays", TRAPS)
+    container = started(caller, "stays", TRAPS)
     with popen(caller, "attach", "stays") as client:
-        dkrctl(caller, "kill", "-s", "INT", "stays", check=True)
+        attached = f"attached id={container}"
+        eventually(lambda: attached in caller.daemon.log, "it is attached, and takes signals its own way")
         client.terminate()
         assert client.wait() == 143
     assert statuses(caller)["stays"].startswith("Up")
