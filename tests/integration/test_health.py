@@ -365,7 +365,7 @@ def test_what_a_probe_leaves_in_its_group_ends_with_it(caller: Caller) -> None:
 
 
 def test_what_a_probe_writes_is_bounded(caller: Caller) -> None:
-    line = "printf '\\377'; yes '\\001' | head -c 3000000"
+    line = "printf '\\377'; yes '\\001' | head -c 600000"
     with standing(caller, SLEEPS, args=sh(line)):
         found = until(caller, "it", "healthy")["log"][-1]
         assert found["exitCode"] == 0  # all of it was taken

@@ -131,14 +131,14 @@ def test_kill_without_a_guardian(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     caller = Caller(daemon, None)
     with running(caller, SLEEP) as (name, client):
-        sleeper = caller.command("sleep")
+        caller.command("sleep")
         [shim] = [process for process in daemon.processes() if process.comm == "dkr-shim"]
         host.kill(shim)
         client.wait(SHELL_SECONDS)
-        done = daemon.dkrctl("kill", name)
+        done = daemon.dkrctl("kill", "-s", "TERM", name)
         assert done.returncode == 1
         assert "its guardian was killed" in done.stderr
-        host.kill(sleeper)
+        daemon.dkrctl("kill", name, check=True)
         eventually(lambda: not remains(daemon), "the launcher cleans up in the guardian's place")
 
 

@@ -10,6 +10,7 @@ import pty
 import select
 import signal
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -108,8 +109,11 @@ def test_what_happens_while_the_daemon_is_away(make_daemon: MakeDaemon) -> None:
         daemon.stop()
         order = []
         for init in inits(daemon):
-            order.append(by_pid[init.pid])
+            container = by_pid[init.pid]
+            order.append(container)
             kill_and_wait(init)
+            # Each guardian learns of it in its own time: the next one ends behind that.
+            eventually(partial(_is_known, daemon, container), "its guardian knows")
         assert client.poll() is None
         daemon.start()
         found = some(client, 3)
@@ -118,6 +122,12 @@ def test_what_happens_while_the_daemon_is_away(make_daemon: MakeDaemon) -> None:
         assert [event["id"] for event in found if event["action"] == "die"] == order
     for name in kept:
         remove(daemon, name)
+
+
+def _is_known(daemon: Daemon, container: str) -> bool:
+    """Whether its guardian has written down that it has ended."""
+    state = daemon.state_dir / "containers" / container / "state.json"
+    return state.exists() and json.loads(state.read_text())["status"] == "stopped"
 
 
 def _is_heard(daemon: Daemon, name: str, client: subprocess.Popen[str]) -> bool:
