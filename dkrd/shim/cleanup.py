@@ -261,9 +261,8 @@ def remove(
     """
     check_owner(settings, pool, container, credentials, admin_gid)
     claim = take_over(settings, pool, container, "remove")
-    os.close(
-        take_alone(settings, container, "remove")
-    )  # what copies has ended, and nobody else asks for it here
+    # What copies has ended by then, and nobody else asks for it here.
+    os.close(take_alone(settings, container, "remove"))
     state = read_state(settings, container)
     remove_all(settings, pool, container, claim, paths_of(settings, container, state))
 
