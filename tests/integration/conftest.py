@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.daemon import Daemon
 from tests.patience import guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from tests.daemon import Daemon
     from tests.host import Process, User
 
 SHELL_SECONDS = guard(30.0)
@@ -162,3 +163,13 @@ def caller(request: pytest.FixtureRequest, daemon: Daemon) -> Caller:
 def root(daemon: Daemon) -> Caller:
     """Root alone, for what does not depend on the user."""
     return Caller(daemon, None)
+
+
+@pytest.fixture(scope="module")
+def slow(prefix: Path) -> Iterator[Daemon]:
+    """A daemon that puts a restart off for longer than any test takes: what waits there waits."""
+    own = Daemon.create(prefix, restart={"first_seconds": 600, "max_seconds": 600})
+    try:
+        yield own.start()
+    finally:
+        own.close()

@@ -220,3 +220,24 @@ class Lines:
         """The next one; None at the end."""
         text = self.answer.readline()
         return json.loads(text) if text else None
+
+
+# Says at its terminal how large that is, for each word that is typed.
+TELLS_SIZE = 'stty -echo; echo up; while read word; do echo "$word $(stty size)"; done'
+
+
+def is_a_terminal(stream: Stream) -> None:
+    """Fails unless TELLS_SIZE, at a terminal of 24 rows and 80 columns, is typed to, resized and ended over the stream."""
+    assert stream.until("attached")["terminal"] is True
+    stream.until_output(b"up\r\n")
+    stream.send(0, b"first\r")
+    stream.until_output(b"first 24 80\r\n")
+    stream.say(type="resize", height=33, width=44)
+    turn = 0
+    while b" 33 44\r\n" not in stream.output[1]:  # what is typed may be there before it
+        turn += 1
+        stream.send(0, b"%d\r" % turn)
+        stream.until_output(b"%d " % turn)
+    assert stream.output[2] == b""
+    stream.send(0, b"\x04")
+    assert stream.until("exited")["exit"]["code"] == 0

@@ -12,7 +12,19 @@ import pytest
 
 from tests import host
 from tests.integration.conftest import Caller
-from tests.integration.kept import Stream, asked, lines, logged, made, sh, shown, start, wait
+from tests.integration.kept import (
+    TELLS_SIZE,
+    Stream,
+    asked,
+    is_a_terminal,
+    lines,
+    logged,
+    made,
+    sh,
+    shown,
+    start,
+    wait,
+)
 from tests.integration.websockets import binary, connected, text
 from tests.reliability.support import Counts, assert_same, count, eventually, listed, the_shim
 
@@ -113,24 +125,11 @@ def test_a_signal(daemon: Daemon) -> None:
 
 
 def test_a_terminal(daemon: Daemon) -> None:
-    line = 'stty -echo; echo up; while read word; do echo "$word $(stty size)"; done'
     with (
-        made(daemon, *sh(line), terminal=True, openStdin=True, begin=False) as name,
+        made(daemon, *sh(TELLS_SIZE), terminal=True, openStdin=True, begin=False) as name,
         Stream(daemon, f"{name}/start?height=24&width=80") as stream,
     ):
-        assert stream.until("attached")["terminal"] is True
-        stream.until_output(b"up\r\n")
-        stream.send(0, b"first\r")
-        stream.until_output(b"first 24 80\r\n")
-        stream.say(type="resize", height=33, width=44)
-        turn = 0
-        while b" 33 44\r\n" not in stream.output[1]:  # what is typed may be there before it
-            turn += 1
-            stream.send(0, b"%d\r" % turn)
-            stream.until_output(b"%d " % turn)
-        assert stream.output[2] == b""
-        stream.send(0, b"\x04")
-        assert stream.until("exited")["exit"]["code"] == 0
+        is_a_terminal(stream)
 
 
 def test_detach_leaves_it_running(daemon: Daemon) -> None:

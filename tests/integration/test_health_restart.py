@@ -35,16 +35,6 @@ def quick(prefix: Path) -> Iterator[Daemon]:
         own.close()
 
 
-@pytest.fixture(scope="module")
-def slow(prefix: Path) -> Iterator[Daemon]:
-    """One that puts it off for longer than any test takes."""
-    own = Daemon.create(prefix, restart={"first_seconds": 600, "max_seconds": 600})
-    try:
-        yield own.start()
-    finally:
-        own.close()
-
-
 @contextmanager
 def detached(caller: Caller, line: str, probe: str, *options: str) -> Iterator[None]:
     """A container `it`, of which nothing is left behind the block."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import host
-from tests.daemon import Daemon
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import asked, lines, logged, remove, sh, shown
 from tests.reliability.support import ask, ask_bytes, eventually, kill_and_wait
@@ -17,10 +16,10 @@ from tests.sdk import drive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from dkrctl.client import Client
     from tests.conftest import MakeDaemon
+    from tests.daemon import Daemon
     from tests.host import User
 
 pytestmark = pytest.mark.root
@@ -32,16 +31,6 @@ SLEEPS = "echo up; exec sleep 600"
 
 def dkrctl(caller: Caller, *words: str) -> subprocess.CompletedProcess[str]:
     return caller.daemon.dkrctl(*words, user=caller.user)
-
-
-@pytest.fixture(scope="module")
-def slow(prefix: Path) -> Iterator[Daemon]:
-    """A daemon that puts a restart off for longer than any test takes: what waits there waits."""
-    own = Daemon.create(prefix, restart={"first_seconds": 600, "max_seconds": 600})
-    try:
-        yield own.start()
-    finally:
-        own.close()
 
 
 @pytest.fixture
