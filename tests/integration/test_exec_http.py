@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -15,13 +14,12 @@ from tests import host
 from tests.integration.conftest import Caller
 from tests.integration.kept import TELLS_SIZE, Stream, asked, is_a_terminal, sh
 from tests.integration.websockets import binary, connected, text
-from tests.reliability.support import LOOK_SECONDS, eventually, kill_and_wait, the_shim
+from tests.reliability.support import eventually, held, kill_and_wait, let_go, the_shim
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from tests.conftest import MakeDaemon
-    from tests.daemon import Daemon
     from tests.host import User
 
 pytestmark = pytest.mark.root
@@ -33,33 +31,16 @@ ECHO = sh(
 EXITED = {"code": 0, "signal": None, "cause": "exited"}
 
 
-def held(daemon: Daemon) -> list[int]:
-    """Descriptors of all who have to do with what is executed."""
-    return [
-        len(host.descriptors(pid)) for pid in (daemon.pid, daemon.child("dkr-api").pid, the_shim(daemon).pid)
-    ]
-
-
-def at_rest(daemon: Daemon) -> list[int]:
-    """The same once that has not changed for some looks: the last client's connection may be closing."""
-    seen, same = held(daemon), 0
-    while same < 5:
-        time.sleep(LOOK_SECONDS)
-        before, seen = seen, held(daemon)
-        same = same + 1 if seen == before else 0
-    return seen
-
-
 @pytest.fixture
 def web(caller: Caller) -> Iterator[Caller]:
     """Somebody whose container `web` stands. Behind each test nothing is executed in it, and nobody holds anything of what was."""
     with caller.standing():
         assert caller.exec("web", "/bin/true").returncode == 0
         ended(caller)
-        there = at_rest(caller.daemon)
+        there = held(caller.daemon)
         yield caller
         ended(caller)
-        eventually(lambda: held(caller.daemon) == there, "nobody holds anything of it")
+        let_go(caller.daemon, there)
     assert "Traceback" not in caller.daemon.log
 
 

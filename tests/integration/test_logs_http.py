@@ -11,7 +11,18 @@ import pytest
 from tests import host
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import Lines, Stream, create, lines, logged, made, remove, sh, start, wait
-from tests.reliability.support import Counts, ask, ask_bytes, assert_same, count, eventually, listed, the_shim
+from tests.reliability.support import (
+    Counts,
+    ask,
+    ask_bytes,
+    assert_same,
+    count,
+    eventually,
+    held,
+    let_go,
+    listed,
+    the_shim,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,20 +168,13 @@ def test_it_is_followed_over_many_files(make_daemon: MakeDaemon) -> None:
 
 def test_a_reader_that_goes(daemon: Daemon) -> None:
     with made(daemon, *sh("echo up; sleep 600")) as name:
-        at_rest = len(host.descriptors(daemon.child("dkr-api").pid))
-        shim = len(host.descriptors(the_shim(daemon).pid))
+        before = held(daemon)
         logged(daemon, name, "up\n")
         readers = [Lines(daemon, name) for _ in range(10)]
         for reader in readers:
             assert reader.line() is not None
             reader.__exit__()
-        eventually(
-            lambda: (
-                len(host.descriptors(daemon.child("dkr-api").pid)) <= at_rest
-                and len(host.descriptors(the_shim(daemon).pid)) <= shim
-            ),
-            "nothing is held for readers that are gone",
-        )
+        let_go(daemon, before)
 
 
 def test_a_reader_that_does_not_read_holds_nobody(daemon: Daemon) -> None:

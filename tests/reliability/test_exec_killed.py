@@ -14,7 +14,7 @@ import pytest
 from tests import host
 from tests.integration.conftest import Caller
 from tests.integration.terminals import Terminal
-from tests.reliability.support import GUARD_SECONDS, eventually, kill_and_wait, the_shim
+from tests.reliability.support import GUARD_SECONDS, eventually, held, kill_and_wait, let_go, the_shim
 from tests.reliability.test_terminal_killed import KILLING
 
 if TYPE_CHECKING:
@@ -79,13 +79,8 @@ def test_clients_killed_at_random_moments_leave_nothing(make_daemon: MakeDaemon)
     caller = Caller(make_daemon(), None)
     daemon, chance = caller.daemon, random.Random(5)
     with caller.standing():
-        places = (daemon.pid, daemon.child("dkr-api").pid, the_shim(daemon).pid)
-
-        def held() -> list[int]:
-            return [len(host.descriptors(pid)) for pid in places]
-
         assert caller.exec("web", "/bin/true").returncode == 0
-        before = held()
+        before = held(daemon)
         for _ in range(40):
             words = chance.choice([("web", "/bin/sleep", "599"), ("web", "/bin/true"), ("web", "/nosuch")])
             quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
@@ -95,7 +90,7 @@ def test_clients_killed_at_random_moments_leave_nothing(make_daemon: MakeDaemon)
         eventually(
             lambda: not [p for p in daemon.processes() if p.command == "/bin/sleep 599"], "all have ended"
         )
-        eventually(lambda: held() == before, "nobody holds anything of them")
+        let_go(daemon, before)
         assert caller.exec("web", "/bin/echo", "on").stdout == "on\n"
 
 
