@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from common import frames
@@ -13,6 +14,7 @@ from common.models import Container, ExitStatus
 COLUMNS = "id, name, uid, image, args, labels, rm, status, pid, created, started, finished, exit, health, restart, limits"
 
 Row = tuple[Any, ...]  # of COLUMNS; the tables are STRICT
+_SHORT = 256  # characters of a column's text that is remembered: of many containers one command and the same limits are common
 
 
 def container(row: Row) -> Container:
@@ -41,7 +43,7 @@ def _values(row: Row) -> dict[str, object]:
         "name": name,
         "uid": uid,
         "image": image,
-        "args": _tuple(frames.loads(args)),
+        "args": _args(args) if len(args) <= _SHORT else _tuple(frames.loads(args)),
         "labels": frames.loads(labels) if labels != "{}" else {},
         "rm": bool(rm),
         "status": status,
@@ -63,8 +65,18 @@ def _values(row: Row) -> dict[str, object]:
             values["restart"] = policy
         values["restarts"] = times
     if limits is not None:
-        values["limits"] = Limits.model_validate(frames.loads(limits))
+        values["limits"] = _limits(limits)
     return values
+
+
+@lru_cache(256)
+def _args(text: str) -> tuple[object, ...]:
+    return _tuple(frames.loads(text))
+
+
+@lru_cache(256)
+def _limits(text: str) -> Limits:
+    return Limits.model_validate(frames.loads(text))
 
 
 def _tuple(value: object) -> tuple[object, ...]:
