@@ -50,7 +50,9 @@ async def start_stream(
 ) -> web.StreamResponse:
     """Attach the client to a container which is started then."""
     container = await find(context, peer, request)
-    async with _attached(context, request, container, query, sessions.launch) as opened:
+    # The guardian's first word comes when the command runs.
+    patience = context.settings.start_seconds + ASK_SECONDS
+    async with _attached(context, request, container, query, sessions.launch, patience) as opened:
         return await by_frames(request, opened)
 
 
@@ -127,11 +129,16 @@ async def by_frames(request: web.Request, opened: Opened) -> web.StreamResponse:
 
 @contextlib.asynccontextmanager
 async def _attached(
-    context: Context, request: web.Request, container: Container, query: AttachQuery, introduce: Introduce
+    context: Context,
+    request: web.Request,
+    container: Container,
+    query: AttachQuery,
+    introduce: Introduce,
+    patience: float = ASK_SECONDS,
 ) -> AsyncIterator[Opened]:
     first: Frame = {"type": "attach", "container": container.id, **query.to_wire()}
     what = f"attach to {container.name}"
-    async with opened(context, request, container, (what, first), introduce) as found:
+    async with opened(context, request, container, (what, first), introduce, patience) as found:
         yield found
 
 
