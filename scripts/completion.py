@@ -70,6 +70,16 @@ def second_words(name: str) -> list[str]:
     return [other.name.partition(" ")[2] for other in SUBCOMMANDS if other.name.startswith(f"{name} ")]
 
 
+def takes_one(command: Command) -> bool:
+    """Whether the first word alone is a container; those behind it are another program's."""
+    return command.words in LIVE and not command.intermixed
+
+
+def ends_in_command(command: Command) -> bool:
+    """Whether what stands behind the container is a command."""
+    return takes_one(command) and command.usage.endswith(" COMMAND [ARG...]")
+
+
 def _filled(template: str, **more: str) -> str:
     """A file of scripts/templates/ with each `@NAME@` replaced."""
     values = {
@@ -139,6 +149,7 @@ def bash() -> str:
         LIVE=" | ".join(LIVE),
         ROOTS=" ".join(ROOTS),
         COMMANDS=" ".join(command.name for command in COMMANDS),
+        COMMANDED=" | ".join(command.name for command in EVERY if ends_in_command(command)),
     )
 
 
@@ -193,11 +204,13 @@ def _zsh_function(command: Command) -> str:
         specs.append(f"'1:part:({' '.join(command.parts)})'")
     elif seconds := second_words(command.name):
         specs.append(f"'1:container: _dkrctl_seconds {command.words} {' '.join(seconds)}'")
-        specs.append("'*:argument:_files'")
     elif command.words == EXECS:
         specs += [f"'1:container: _dkrctl_names {RUNNING}'", f"'*:exec: _dkrctl_names {EXECS}'"]
     elif command.words:
-        specs.append(f"'*:container: _dkrctl_names {command.words}'")
+        number = "1" if takes_one(command) else "*"
+        specs.append(f"'{number}:container: _dkrctl_names {command.words}'")
+    if ends_in_command(command):
+        specs.append("'*:argument:_files'")
     body = " \\\n        ".join([head, *specs])
     return f"_dkrctl_verb_{command.name.replace(' ', '_')}() {{\n    {body}\n}}"
 
@@ -268,9 +281,12 @@ def _fish_words(command: Command) -> list[str]:
     if seconds := second_words(name):
         lines.append(f"complete -c dkrctl -n '__dkrctl_behind {name}' -a '{' '.join(seconds)}'")
     if command.words:
+        first = " 0" if takes_one(command) else ""
         lines.append(
-            f"complete -c dkrctl -n '__dkrctl_words \"{name}\"' -a '(__dkrctl_names {command.words})'"
+            f"complete -c dkrctl -n '__dkrctl_words \"{name}\"{first}' -a '(__dkrctl_names {command.words})'"
         )
+    if ends_in_command(command):
+        lines.append(f"complete -c dkrctl -n '__dkrctl_words {name}; and not __dkrctl_words {name} 0' -F")
     return lines
 
 

@@ -51,7 +51,14 @@ _dkrctl_kind() {
         @FILES@ | @DIRECTORIES@) compopt -o default ;;
         @SIGNALS@) _dkrctl_offer "$2" @SIGNAL_NAMES@ ;;
         @VARIABLES@) _dkrctl_offer "$2" $(compgen -e) ;;
-        @LIVE@) _dkrctl_names "$1" "$2" ;;
+        @LIVE@)
+            # Where no option may follow words, the first is a container, and what follows another program's.
+            if [[ -n $mixed ]] || ((place < 1)); then
+                _dkrctl_names "$1" "$2"
+            elif [[ $verb == @COMMANDED@ ]]; then
+                compopt -o default
+            fi
+            ;;
         @EXECS@)
             if ((place > 0)); then
                 _dkrctl_names @EXECS@ "$2"

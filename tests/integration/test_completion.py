@@ -83,6 +83,7 @@ STATIC = [
     ("dkrctl stats --format ", ["json", "table"]),
     ("dkrctl doctor -f ", ["json", "text"]),
     ("dkrctl exec l", ["ls"]),
+    ("dkrctl exec x /us", ["/usr"]),
     ("dkrctl exec -i l", []),  # no container is called so, and nothing else may stand there
     ("dkrctl exec ls --", longs(EXEC_LS)),
     ("dkrctl exec ls --format ", ["json", "table"]),
@@ -147,6 +148,8 @@ def test_a_value_behind_an_equals_sign(
         ("dkrctl exec kill ", ["alive"]),
         ("dkrctl exec kill -s INT a", ["alive"]),
         ("dkrctl exec kill alive ", []),  # nothing is executed there
+        ("dkrctl exec x aliv", []),  # behind the container stands a command
+        ("dkrctl top x aliv", []),  # or options of ps
     ],
 )
 def test_names_of_containers(root: Caller, tmp_path: Path, shell: str, line: str, words: list[str]) -> None:
