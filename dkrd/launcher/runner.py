@@ -10,6 +10,7 @@ The loop reads the pipe to its end and then reaps by pidfd: the other order hang
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
 _PARALLEL = 4  # more would only make each other slower: they unmount and delete
 _QUEUE_MAX = 4096
 _RECORD_MAX = 512 * 1024  # bytes
+_SCARCE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+)  # of the machine, and no defect
 _CHUNK = 64 * 1024  # bytes read at once: a larger buffer would be memory that all shims inherit
 
 
@@ -245,10 +253,18 @@ def _work(job: _Job, write: int) -> None:
         record = frames.dumps({"value": job.work()})
     except DkrError as err:
         record = frames.dumps({"error": err.to_wire()})
-    except Exception as err:  # a defect becomes a record; the traceback goes to the log
-        _tell_crash()
-        record = frames.dumps({"error": Internal(f"cannot finish job {job.name}: {err!r}").to_wire()})
+    except Exception as err:
+        record = frames.dumps({"error": _failure(job.name, err).to_wire()})
     os.write(write, record[:_RECORD_MAX])
+
+
+def _failure(name: str, err: Exception) -> DkrError:
+    """What is told of a job that failed; of a defect the traceback goes to the log."""
+    if isinstance(err, OSError) and err.errno in _SCARCE:
+        hint = "the machine is out of it: disk space, memory or descriptors"
+        return LimitReached(f"cannot finish job {name}: {err.strerror}", hint=hint, errno=err.errno)
+    _tell_crash()
+    return Internal(f"cannot finish job {name}: {err!r}")
 
 
 def _read_more(job: _Job) -> bool:

@@ -223,6 +223,7 @@ def test_a_full_run_directory(make_daemon: MakeDaemon) -> None:
         filler.unlink()
         daemon.run("/bin/true")
         assert_same(daemon, before)
+    assert "Traceback" not in daemon.log
 
 
 def _exit_of(daemon: Daemon, name: str) -> dict[str, Any]:
@@ -268,6 +269,7 @@ def test_a_full_state_directory(make_daemon: MakeDaemon) -> None:
         settle(daemon)
         daemon.run("/bin/true")
         assert_same(daemon, before)
+    assert "Traceback" not in daemon.log
 
 
 def test_an_index_without_room_catches_up(make_daemon: MakeDaemon) -> None:
