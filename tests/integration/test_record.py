@@ -40,13 +40,10 @@ def nothing_is_left(daemon: Daemon) -> Iterator[None]:
 
 
 @pytest.fixture
-def place(caller: Caller, tmp_path: Path) -> Path:
+def place(caller: Caller, open_tmp: Path) -> Path:
     """A directory where the caller may write."""
-    made = tmp_path / "place"
-    made.mkdir()
-    for directory in (made, *tmp_path.parents[:3], tmp_path):
-        if str(directory).startswith("/tmp/"):
-            directory.chmod(0o755)
+    made = open_tmp / "place"
+    made.mkdir(0o755)
     if caller.user is not None:
         os.chown(made, caller.uid, -1)
     return made

@@ -58,8 +58,8 @@ def test_pipes_of_this_process(web: Caller) -> None:
     drive(web, scenario)
 
 
-def test_files_who_and_where(web: Caller, tmp_path: Path) -> None:
-    path = tmp_path / "out"
+def test_files_who_and_where(web: Caller, open_tmp: Path) -> None:
+    path = open_tmp / "out"
 
     async def scenario(dkr: Client) -> None:
         with path.open("wb") as out:
@@ -76,9 +76,6 @@ def test_files_who_and_where(web: Caller, tmp_path: Path) -> None:
             assert (await process.wait()).code == 0
             await process.close()
 
-    tmp_path.chmod(0o777)
-    for place in (tmp_path.parent, tmp_path.parent.parent):
-        place.chmod(0o755)
     path.touch()
     path.chmod(0o666)
     drive(web, scenario)
