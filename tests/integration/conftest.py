@@ -15,12 +15,14 @@ import pytest
 
 from tests.daemon import Daemon
 from tests.patience import guard
+from tests.reliability.support import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.host import Process, User
+    from tests.reliability.support import Counts
 
 SHELL_SECONDS = guard(30.0)
 
@@ -163,6 +165,12 @@ def caller(request: pytest.FixtureRequest, daemon: Daemon) -> Caller:
 def root(daemon: Daemon) -> Caller:
     """Root alone, for what does not depend on the user."""
     return Caller(daemon, None)
+
+
+@pytest.fixture(scope="module")
+def at_rest(daemon: Daemon) -> Counts:
+    """What launcher, api and machine hold before the tests of a file: what each of them has to come back to."""
+    return count(daemon)
 
 
 @pytest.fixture(scope="module")

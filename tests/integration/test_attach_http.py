@@ -26,7 +26,7 @@ from tests.integration.kept import (
     wait,
 )
 from tests.integration.websockets import binary, connected, text
-from tests.reliability.support import Counts, assert_same, count, eventually, listed, the_shim
+from tests.reliability.support import Counts, assert_same, eventually, listed, the_shim
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -45,12 +45,12 @@ ECHO = sh(
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[Counts]:
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[Counts]:
     """What launcher, api and machine hold, and which containers there are, is the same behind each test."""
-    before, there = count(daemon), listed(daemon, every=True)
-    yield before
+    there = listed(daemon, every=True)
+    yield at_rest
     eventually(lambda: listed(daemon, every=True) == there, "what removes itself is removed")
-    assert_same(daemon, before)
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.reliability.support import GUARD_SECONDS, Counts, assert_same, count
+from tests.reliability.support import GUARD_SECONDS, Counts, assert_same
 from tests.security.callers import as_user
 
 if TYPE_CHECKING:
@@ -83,11 +83,10 @@ def is_served(daemon: Daemon) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[Counts]:
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[Counts]:
     """What launcher, api and machine hold is the same behind each test."""
-    before = count(daemon)
-    yield before
-    assert_same(daemon, before)
+    yield at_rest
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

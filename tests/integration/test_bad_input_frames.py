@@ -28,11 +28,10 @@ WANTED: Json = {"args": ["/bin/true"], "rm": True}
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[Counts]:
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[Counts]:
     """What launcher, api and machine hold is the same behind each test."""
-    before = count(daemon)
-    yield before
-    assert_same(daemon, before)
+    yield at_rest
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

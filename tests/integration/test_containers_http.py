@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import asked, create, lines, logged, made, remove, sh, shown, start, wait
-from tests.reliability.support import Counts, ask, assert_same, count, eventually, listed
+from tests.reliability.support import Counts, ask, assert_same, eventually, listed
 from tests.sessions import Client
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[Counts]:
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[Counts]:
     """What launcher, api and machine hold, and which containers there are, is the same behind each test."""
-    before, there = count(daemon), listed(daemon, every=True)
-    yield before
+    there = listed(daemon, every=True)
+    yield at_rest
     eventually(lambda: listed(daemon, every=True) == there, "what removes itself is removed")
-    assert_same(daemon, before)
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

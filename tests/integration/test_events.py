@@ -18,7 +18,7 @@ from dkrctl.client import Client, ExitStatus
 from tests import host
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import Lines, Stream, asked, create, made, remove, sh, start
-from tests.reliability.support import ask_bytes, assert_same, count, eventually, inits, kill_and_wait, listed
+from tests.reliability.support import ask_bytes, assert_same, eventually, inits, kill_and_wait, listed
 from tests.security.callers import as_user
 
 if TYPE_CHECKING:
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from tests.conftest import MakeDaemon
     from tests.daemon import Daemon
     from tests.host import User
+    from tests.reliability.support import Counts
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[None]:
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[None]:
     """What launcher, api and machine hold is the same behind each test."""
-    before = count(daemon)
     yield
-    assert_same(daemon, before)
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

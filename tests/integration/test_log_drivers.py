@@ -13,7 +13,7 @@ from dkrctl.client import Client
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import asked, lines, made, sh, start, wait
 from tests.integration.verbs import sweep
-from tests.reliability.support import ask, assert_same, count
+from tests.reliability.support import ask, assert_same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from tests.conftest import MakeDaemon
     from tests.daemon import Daemon
     from tests.host import User
+    from tests.reliability.support import Counts
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[None]:
-    before = count(daemon)
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[None]:
     yield
     sweep(daemon)
-    assert_same(daemon, before)
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

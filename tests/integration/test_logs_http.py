@@ -16,7 +16,6 @@ from tests.reliability.support import (
     ask,
     ask_bytes,
     assert_same,
-    count,
     eventually,
     held,
     let_go,
@@ -34,12 +33,12 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[Counts]:
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[Counts]:
     """What launcher, api and machine hold, and which containers there are, is the same behind each test."""
-    before, there = count(daemon), listed(daemon, every=True)
-    yield before
+    there = listed(daemon, every=True)
+    yield at_rest
     eventually(lambda: listed(daemon, every=True) == there, "what removes itself is removed")
-    assert_same(daemon, before)
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

@@ -13,26 +13,26 @@ from common.clock import now
 from dkrctl.client import Client
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import asked, create, remove, sh, start, wait
-from tests.reliability.support import ask, assert_same, count, listed
+from tests.reliability.support import ask, assert_same, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.daemon import Daemon
     from tests.host import User
+    from tests.reliability.support import Counts
 
 pytestmark = pytest.mark.root
 PRUNE = "/v1/containers/prune"
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[None]:
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[None]:
     """What launcher, api and machine hold is the same behind each test."""
-    before = count(daemon)
     yield
     for container in listed(daemon, every=True):
         remove(daemon, container["id"])
-    assert_same(daemon, before)
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.integration.kept import sh
 from tests.integration.terminals import Terminal
 from tests.integration.verbs import sweep
-from tests.reliability.support import assert_same, count
+from tests.reliability.support import assert_same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.daemon import Daemon
     from tests.integration.conftest import Caller
+    from tests.reliability.support import Counts
 
 pytestmark = pytest.mark.root
 
@@ -31,11 +32,10 @@ printf '\033[1;1Hready'; stty -echo; read word; stty size; printf '\033[2;1Hgot 
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[None]:
-    before = count(daemon)
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[None]:
     yield
     sweep(daemon)
-    assert_same(daemon, before)
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

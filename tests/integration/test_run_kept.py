@@ -13,7 +13,7 @@ from tests.integration.conftest import SHELL_SECONDS
 from tests.integration.kept import sh
 from tests.integration.terminals import Terminal
 from tests.integration.verbs import sweep
-from tests.reliability.support import assert_same, count, eventually
+from tests.reliability.support import assert_same, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.daemon import Daemon
     from tests.integration.conftest import Caller
+    from tests.reliability.support import Counts
 
 pytestmark = pytest.mark.root
 
@@ -28,11 +29,10 @@ KEPT = ("run", "--name", "web", "--log-driver", "json-file")
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[None]:
-    before = count(daemon)
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[None]:
     yield
     sweep(daemon)
-    assert_same(daemon, before)
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

@@ -12,13 +12,14 @@ import pytest
 from dkrctl.client import Client
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import asked, logged, remove, sh
-from tests.reliability.support import assert_same, count, listed
+from tests.reliability.support import assert_same, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.daemon import Daemon
     from tests.host import User
+    from tests.reliability.support import Counts
 
 pytestmark = pytest.mark.root
 DF = "/v1/system/df"
@@ -26,13 +27,12 @@ WRITES = "head -c 2000000 /dev/zero >/big; head -c 200000 /dev/zero; echo; echo 
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[None]:
+def nothing_is_left(daemon: Daemon, at_rest: Counts) -> Iterator[None]:
     """What launcher, api and machine hold is the same behind each test."""
-    before = count(daemon)
     yield
     for container in listed(daemon, every=True):
         remove(daemon, container["id"])
-    assert_same(daemon, before)
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 

@@ -331,11 +331,7 @@ class Counts:
 
 def count(daemon: Daemon) -> Counts:
     """Counts when all is at rest: connections of clients that are gone are closed, jobs have ended."""
-    settle(daemon)
-    eventually(
-        lambda: sorted(child.comm for child in host.children(daemon.pid)) == children(daemon),
-        "the launcher has no children but its own",
-    )
+    _rest(daemon)
     seen = _look(daemon)
     same = 0
     while same < 5:  # the last client's connection may be closing
@@ -343,6 +339,14 @@ def count(daemon: Daemon) -> Counts:
         before, seen = seen, _look(daemon)
         same = same + 1 if seen == before else 0
     return seen
+
+
+def _rest(daemon: Daemon) -> None:
+    settle(daemon)
+    eventually(
+        lambda: sorted(child.comm for child in host.children(daemon.pid)) == children(daemon),
+        "the launcher has no children but its own",
+    )
 
 
 def _look(daemon: Daemon) -> Counts:
@@ -356,8 +360,9 @@ def assert_same(daemon: Daemon, before: Counts) -> None:
 
     Fewer descriptors are no fault: on a busy machine a connection may have been closing for longer than was looked before.
     """
+    _rest(daemon)
     until = time.monotonic() + 5.0
-    while not (now := count(daemon)).within(before):
+    while not (now := _look(daemon)).within(before):
         assert time.monotonic() < until, f"before {before}\nnow    {now}"
         time.sleep(LOOK_SECONDS)
 
