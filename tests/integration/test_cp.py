@@ -12,13 +12,14 @@ import pytest
 
 from tests import host
 from tests.integration.kept import made
-from tests.reliability.support import assert_same, count, eventually
+from tests.reliability.support import assert_same, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.daemon import Daemon
     from tests.integration.conftest import Caller
+    from tests.reliability.support import Counts
 
 pytestmark = pytest.mark.root
 
@@ -26,12 +27,11 @@ BIG = 100 * 1024 * 1024  # bytes
 
 
 @pytest.fixture
-def web(caller: Caller) -> Iterator[Caller]:
+def web(caller: Caller, at_rest: Counts) -> Iterator[Caller]:
     """Somebody whose container `web` stands; when it is gone so is all that copied."""
-    before = count(caller.daemon)
     with caller.standing():
         yield caller
-    assert_same(caller.daemon, before)
+    assert_same(caller.daemon, at_rest)
     assert "Traceback" not in caller.daemon.log
     assert not _copying(caller)
 

@@ -17,7 +17,7 @@ import pytest
 from dkrctl.client import Client, Conflict, NotFound
 from tests.integration.conftest import SHELL_SECONDS, Caller
 from tests.integration.kept import made
-from tests.reliability.support import ask, assert_same, count, eventually
+from tests.reliability.support import ask, assert_same, eventually
 from tests.sessions import acting_as
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tests import host
     from tests.daemon import Daemon
+    from tests.reliability.support import Counts
 
 pytestmark = pytest.mark.root
 
@@ -33,12 +34,11 @@ STAT = "X-Docker-Container-Path-Stat"
 
 
 @pytest.fixture
-def web(caller: Caller) -> Iterator[Caller]:
+def web(caller: Caller, at_rest: Counts) -> Iterator[Caller]:
     """Somebody whose container `web` stands; when it is gone so is all that copied."""
-    before = count(caller.daemon)
     with caller.standing():
         yield caller
-    assert_same(caller.daemon, before)
+    assert_same(caller.daemon, at_rest)
     assert "Traceback" not in caller.daemon.log
 
 

@@ -12,7 +12,7 @@ from common.clock import now
 from tests import host
 from tests.integration.kept import Lines, asked, sh, shown
 from tests.integration.verbs import sweep
-from tests.reliability.support import assert_same, count, eventually, kill_and_wait, the_shim
+from tests.reliability.support import assert_same, eventually, kill_and_wait, the_shim
 from tests.sdk import drive
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dkrctl.client import Client
     from tests.daemon import Daemon
     from tests.integration.conftest import Caller
+    from tests.reliability.support import Counts
 
 pytestmark = pytest.mark.root
 
@@ -41,11 +42,10 @@ while True:
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays(daemon: Daemon) -> Iterator[None]:
-    before = count(daemon)
+def nothing_stays(daemon: Daemon, at_rest: Counts) -> Iterator[None]:
     yield
     sweep(daemon)
-    assert_same(daemon, before)
+    assert_same(daemon, at_rest)
     assert "Traceback" not in daemon.log
 
 
