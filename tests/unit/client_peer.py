@@ -263,6 +263,11 @@ class Shim:
         master = slave = -1
         if request.get("terminal"):
             master, slave = pty.openpty()
+            if isinstance(
+                size := request.get("consoleSize"), dict
+            ):  # before the command starts, as a guardian does
+                words = struct.pack("HHHH", size["height"], size["width"], 0, 0)
+                fcntl.ioctl(slave, termios.TIOCSWINSZ, words)
             tty = frame["tty"]
             assert isinstance(tty, list)
             if 0 not in tty:
