@@ -49,8 +49,12 @@ class Endings:
                 self._waiting.pop(container, None)
 
     def exit_of(self, container: str) -> ExitStatus | None:
-        """How it has ended, if it is among the last 1024 that have and somebody learnt it."""
+        """How it has ended, if it is among the last 1024 that have and somebody learnt it; None once it runs again."""
         return self._ended.get(container)
+
+    def begun(self, container: str) -> None:
+        """Its command runs."""
+        self._ended.pop(container, None)
 
     def stopped(self, container: str, exit_status: ExitStatus | None) -> None:
         """Its command has ended."""

@@ -45,8 +45,10 @@ async def wait(context: Context, peer: Peer, request: web.Request, query: WaitQu
             return WaitAnswer(id=container.id, exit=context.endings.exit_of(container.id) or container.exit)
         try:
             async with asyncio.timeout(query.timeout):
-                rests = container.status == "stopped" and query.condition != "next-exit"
-                exit_status = container.exit if rests else await ending.stopped
+                # On a full disk the index does not know of an end yet.
+                known = context.endings.exit_of(container.id)
+                rests = (container.status == "stopped" or known) and query.condition != "next-exit"
+                exit_status = (known or container.exit) if rests else await ending.stopped
                 if query.condition == "removed":
                     await ending.removed
         except TimeoutError:

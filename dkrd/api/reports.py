@@ -80,6 +80,8 @@ def take(context: Context, message: Message) -> None:
         context.index.post(lambda index: index.hear(number) and writing(index))
     if state is not None and state.status == "stopped":
         context.endings.stopped(state.id, state.exit)
+    elif state is not None and state.status == "running":
+        context.endings.begun(state.id)
 
 
 def _know(context: Context, state: ContainerState) -> None:

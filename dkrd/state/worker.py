@@ -27,6 +27,7 @@ log = logging.getLogger("dkr.index")
 T = TypeVar("T")
 MAX_BATCH = 256
 MAX_LOST = 10_000  # writes kept for when the disk has room again
+LOST_SECONDS = 5.0  # after which they are tried again where nobody asks for anything: somebody may wait for what they tell
 
 
 class Worker:
@@ -81,9 +82,12 @@ class Worker:
                 return
 
     def _batch(self) -> tuple[list[Job], bool]:
-        """What waits, at least one; and whether it was the last."""
-        job = self._jobs.get()
+        """What waits, and whether it was the last. It may be nothing where writes were lost, which are due again then."""
         batch: list[Job] = []
+        try:
+            job = self._jobs.get(timeout=LOST_SECONDS if self._lost else None)
+        except queue.Empty:
+            return batch, False
         while job is not None:
             batch.append(job)
             if len(batch) == MAX_BATCH:

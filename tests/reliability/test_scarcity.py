@@ -36,6 +36,17 @@ if TYPE_CHECKING:
     from tests.daemon import Daemon
 
 pytestmark = pytest.mark.root
+EVENTS = (
+    "events",
+    "--since",
+    "1h",
+    "--filter",
+    "container=kept",
+    "--filter",
+    "event=start",
+    "--filter",
+    "event=die",
+)
 
 
 @contextlib.contextmanager
@@ -285,7 +296,13 @@ def test_an_index_without_room_catches_up(make_daemon: MakeDaemon) -> None:
             assert kept.end("on", 8) == 8
             eventually(lambda: "a transaction of the index failed" in daemon.log, "the index has no room")
         assert len(listed(daemon)) == 2  # as far as it knows
-        filler.unlink()
+        assert ask(daemon, "POST", "/v1/containers/kept/wait")[1]["exit"]["code"] == 8
+        with daemon.popen(*EVENTS, stdout=subprocess.PIPE, text=True) as events:
+            assert events.stdout is not None
+            assert "start" in events.stdout.readline()
+            filler.unlink()
+            assert "die" in events.stdout.readline()  # though nobody asks for anything
+            events.terminate()
         assert _exit_of(daemon, "kept") == {"code": 8, "signal": None, "cause": "exited"}
         eventually(lambda: len(listed(daemon, every=True)) == 1, "the others are gone from it")
         assert ask(daemon, "DELETE", "/v1/containers/kept")[0] == 204
