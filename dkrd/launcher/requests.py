@@ -19,6 +19,7 @@ from dkrd.launcher.measures import Measures
 from dkrd.launcher.porters import Porters
 from dkrd.launcher.restarts import HELD_BACK_BY, Restarts
 from dkrd.launcher.starts import Starts
+from dkrd.shim.matter import Matter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from dkrd.shim.task import ShimTask
 
     Answer = Callable[[dict[str, object]], None]
-    Unguarded = Callable[[Settings, ids.Pool, str, Credentials, int | None, dict[str, object], int], object]
+    Unguarded = Callable[[Matter, dict[str, object], int], object]
 
 _SEQ_MAX = 2**53
 _PATIENCE = 2.0  # seconds that an answer waits for a guardian which has nothing left to do
@@ -97,12 +98,9 @@ class Work:
 
     shim: Callable[[ShimTask], None]
     rehearse: Callable[[ShimTask], None]
-    remove: Callable[[Settings, ids.Pool, str, Credentials, int | None], None]
+    remove: Callable[[Matter], None]
     measure: Callable[[Settings, ids.Pool, list[str], Credentials, int | None], dict[str, object]]
-    diff: Callable[
-        [Settings, ids.Pool, str, Credentials, int | None, Mapping[str, str | DkrError], int],
-        dict[str, object],
-    ]
+    diff: Callable[[Matter, Mapping[str, str | DkrError], int], dict[str, object]]
     collect: Callable[[Settings, ids.Pool, str, dict[str, object]], object]
     seccomp: Callable[[Settings], str]
     asks: Mapping[str, Unguarded]
@@ -354,7 +352,8 @@ class Requests:
         if not is_id(request.id):
             raise BadRequest(f"cannot {request.kind} a container: its id must be 64 hex digits")
         host = self.host
-        return partial(work, host.settings, host.pool, request.id, credentials, host.admin_gid, *further)
+        matter = Matter(host.settings, host.pool, request.id, credentials, host.admin_gid)
+        return partial(work, matter, *further)
 
     def _refuse(self, request: _Request, error: DkrError) -> None:
         self._log.audit(

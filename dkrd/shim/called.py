@@ -15,10 +15,8 @@ from dkrd.shim.ended import unguarded
 from dkrd.shim.state import write_file
 
 if TYPE_CHECKING:
-    from dkrd.ids import Pool
-    from dkrd.policy import Credentials
-    from dkrd.settings import Settings
     from dkrd.shim.asks import Ask
+    from dkrd.shim.matter import Matter
     from dkrd.shim.state import State
     from dkrd.shim.task import ShimTask
 
@@ -53,29 +51,21 @@ class Renaming:
         return {}
 
 
-def rename_kept(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    ask: dict[str, object],
-    given: int,
-) -> dict[str, object]:
+def rename_kept(matter: Matter, ask: dict[str, object], given: int) -> dict[str, object]:
     """The same for one that does not run: a job of the launcher's. Raises NotFound for another's, Conflict for one that runs on
     without its guardian, or is about to be started.
     """
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    matter.check_owner()
     name = _wanted(ask)
-    if cleanup.lives(cleanup.read_state(settings, container)):
-        raise unguarded(f"cannot rename {container[:12]}")
-    claim = cleanup.take_over(settings, pool, container, "rename")
+    if cleanup.lives(matter.state()):
+        raise unguarded(f"cannot rename {matter.short}")
+    claim = cleanup.take_over(matter.settings, matter.pool, matter.id, "rename")
     try:
-        directory = f"{settings.state_dir}/containers/{container}"
+        directory = matter.directory
         state = cleanup.document(f"{directory}/state.json")
         if not state:
             raise Conflict(
-                f"cannot rename {container[:12]}: its end is still being written down", hint="try again"
+                f"cannot rename {matter.short}: its end is still being written down", hint="try again"
             )
         _write_config(directory, name)
         # The state counts where one of the two was not written.

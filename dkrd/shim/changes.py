@@ -25,9 +25,8 @@ from dkrd.shim import config as configs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dkrd.ids import Pool
-    from dkrd.policy import Credentials
     from dkrd.settings import Settings
+    from dkrd.shim.matter import Matter
 
 SECONDS = 5.0
 MAX_CHANGES = 50_000
@@ -156,27 +155,19 @@ def _directory(parent: int, name: str) -> int:
         return -1
 
 
-def tell(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    layers: Mapping[str, str | DkrError],
-    given: int,
-) -> dict[str, object]:
+def tell(matter: Matter, layers: Mapping[str, str | DkrError], given: int) -> dict[str, object]:
     """Write the changes of a container, which must be theirs who ask, a line each, into the socket `given`. `layers`: of the built-in
     roots, by name. Raises DkrError.
     """
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    directory = f"{settings.state_dir}/containers/{container}"
-    laid, layer = _root(f"{directory}/config.json", settings, layers)
-    changes = _Changes(container[:12], laid=laid)
+    matter.check_owner()
+    directory = matter.directory
+    laid, layer = _root(f"{directory}/config.json", matter.settings, layers)
+    changes = _Changes(matter.short, laid=laid)
     with contextlib.ExitStack() as stack:
         try:
             upper = os.open(f"{directory}/upper", _DIRECTORY)
         except FileNotFoundError as err:
-            raise Unavailable(f"cannot tell what {container[:12]} has changed: it is going") from err
+            raise Unavailable(f"cannot tell what {matter.short} has changed: it is going") from err
         stack.callback(os.close, upper)
         below = -1
         if layer is not None:

@@ -28,6 +28,7 @@ from dkrd.shim.state import start_time, write_file
 if TYPE_CHECKING:
     from dkrd.policy import Credentials
     from dkrd.settings import Settings
+    from dkrd.shim.matter import Matter
 
 MAX_DOCUMENT = 8 * 1024 * 1024  # bytes
 _PATIENCE = 2.0  # seconds that a removal waits for a guardian that is about to end
@@ -238,28 +239,16 @@ def asker(pool: ids.Pool, credentials: Credentials, admin_gid: int | None) -> As
     return Asker(owner, admin)
 
 
-def check_owner(
-    settings: Settings, pool: ids.Pool, container: str, credentials: Credentials, admin_gid: int | None
-) -> None:
-    """Raise NotFound unless `container` stands and is theirs who have these credentials, or they are an admin's."""
-    check_id(container)
-    if not is_theirs(settings, container, asker(pool, credentials, admin_gid)):
-        raise NotFound(f"cannot find {container[:12]}: there is no such container")
-
-
 def is_theirs(settings: Settings, container: str, who: Asker) -> bool:
     """Whether `container`, an id, stands and is theirs who ask, or they are admins."""
     known = _known(settings, container)
     return bool(known) and who.may_touch(known.get("uid"))
 
 
-def remove(
-    settings: Settings, pool: ids.Pool, container: str, credentials: Credentials, admin_gid: int | None
-) -> None:
-    """`rm` of a stopped container on behalf of `credentials`; another's container is not found. Raises
-    DkrError.
-    """
-    check_owner(settings, pool, container, credentials, admin_gid)
+def remove(matter: Matter) -> None:
+    """`rm` of a stopped container on behalf of who asks; another's container is not found. Raises DkrError."""
+    settings, pool, container = matter.settings, matter.pool, matter.id
+    matter.check_owner()
     claim = take_over(settings, pool, container, "remove")
     # What copies has ended by then, and nobody else asks for it here.
     os.close(take_alone(settings, container, "remove"))

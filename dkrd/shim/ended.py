@@ -10,133 +10,82 @@ from dkrd.shim import cleanup
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from dkrd.ids import Pool
-    from dkrd.policy import Credentials
-    from dkrd.settings import Settings
+    from dkrd.shim.matter import Matter
 
 _LOST = "its command runs on until it ends by itself, or by SIGKILL: dkrctl kill, or rm --force"
 
 
-def kill(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    *ask: object,
-) -> NoReturn:
+def kill(matter: Matter, *ask: object) -> NoReturn:
     """Why there is nobody to pass a signal on. Raises NotFound for another's container, else Conflict."""
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    raise _unable(settings, container, "signal")
+    matter.check_owner()
+    raise _unable(matter, "signal")
 
 
-def pause(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    *ask: object,
-) -> NoReturn:
+def pause(matter: Matter, *ask: object) -> NoReturn:
     """Why there is nobody who could. Raises NotFound for another's container, else Conflict."""
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    raise _unable(settings, container, "pause")
+    matter.check_owner()
+    raise _unable(matter, "pause")
 
 
-def unpause(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    *ask: object,
-) -> NoReturn:
+def unpause(matter: Matter, *ask: object) -> NoReturn:
     """Why there is nobody who could. Raises NotFound for another's container, else Conflict."""
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    state = cleanup.read_state(settings, container)
+    matter.check_owner()
+    state = matter.state()
     if state.get("status") == "paused" and cleanup.lives(state):
         raise Conflict(
-            f"cannot unpause {container[:12]}: its guardian was killed, and nobody else may",
+            f"cannot unpause {matter.short}: its guardian was killed, and nobody else may",
             rule="unguarded",
             hint="SIGKILL ends it: dkrctl kill, or rm --force",
         )
-    raise _unable(settings, container, "unpause")
+    raise _unable(matter, "unpause")
 
 
-def stop(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    *ask: object,
-) -> dict[str, object]:
+def stop(matter: Matter, *ask: object) -> dict[str, object]:
     """`rests` where nothing of it runs, which is what was wanted. Raises NotFound for another's container, Conflict for one that
     runs on without its guardian.
     """
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    if cleanup.lives(cleanup.read_state(settings, container)):
-        raise unguarded(f"cannot stop {container[:12]}")
+    matter.check_owner()
+    if cleanup.lives(matter.state()):
+        raise unguarded(f"cannot stop {matter.short}")
     return {"rests": True}
 
 
-def attach(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    *ask: object,
-) -> NoReturn:
+def attach(matter: Matter, *ask: object) -> NoReturn:
     """Why there is nothing to attach to. Raises NotFound for another's container, else Conflict."""
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    _nobody(settings, container, "attach to", "its guardian was killed, and its terminal went with it")
+    matter.check_owner()
+    _nobody(matter, "attach to", "its guardian was killed, and its terminal went with it")
 
 
-def execute(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    *ask: object,
-) -> NoReturn:
+def execute(matter: Matter, *ask: object) -> NoReturn:
     """Why nothing can be executed there. Raises NotFound for another's container, else Conflict."""
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    _nobody(settings, container, "execute in", "its guardian was killed, and nobody else may")
+    matter.check_owner()
+    _nobody(matter, "execute in", "its guardian was killed, and nobody else may")
 
 
-def copy(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    *ask: object,
-) -> dict[str, object]:
+def copy(matter: Matter, *ask: object) -> dict[str, object]:
     """`rests` where it does not run: then a porter is asked (porter.py). Raises NotFound for another's container, Conflict for one
     that runs on without its guardian, or is about to run.
     """
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    state = cleanup.read_state(settings, container)
+    matter.check_owner()
+    state = matter.state()
     if state.get("status") not in ("created", "stopped"):
-        _nobody(settings, container, "copy from or to", "its guardian was killed, and nobody else may")
+        _nobody(matter, "copy from or to", "its guardian was killed, and nobody else may")
     return {"rests": True}
 
 
-def _nobody(settings: Settings, container: str, verb: str, why: str) -> NoReturn:
-    state = cleanup.read_state(settings, container)
+def _nobody(matter: Matter, verb: str, why: str) -> NoReturn:
+    state = matter.state()
     if state.get("status") == "created":
-        raise not_started(f"cannot {verb} {container[:12]}")
+        raise not_started(f"cannot {verb} {matter.short}")
     if state.get("status") == "restarting":
-        raise waits(f"cannot {verb} {container[:12]}")
+        raise waits(f"cannot {verb} {matter.short}")
     if cleanup.lives(state):
         raise Conflict(
-            f"cannot {verb} {container[:12]}: {why}",
+            f"cannot {verb} {matter.short}: {why}",
             rule="unguarded",
             hint=_LOST,
         )
-    raise Conflict(f"cannot {verb} {container[:12]}: it has ended", rule="ended")
+    raise Conflict(f"cannot {verb} {matter.short}: it has ended", rule="ended")
 
 
 def not_started(what: str) -> Conflict:
@@ -162,13 +111,13 @@ def unguarded(what: str) -> Conflict:
     )
 
 
-def _unable(settings: Settings, container: str, verb: str) -> Conflict:
+def _unable(matter: Matter, verb: str) -> Conflict:
     """Why something cannot be done to a container that has no guardian."""
-    state = cleanup.read_state(settings, container)
+    state = matter.state()
     if state.get("status") == "created":
-        return not_started(f"cannot {verb} {container[:12]}")
+        return not_started(f"cannot {verb} {matter.short}")
     if state.get("status") == "restarting":
-        return waits(f"cannot {verb} {container[:12]}")
+        return waits(f"cannot {verb} {matter.short}")
     if cleanup.lives(state):
-        return unguarded(f"cannot {verb} {container[:12]}")
-    return Conflict(f"cannot {verb} {container[:12]}: it has ended", rule="ended")
+        return unguarded(f"cannot {verb} {matter.short}")
+    return Conflict(f"cannot {verb} {matter.short}: it has ended", rule="ended")

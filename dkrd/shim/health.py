@@ -29,13 +29,11 @@ from dkrd.shim.state import write_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dkrd.ids import Pool
     from dkrd.loop import Timer
-    from dkrd.policy import Credentials
-    from dkrd.settings import Settings
     from dkrd.shim.asks import Ask
     from dkrd.shim.health_check import Check
     from dkrd.shim.inside import Place
+    from dkrd.shim.matter import Matter
 
 FILE = "health.json"  # beside the files of a stopped container
 MAX_BYTES = 60_000  # of it: a job of the launcher's hands on 64 KiB
@@ -210,17 +208,10 @@ def _fitting(document: dict[str, object]) -> bytes:
     return data
 
 
-def read_kept(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    *ask: object,
-) -> dict[str, object]:
+def read_kept(matter: Matter, *ask: object) -> dict[str, object]:
     """What was found of a container that no guardian stands for (any more); empty where that is not known. A job of the launcher's.
 
     Raises NotFound for another's container.
     """
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    return cleanup.document(f"{settings.state_dir}/containers/{container}/{FILE}")
+    matter.check_owner()
+    return cleanup.document(f"{matter.directory}/{FILE}")

@@ -27,13 +27,11 @@ from dkrd.shim.session import forbid_descriptors
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from dkrd.ids import Pool
     from dkrd.loop import Loop
-    from dkrd.policy import Credentials
-    from dkrd.settings import Settings
     from dkrd.shim.asks import Ask
     from dkrd.shim.called import Called
     from dkrd.shim.log_file import LogFile
+    from dkrd.shim.matter import Matter
 
 MAX_READERS = 32
 MAX_BEHIND = 16  # files that are held back for a reader which is slow; of further ones it misses the oldest
@@ -154,28 +152,19 @@ class Readers:
             self._drop(reader)
 
 
-def read_kept(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    ask: dict[str, object],
-    descriptor: int,
-) -> dict[str, object]:
+def read_kept(matter: Matter, ask: dict[str, object], descriptor: int) -> dict[str, object]:
     """The same for a container that no guardian stands for; a job of the launcher's. Raises NotFound for another's, Conflict
     where there is no log.
     """
     sock = _checked(ask, socket.socket(fileno=descriptor) if descriptor >= 0 else None)
     with sock:
-        cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-        directory = f"{settings.state_dir}/containers/{container}"
-        state = cleanup.read_state(settings, container)
+        matter.check_owner()
+        directory, state = matter.directory, matter.state()
         driver = _driver_of(cleanup.document(f"{directory}/config.json"))
         if driver in (log_drivers.NONE, log_drivers.JOURNAL):
-            refuse(container[:12], driver, container)
+            refuse(matter.short, driver, matter.id)
         if not os.path.lexists(f"{directory}/{NAME}") and state.get("status") != "created":
-            refuse(container[:12])
+            refuse(matter.short)
         _send_files(sock, directory)
     return {}
 

@@ -23,12 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dkrd import policy as policies
-    from dkrd.ids import Pool
-    from dkrd.policy import Credentials
-    from dkrd.settings import Settings
     from dkrd.shim.asks import Ask
     from dkrd.shim.called import Called
     from dkrd.shim.config import Config
+    from dkrd.shim.matter import Matter
     from dkrd.shim.state import State
     from dkrd.shim.task import ShimTask
 
@@ -78,26 +76,17 @@ class Updating:
         self._task.log.audit("updated", id=self._task.id, uid=who.uid, restart=restarts.word_of(policy))
 
 
-def update_kept(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    ask: Json,
-    given: int,
-) -> Json:
+def update_kept(matter: Matter, ask: Json, given: int) -> Json:
     """The same for one that does not run: a job of the launcher's. Raises NotFound for another's, Conflict for one that runs on
     without its guardian, or is about to be started.
     """
-    who = settings, pool, container, credentials, admin_gid
-    cleanup.check_owner(*who)
+    matter.check_owner()
     bounds, wanted = _parts(ask)
     policy = restarts.policy_of(wanted)
-    if cleanup.lives(cleanup.read_state(settings, container)):
-        raise ended.unguarded(f"cannot update {container[:12]}")
-    directory = f"{settings.state_dir}/containers/{container}"
-    with _taken(settings, pool, container, "update"), contextlib.ExitStack() as held:
+    if cleanup.lives(matter.state()):
+        raise ended.unguarded(f"cannot update {matter.short}")
+    directory = matter.directory
+    with _taken(matter, "update"), contextlib.ExitStack() as held:
         state = after = cleanup.document(f"{directory}/state.json")
         if wanted is not None:
             config = configs.read(f"{directory}/config.json")
@@ -106,7 +95,7 @@ def update_kept(
             held.enter_context(_written(directory, policy))
             after = restarts.changed(state, policy) if state else state
         if bounds or wanted is None:
-            limits = held.enter_context(updating.bounded_kept(*who, bounds))
+            limits = held.enter_context(updating.bounded_kept(matter, bounds))
             after = {**after, "limits": limits} if state else state
         if state:
             # Last: by it the update is told.
@@ -119,60 +108,45 @@ def _parts(ask: Json) -> tuple[Json, object]:
     return {key: value for key, value in ask.items() if key not in ("type", "restart")}, ask.get("restart")
 
 
-def stop_kept(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    *ask: object,
-) -> Json:
+def stop_kept(matter: Matter, *ask: object) -> Json:
     """`stop` without a guardian: one that waits to be restarted is not. Raises as ended.stop."""
-    answer = ended.stop(settings, pool, container, credentials, admin_gid, *ask)
-    state = cleanup.read_state(settings, container)
+    answer = ended.stop(matter, *ask)
+    state = matter.state()
     if restarts.may_follow(state) and not state.get("stopAsked") and state.get("status") != "created":
         # Also of one that has ended: a launcher that begins would start it.
-        _halt(settings, pool, container, "stop")
+        _halt(matter, "stop")
     return answer
 
 
-def kill_kept(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    ask: Json,
-    given: int,
-) -> Json:
+def kill_kept(matter: Matter, ask: Json, given: int) -> Json:
     """`kill` without a guardian: a signal that would end one which waits to be restarted ends that, and SIGKILL one that runs on
     (`{"unguarded": true}`). Raises as ended.kill.
     """
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    state = cleanup.read_state(settings, container)
+    matter.check_owner()
+    state = matter.state()
     if ask.get("signal") == signal.SIGKILL and cleanup.lives(state):
-        lost.end(settings, container, state)
+        lost.end(matter.settings, matter.id, state)
         return {"unguarded": True}
     if state.get("status") == "restarting":
-        config = configs.read(f"{settings.state_dir}/containers/{container}/config.json")
+        config = configs.read(f"{matter.directory}/config.json")
         if ask.get("signal") in (signal.SIGKILL, config.stop_signal):
-            _halt(settings, pool, container, "kill")
+            _halt(matter, "kill")
             return {}
-    return ended.kill(settings, pool, container, credentials, admin_gid)
+    return ended.kill(matter)
 
 
-def _halt(settings: Settings, pool: Pool, container: str, verb: str) -> None:
-    with _taken(settings, pool, container, verb):
-        path = f"{settings.state_dir}/containers/{container}/state.json"
+def _halt(matter: Matter, verb: str) -> None:
+    with _taken(matter, verb):
+        path = f"{matter.directory}/state.json"
         state = cleanup.document(path)
         if state.get("status") in ("restarting", "stopped"):
             _write(path, restarts.halted(state))
 
 
 @contextlib.contextmanager
-def _taken(settings: Settings, pool: Pool, container: str, verb: str) -> Iterator[None]:
+def _taken(matter: Matter, verb: str) -> Iterator[None]:
     """Nobody else's for the block. Raises Conflict where it runs."""
-    claim = cleanup.take_over(settings, pool, container, verb)
+    claim = cleanup.take_over(matter.settings, matter.pool, matter.id, verb)
     try:
         yield
     finally:

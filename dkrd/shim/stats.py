@@ -10,34 +10,24 @@ from dkrd.runtime import usage
 from dkrd.shim import cleanup
 
 if TYPE_CHECKING:
-    from dkrd.ids import Pool
-    from dkrd.policy import Credentials
-    from dkrd.settings import Settings
+    from dkrd.shim.matter import Matter
 
 MAX_IDS = 256  # in one question
 
 
-def look(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    ask: dict[str, object],
-    given: int,
-) -> dict[str, object]:
+def look(matter: Matter, ask: dict[str, object], given: int) -> dict[str, object]:
     """Of those of `ids` that run and are theirs: id -> what they use, now. What is absent nothing counts, or bounds.
 
-    `container`, the first of them, is as the others.
+    The container that it is about, the first of them, is as the others.
     """
     wanted = ask.get("ids")
     if set(ask) != {"type", "ids"} or not isinstance(wanted, list) or not 1 <= len(wanted) <= MAX_IDS:
         raise BadRequest(f"cannot read the ask: stats has up to {MAX_IDS} ids, and no further keys")
-    asker = cleanup.asker(pool, credentials, admin_gid)
+    asker = matter.asker()
     machine = usage.machine_memory()
     found: dict[str, object] = {}
     for one in wanted:
-        state = cleanup.read_state(settings, cleanup.check_id(str(one)))
+        state = cleanup.read_state(matter.settings, cleanup.check_id(str(one)))
         paths = state.get("cgroup")
         if (
             not state

@@ -18,44 +18,34 @@ from dkrd.shim.ended import not_started, waits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dkrd.ids import Pool
-    from dkrd.policy import Credentials
     from dkrd.runtime.processes import Process
-    from dkrd.settings import Settings
+    from dkrd.shim.matter import Matter
 
 MAX_BYTES = 400 * 1024  # of the answer's JSON; what does not fit is counted
 _NOBODY = 65534
 
 
-def look(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    ask: dict[str, object],
-    given: int,
-) -> dict[str, object]:
+def look(matter: Matter, ask: dict[str, object], given: int) -> dict[str, object]:
     """Titles, processes, and how many were left out. Raises NotFound for another's container, Conflict for one that does not run."""
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
+    matter.check_owner()
     columns = _columns(ask)
-    state = cleanup.read_state(settings, container)
+    state = matter.state()
     if state.get("status") == "created":
-        raise not_started(f"cannot look into {container[:12]}")
+        raise not_started(f"cannot look into {matter.short}")
     if state.get("status") == "restarting":
-        raise waits(f"cannot look into {container[:12]}")
+        raise waits(f"cannot look into {matter.short}")
     paths, init = state.get("cgroup"), state.get("pid")
     if not cleanup.lives(state) or not isinstance(paths, list) or not paths or not isinstance(init, int):
-        raise _ended(container)
+        raise _ended(matter)
     try:
         numbers, ids = processes.pids(str(paths[0])), processes.uid_map(init)
     except OSError:
-        raise _ended(container) from None
+        raise _ended(matter) from None
     return _table(numbers, ids, columns)
 
 
-def _ended(container: str) -> Conflict | NotFound:
-    return Conflict(f"cannot look into {container[:12]}: it has ended", rule="ended")
+def _ended(matter: Matter) -> Conflict | NotFound:
+    return Conflict(f"cannot look into {matter.short}: it has ended", rule="ended")
 
 
 def _columns(ask: dict[str, object]) -> tuple[str, ...]:

@@ -13,11 +13,9 @@ from dkrd.shim.state import write_file
 
 if TYPE_CHECKING:
     from common.errors import DkrError
-    from dkrd.ids import Pool
-    from dkrd.policy import Credentials
     from dkrd.runtime.steps import Recorder, Step
-    from dkrd.settings import Settings
     from dkrd.shim.config import Config
+    from dkrd.shim.matter import Matter
     from dkrd.shim.task import ShimTask
 
 VERSION = 1
@@ -61,27 +59,20 @@ def keep(directory: str, document: dict[str, object]) -> None:
     write_file(f"{directory}/{FILE}", frames.dumps(document))
 
 
-def read_kept(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    *ask: object,
-) -> dict[str, object]:
+def read_kept(matter: Matter, *ask: object) -> dict[str, object]:
     """The record of a container that no guardian stands for (any more); a job of the launcher's.
 
     Raises NotFound for another's container, Conflict where the record was lost with the guardian.
     """
-    cleanup.check_owner(settings, pool, container, credentials, admin_gid)
-    if cleanup.read_state(settings, container).get("status") == "created":
-        raise not_started(f"cannot explain {container[:12]}")
+    matter.check_owner()
+    if matter.state().get("status") == "created":
+        raise not_started(f"cannot explain {matter.short}")
     try:
-        with open(f"{settings.state_dir}/containers/{container}/{FILE}", "rb") as file:
+        with open(f"{matter.directory}/{FILE}", "rb") as file:
             return frames.loads_object(file.read(cleanup.MAX_DOCUMENT))
     except (FileNotFoundError, ValueError):
         raise Conflict(
-            f"cannot explain {container[:12]}: the record of its start was lost with its guardian, which was killed",
+            f"cannot explain {matter.short}: the record of its start was lost with its guardian, which was killed",
             rule="unguarded",
             hint="start another one like it, with --explain",
         ) from None

@@ -24,12 +24,12 @@ from dkrd.shim.state import write_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dkrd.ids import Pool
-    from dkrd.policy import Caller, Credentials
+    from dkrd.policy import Caller
     from dkrd.runtime.limits import Resources
     from dkrd.settings import Settings
     from dkrd.shim.called import Called
     from dkrd.shim.config import Config
+    from dkrd.shim.matter import Matter
     from dkrd.shim.task import ShimTask
 
 _KEYS = frozenset(limits.CONTROLLERS)
@@ -101,22 +101,14 @@ class Bounding:
 
 
 @contextlib.contextmanager
-def bounded_kept(
-    settings: Settings,
-    pool: Pool,
-    container: str,
-    credentials: Credentials,
-    admin_gid: int | None,
-    body: dict[str, object],
-) -> Iterator[dict[str, object]]:
+def bounded_kept(matter: Matter, body: dict[str, object]) -> Iterator[dict[str, object]]:
     """The same for one that does not run, and is nobody else's meanwhile; if the block fails, all is as it was. Raises NotFound for
     another's.
     """
-    asker = cleanup.asker(pool, credentials, admin_gid)
+    settings, asker, directory = matter.settings, matter.asker(), matter.directory
     if asker.owner is None:
-        raise NotFound(f"cannot find {container[:12]}: there is no such container")
-    who = policy.Caller(asker.owner, credentials.gid, asker.admin)
-    directory = f"{settings.state_dir}/containers/{container}"
+        raise NotFound(f"cannot find {matter.short}: there is no such container")
+    who = policy.Caller(asker.owner, matter.credentials.gid, asker.admin)
     grant = cleanup.document(f"{directory}/grant.json")
     config = configs.read(f"{directory}/config.json")
     pids = grant.get("pids", settings.pids_per_container)
@@ -124,7 +116,7 @@ def bounded_kept(
     change = _change(before, body, who, settings)
     # What the host cannot do is refused now, not at the next start.
     group = cgroup_tree.group_of(asker.owner)
-    places = cgroups.places(layout(), settings.cgroup_parent, container, group)
+    places = cgroups.places(layout(), settings.cgroup_parent, matter.id, group)
     there = cgroups.controllers(layout(), settings.cgroup_parent)
     limits.plan(layout(), places, change.differs, there, lifts=True)
     with _written_down(directory, change):

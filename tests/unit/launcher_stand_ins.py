@@ -14,6 +14,10 @@ import select
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dkrd.shim.matter import Matter
 
 # --- the api: runs as another user with the system's Python, so nothing of the project is imported in it
 
@@ -279,14 +283,12 @@ def _asked(follower: socket.socket, run: str) -> bool:
     return bool(ask["do"] != "hang up")
 
 
-def _unguarded(
-    settings: object, pool: object, container: str, credentials: object, admin: object, *rest: object
-) -> object:
+def _unguarded(matter: "Matter", *rest: object) -> object:
     from common.errors import Conflict, NotFound
 
-    if container == "00" * 32:
+    if matter.id == "00" * 32:
         return {"last": "words"}
-    if container == "11" * 32:
+    if matter.id == "11" * 32:
         raise NotFound("cannot find it")
     raise Conflict("cannot look: it has ended")
 
@@ -310,11 +312,11 @@ def _collect(settings: object, pool: object, container: str, how: dict[str, obje
     return None
 
 
-def _removal(settings: object, pool: object, container: str, credentials: object, admin: object) -> None:
+def _removal(matter: "Matter") -> None:
     from common.errors import NotFound
 
-    if container != "00" * 32:
-        raise NotFound(f"cannot remove {container[:12]}: there is no such container")
+    if matter.id != "00" * 32:
+        raise NotFound(f"cannot remove {matter.short}: there is no such container")
 
 
 def _layer(here: str, root: str) -> str:

@@ -14,6 +14,7 @@ from dkrd.runtime import spec
 from dkrd.runtime.steps import Recorder, Step
 from dkrd.settings import Settings
 from dkrd.shim import trace
+from dkrd.shim.matter import Matter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,7 +124,7 @@ def kept(tmp_path: Path) -> Path:
 def read(directory: Path, who: policy.Credentials) -> dict[str, Any]:
     settings = Settings(state_dir=str(directory.parents[1]))
     pool = ids.Pool(0x60000000, 0x6000FFFF, str(directory))
-    return trace.read_kept(settings, pool, ID, who, 4002)
+    return trace.read_kept(Matter(settings, pool, ID, who, 4002))
 
 
 def test_a_kept_record_is_its_owners_and_admins(kept: Path) -> None:
