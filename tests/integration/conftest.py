@@ -113,14 +113,16 @@ class Caller:
 
     def command(self, comm: str) -> Process:
         """The one process of this name in a container: waits until it has been executed. Nothing tells that by an event: a shell
-        that says it is ready and becomes another program then has not become it yet.
+        that says it is ready and becomes another program then has not become it yet. A child that it has forked has its name until
+        it becomes something else.
         """
         while True:
             # In the middle of its execve(2) it has the name and no arguments yet.
             found = [
                 process for process in self.daemon.processes() if process.comm == comm and process.command
             ]
-            if found:
+            pids = {process.pid for process in found}
+            if found := [process for process in found if process.parent not in pids]:
                 assert len(found) == 1
                 return found[0]
             select.select([], [], [], 0.005)

@@ -138,7 +138,7 @@ def test_a_tag_and_another_name(daemon: Daemon, journal: Journal) -> None:
     begin(daemon, "echo one; while ! [ -e /tmp/go ]; do sleep 0.05; done; echo two", "--log-opt", "tag=front")
     first = journal.take()
     daemon.dkrctl("rename", "web", "other", check=True)
-    daemon.dkrctl("exec", "other", "/bin/touch", "/tmp/go", check=True)
+    daemon.dkrctl("exec", "other", "/bin/touch", "/tmp/go")  # the end that it leads to may be its own
     second = journal.take()
     assert (first["CONTAINER_TAG"], first["CONTAINER_NAME"]) == (b"front", b"web")
     assert (second["SYSLOG_IDENTIFIER"], second["CONTAINER_NAME"]) == (b"front", b"other")
@@ -195,7 +195,7 @@ def test_without_blocking_what_was_dropped_is_a_record(daemon: Daemon, journal: 
     begin(daemon, "seq 30000; while ! [ -e /tmp/go ]; do sleep 0.05; done; echo last", *options)
     eventually(lambda: not any(one.comm == "seq" for one in daemon.processes()), "it was not held up")
     kept, dropped = [], 0
-    daemon.dkrctl("exec", "web", "/bin/touch", "/tmp/go", check=True)
+    daemon.dkrctl("exec", "web", "/bin/touch", "/tmp/go")
     while (record := journal.take())["MESSAGE"] != b"last":
         if "DKR_DROPPED" in record:
             dropped += int(record["DKR_DROPPED"])
