@@ -28,7 +28,7 @@ pytestmark = pytest.mark.root
 # Colours, places, and characters of two to four bytes, more than a pty holds at once; what is typed is not shown.
 SHOWS = r"""printf '\033[2J\033[3;5H\033[31mred\033[0m ä€\360\237\246\212'; i=0
 while [ $i -lt 900 ]; do printf '\033[%d;1Häöü€ß 漢字 %d' $((i % 20 + 4)) $i; i=$((i + 1)); done
-printf '\033[1;1Hready'; stty -echo; read word; stty size; printf '\033[2;1Hgot %d' ${#word}; read word; exit 3"""
+stty -echo; printf '\033[1;1Hready'; read word; stty size; printf '\033[2;1Hgot %d' ${#word}; read word; exit 3"""
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,8 @@ def test_a_further_command_and_who_is_attached(caller: Caller, place: Path) -> N
     with Terminal(caller) as terminal:
         terminal.attach("--record", str(place / "attach"), "web")
         terminal.until_raw()
-        terminal.type("echo from $((40 + 2)); exit 5\n")
+        # On a line of its own: what is typed may be shown before the prompt.
+        terminal.type("printf '\\nfrom %d\\n' 42; exit 5\n")
         assert terminal.status() == 5
     assert replayed(place / "exec")[0].startswith("from exec")
     assert any(line.startswith("from 42") for line in replayed(place / "attach"))
@@ -136,7 +137,7 @@ def test_a_further_command_and_who_is_attached(caller: Caller, place: Path) -> N
         words = ("start", "-ai", "--record", str(place / "start"), "web")
         terminal.client = caller.daemon.popen(*words, user=caller.user, **terminal.here())
         terminal.until_raw()
-        terminal.type("echo once $((40 + 3)); exit 6\n")
+        terminal.type("printf '\\nonce %d\\n' 43; exit 6\n")
         assert terminal.status() == 6
     assert any(line.startswith("once 43") for line in replayed(place / "start"))
 

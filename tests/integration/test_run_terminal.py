@@ -277,6 +277,7 @@ def test_in_tmux(root: Caller, open_tmp: Path) -> None:
         window.until("^40 100$")
         window.type("sleep 600", "Enter")
         window.until("sleep 600$")
+        root.command("sleep")  # before it is that, the keys are its shell's
         window.type("C-c")
         window.until(r"\^C\ninside>$")
         clients = [

@@ -17,7 +17,7 @@ import pytest
 from dkrctl.client import DEVNULL, PIPE, STDOUT, BadRequest, Client, Conflict, Process, ProtocolError
 from tests import host
 from tests.integration.conftest import Caller
-from tests.reliability.support import remains
+from tests.reliability.support import inits, remains
 from tests.sdk import drive, look_until
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ def test_leaving_does_what_on_disconnect_says(
 
     drive(caller, scenario)
     if wish == "keep":
-        [inside] = [p for p in caller.daemon.processes() if p.comm == "sh"]
+        [inside] = inits(caller.daemon)  # whose children are called as it is until they are another program
         host.kill(inside)
     ended = caller.ended("left")["exit"]
     assert (ended["code"], ended["cause"]) == {

@@ -13,11 +13,13 @@ import pytest
 
 from tests import host
 from tests.integration.terminals import GUARD, Terminal, keepers
+from tests.sessions import gone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.daemon import Daemon
     from tests.integration.conftest import Caller
 
 pytestmark = pytest.mark.root
@@ -29,6 +31,13 @@ ECHO = (
     "while (c := os.read(0, 1)) != b'.': os.write(1, b'%d;' % c[0])\n"
 )
 READER = ("/usr/bin/python3", "-ISc", ECHO)
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on(daemon: Daemon) -> Iterator[None]:
+    """A guardian ends behind its client, and its command may: the next test must not take them for its own."""
+    yield
+    gone(daemon)
 
 
 def until(what: Callable[[], bool]) -> None:

@@ -15,7 +15,7 @@ from dkrctl.parse import parse
 from dkrctl.wording import in_options
 from tests import host
 from tests.integration.terminals import Terminal
-from tests.reliability.support import kill_and_wait, shims
+from tests.reliability.support import eventually, kill_and_wait, shims, the_shim
 from tests.unit.canned import canned, fault, http
 
 if TYPE_CHECKING:
@@ -230,8 +230,9 @@ def test_what_is_not_done_is_told_of_the_name(root: Caller) -> None:
 def test_one_without_a_guardian_is_called_by_its_name_too(root: Caller) -> None:
     daemon = root.daemon
     with root.standing() as container:
-        [shim] = shims(daemon)
-        kill_and_wait(shim)
+        # That of the test before has nothing left to do and may not have ended yet.
+        eventually(lambda: len(shims(daemon)) == 1, "it is the only one")
+        kill_and_wait(the_shim(daemon))
         for words in (("stop", "web"), ("unpause", "web"), ("cp", "web:/etc", "-")):
             said = told(daemon, *words)
             assert " web: " in said, words

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from common.clock import now
 from tests.sessions import acting_as
 from tests.unit.api_process import Api, Client, api_directory, eventually, state
 
@@ -57,20 +58,9 @@ class Reader:
 
 def past(api: Api, query: str = "") -> list[tuple[str, str]]:
     """All that has happened: (id's first digit, action)."""
-    found = Reader(api, f"?until=9999-01-01T00:00:00Z&since=2000-01-01T00:00:00Z{query}")
-    return [(event["id"][0], event["action"]) for event in _ended(found)]
-
-
-def _ended(reader: Reader) -> list[Any]:
-    """What comes until nothing more does for a moment: the end of time is far."""
-    reader.client.sock.settimeout(0.3)
-    found = []
-    try:
-        while (event := reader.next()) is not None:
-            found.append(event)
-    except TimeoutError:
-        pass
-    return found
+    # Nothing of it is told with a time to come: it ends by itself.
+    found = Reader(api, f"?until={now()}&since=2000-01-01T00:00:00Z{query}")
+    return [(event["id"][0], event["action"]) for event in found.rest()]
 
 
 def say(api: Api, number: int, kind: str = "state", container: str = ONE, **changes: Any) -> None:
