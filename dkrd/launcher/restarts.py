@@ -41,15 +41,14 @@ _BOOTED = "booted"
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """One of them. `unasked` as in ShimTask; `mark` tells its state from others of the same container; `held`: how many hold it back;
-    `due`: its time has come meanwhile.
+    """One of them. `unasked` as in ShimTask; `mark` tells its state from others of the same container; `due`: its time has come while
+    somebody held it back.
     """
 
     uid: int
     unasked: str
     mark: object = None
     timer: Timer | None = None
-    held: int = 0
     due: bool = False
 
 
@@ -70,6 +69,7 @@ class Restarts:
         self._settings = settings
         self._launch = launch
         self._waiting: dict[str, _Waiting] = {}
+        self._holding: dict[str, list[int]] = {}  # by whom each is held back
         self._tried: dict[str, object] = {}  # the marks of the states that were launched last
         self.when_free = containers.when_free
 
@@ -141,17 +141,24 @@ class Restarts:
         return state
 
     def hold(self, container_id: str, uid: int) -> Callable[[], None]:
-        """Hold it back while `uid`, an admin as 0, has something to say of it; call what is returned to let it go on."""
-        waiting = self._waiting.get(container_id)
-        if waiting is None or uid not in (0, waiting.uid):
-            return lambda: None
-        waiting.held += 1
-        return partial(self._let_go, container_id, waiting)
+        """Hold it back while `uid`, an admin as 0, has something to say of it; call what is returned to let it go on.
 
-    def _let_go(self, container_id: str, waiting: _Waiting) -> None:
-        waiting.held -= 1
-        if waiting.due and not waiting.held and self._waiting.get(container_id) is waiting:
+        Also where it does not wait yet: who asks in the moment of its end may find its guardian at work and not listening any more,
+        and has it said behind that, when the time until the restart may be over.
+        """
+        self._holding.setdefault(container_id, []).append(uid)
+        return partial(self._let_go, container_id, uid)
+
+    def _let_go(self, container_id: str, uid: int) -> None:
+        self._holding[container_id].remove(uid)
+        if not self._holding[container_id]:
+            del self._holding[container_id]
+        waiting = self._waiting.get(container_id)
+        if waiting is not None and waiting.due and not self._is_held(container_id, waiting):
             self._now(container_id, waiting)
+
+    def _is_held(self, container_id: str, waiting: _Waiting) -> bool:
+        return any(uid in (0, waiting.uid) for uid in self._holding.get(container_id, ()))
 
     def _arm(self, state: State, unasked: str, seconds: float) -> None:
         container_id, uid = str(state["id"]), state.get("uid")
@@ -176,7 +183,7 @@ class Restarts:
     def _free(self, container_id: str, waiting: _Waiting, error: DkrError | None) -> None:
         if self._waiting.get(container_id) is not waiting:
             return
-        if waiting.held:
+        if self._is_held(container_id, waiting):
             waiting.due = True
             return
         if error is not None and error.rule == "running":

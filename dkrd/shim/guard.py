@@ -236,7 +236,9 @@ class Guard:
         """A signal that somebody wants the command to get."""
         if not self._ended:
             self._state.note("kill", signal=int(number))
-            self._halting.signalled(number)
+        # Also of one that has ended in this moment by itself: who wants its end does not want it restarted.
+        self._halting.signalled(number)
+        if not self._ended:
             self._deliver(number)
 
     def _ask_to_end(self, number: int) -> None:

@@ -136,6 +136,20 @@ def test_its_owner_holds_it_back(bench: Bench) -> None:
     assert bench.launched == [(ONE, 7, "restart")]
 
 
+@pytest.mark.parametrize("status", ["stopped", None])
+def test_who_has_asked_in_the_moment_of_its_end_holds_it_back_too(bench: Bench, status: str | None) -> None:
+    """Its guardian told that it waits, and ended without an answer."""
+    let_go = bench.restarts.hold(ONE, 7)
+    bench.restarts.note(waiting())
+    bench.quiet()
+    assert bench.launched == []
+    if status is not None:
+        bench.restarts.note({"id": ONE, "uid": 7, "status": status})
+    let_go()
+    bench.quiet()
+    assert bench.launched == ([] if status else [(ONE, 7, "restart")])
+
+
 def test_nobody_else_does(bench: Bench) -> None:
     bench.restarts.note(waiting())
     bench.restarts.hold(ONE, 8)
