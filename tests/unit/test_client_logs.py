@@ -152,7 +152,7 @@ def test_one_that_is_followed_is_asked_for_again_and_no_line_comes_twice(tmp_pat
     assert peer.requests[0] == f"GET /v1/containers/web/logs?tail=2&{until} HTTP/1.1"
     again = f"GET /v1/containers/web/logs?{until}&since={TIME.replace(':', '%3A')} HTTP/1.1"
     assert set(peer.requests[1:]) == {again}
-    assert len(peer.requests) > 2
+    assert len(peer.requests) >= 2  # how often within that time is the machine's affair
 
 
 def test_it_is_gone_on_with_by_its_id(tmp_path: Path) -> None:
