@@ -15,7 +15,7 @@ import pytest
 
 from tests.daemon import Daemon
 from tests.patience import guard
-from tests.reliability.support import count
+from tests.reliability.support import count, settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,7 +136,7 @@ class Caller:
     def ended(self, name: str) -> dict[str, Any]:
         """What is told of a container that is kept, once it is told as stopped: the news may be later than its client's exit."""
         while True:
-            [container] = [container for container in self.containers() if container["name"] == name]
+            [container] = [one for one in self.containers() if one["name"] == name and not one["rm"]]
             if container["status"] == "stopped":
                 return container
             select.select([], [], [], 0.01)
@@ -154,6 +154,16 @@ def request(daemon: Daemon, method: str, path: str) -> Any:
         body = answer.read()
     assert 200 <= answer.status < 300, f"{method} {path}: {answer.status} {body!r}"
     return json.loads(body) if body else None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_there(request: pytest.FixtureRequest) -> None:
+    """Each file begins when what the one before had run is cleaned up: a guardian does that behind its client's exit, and with --rm a
+    container is listed until then.
+    """
+    tests = [item for item in request.session.items if item.path == request.path]
+    if any("daemon" in getattr(test, "fixturenames", ()) for test in tests):
+        settle(request.getfixturevalue("daemon"))
 
 
 @pytest.fixture(params=["root", "tenant"])
