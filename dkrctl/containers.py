@@ -167,9 +167,13 @@ class Shown:
 
         return word_of(self.record.get("restart"))
 
-    def fields(self, names: "Iterable[str]" = (*HEADINGS, "Label")) -> Record:
-        """What a template of `ps` can ask for, or of it those with these `names`."""
-        return Record({name: _VALUES[name](self) for name in names})
+    def fields(self) -> Record:
+        """What a template of `ps` can ask for."""
+        return Record({name: value(self) for name, value in _VALUES.items()})
+
+    def cells(self, names: "Iterable[str]") -> list[str]:
+        """The fields of these names, for a table."""
+        return [str(_VALUES[name](self)) for name in names]
 
 
 def _label(container: Shown) -> Method:

@@ -97,6 +97,8 @@ class Filters(filters.Filters):
 
     def has(self, container: Shown) -> bool:
         """Whether `container` is one of those that are meant."""
+        if not self.values:
+            return True
         record, made = container.record, self._made
         created = str(record.get("created"))
         return self.match(
@@ -175,7 +177,8 @@ def _presentation(call: Call) -> "Callable[[list[Shown]], str]":
             raise BadRequest("cannot show ids only and by a format: give --quiet or --format")
         return lambda found: "".join(f"{container.id}\n" for container in found)
     columns = {**_COLUMNS, **_SIZE} if call.parsed.flag("size") else _COLUMNS
-    show = presentation(given or "table", columns, heading())
     if given in (None, "table"):
-        return lambda found: show([container.fields(columns) for container in found])
+        rows = tuple(columns.values())
+        return lambda found: tables.render(rows, [one.cells(columns) for one in found], output.width())
+    show = presentation(given, columns, heading())
     return lambda found: show([container.fields() for container in found])
