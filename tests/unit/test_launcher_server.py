@@ -379,7 +379,7 @@ def test_service_manager_is_told(daemon: Daemon) -> None:
 
 
 def test_watchdog_replaces_an_api_that_hangs(daemon: Daemon) -> None:
-    daemon.start(environ={"WATCHDOG_USEC": "600000"})
+    daemon.start(environ={"WATCHDOG_USEC": "2000000"})
     daemon.notified("WATCHDOG=1")
     before = daemon.ask(do="pid")["pid"]
     daemon.ask(do="deaf")
