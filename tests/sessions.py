@@ -332,11 +332,19 @@ def start_frame(request: Json, *, stdio: list[int] | None = None, tty: list[int]
 
 
 def until_held_up(pid: int) -> None:
-    """Wait until the process writes to a terminal that takes no more: it waits in the kernel, and writes nothing more."""
+    """Wait until the process writes to a terminal, as its standard output, that takes no more: it waits in the kernel, and writes
+    nothing more. One that still waits for what is typed waits in the same place, for descriptor 0.
+    """
     seen = b""
     while True:
-        with open(f"/proc/{pid}/wchan") as wchan, open(f"/proc/{pid}/io", "rb") as io:
-            now = io.read() if wchan.read() == "wait_woken" else b""  # n_tty_write() of drivers/tty/n_tty.c
+        with (
+            open(f"/proc/{pid}/wchan") as wchan,
+            open(f"/proc/{pid}/syscall") as syscall,
+            open(f"/proc/{pid}/io", "rb") as io,
+        ):
+            # n_tty_write() of drivers/tty/n_tty.c; proc(5): the number of the call, then what it was given
+            writes = wchan.read() == "wait_woken" and syscall.read().split()[1:2] == ["0x1"]
+            now = io.read() if writes else b""
         if now and now == seen:
             return
         seen = now
