@@ -378,8 +378,9 @@ async def test_much_by_messages(daemon: Daemon, http: aiohttp.ClientSession) -> 
 
 
 async def test_a_terminal_by_messages(daemon: Daemon, http: aiohttp.ClientSession) -> None:
-    line = "trap 'stty size; exit 9' WINCH; while :; do sleep 0.05; done"
+    line = """trap '[ "$(stty size)" = "11 22" ] && exit 9' WINCH; echo up; while :; do sleep 0.05; done"""
     with made(daemon, *sh(line), terminal=True, openStdin=True) as name:
+        logged(daemon, name, "up\r\n")  # from here on it minds its window
         async with http.ws_connect(f"/v1/containers/{name}/attach?height=10&width=20") as websocket:
             attached = await text(websocket)
             assert attached["terminal"] is True
