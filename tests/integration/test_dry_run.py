@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import sqlite3
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import pytest
 from tests import host
 from tests.integration.conftest import Caller
 from tests.integration.terminals import Terminal
+from tests.reliability.support import settle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,15 +48,6 @@ def snapshot(daemon: Daemon) -> dict[str, Any]:
     return {"files": times, "rows": rows, "mounts": host.mounts(str(daemon.directory))}
 
 
-def settled(caller: Caller) -> None:
-    """Waits until the daemon has heard of the ends of all that went before."""
-    while caller.containers():
-        select.select([], [], [], 0.01)
-    for process in caller.daemon.processes():
-        if process.comm == "dkr-shim":
-            host.wait_gone(process.pid, 10.0)
-
-
 WORDS = ("--name", "planned", "--tmpfs", "/scratch:size=1m", "-e", "SECRET=x", "/bin/sh", "-c", "exit 3")
 
 
@@ -64,15 +55,15 @@ def test_nothing_is_changed(make_daemon: MakeDaemon, tenant: User) -> None:
     daemon = make_daemon()
     for caller in (Caller(daemon, None), Caller(daemon, tenant)):
         caller.output("/bin/true")  # whatever the first start makes for all is there
-        settled(caller)
+        settle(caller.daemon)
         before = snapshot(daemon)
         for _ in range(3):
             done = caller.run("--dry-run", *WORDS, check=True)
             assert done.stdout.startswith("What this run would do. Nothing of it was done.\n")
-        settled(caller)
+        settle(caller.daemon)
         assert snapshot(daemon) == before
         assert caller.run(*WORDS).returncode == 3  # the name was never taken
-        settled(caller)
+        settle(caller.daemon)
         assert snapshot(daemon) != before  # such a snapshot would have told
 
 
@@ -80,7 +71,7 @@ def test_it_does_not_count(make_daemon: MakeDaemon, tenant: User) -> None:
     caller = Caller(make_daemon(limits={"containers_per_user": 1}), tenant)
     for _ in range(5):
         plan_of(caller, "/bin/true")
-        settled(caller)
+        settle(caller.daemon)
     with caller.popen("/bin/sleep", "600") as client:
         caller.command("sleep")
         done = caller.run("--dry-run", "/bin/true")  # and is refused where a run would be
@@ -142,7 +133,7 @@ def test_the_plan_of_what_is_detached(make_daemon: MakeDaemon, tenant: User) -> 
     daemon = make_daemon(limits={"log_max_size": 8192, "log_max_files": 3})
     for caller in (Caller(daemon, None), Caller(daemon, tenant)):
         caller.output("/bin/true")
-        settled(caller)
+        settle(caller.daemon)
         before = snapshot(daemon)
         health = ("--health-tcp", "80", "--health-on-failure", "restart", "--health-interval", "5")
         words = (
@@ -180,7 +171,7 @@ def test_the_plan_of_what_is_detached(make_daemon: MakeDaemon, tenant: User) -> 
         ):
             assert said in text
         assert "started again by its policy on-failure, at most 3 times" in text
-        settled(caller)
+        settle(caller.daemon)
         assert snapshot(daemon) == before
 
 
