@@ -13,6 +13,7 @@ from scripts import generate
 from tests.integration.conftest import Caller
 from tests.integration.shells import SHELLS, offered
 from tests.integration.verbs import make, running, tidy
+from tests.reliability.support import eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -32,6 +33,8 @@ def containers(daemon: Daemon) -> Iterator[None]:
     root = Caller(daemon, None)
     make(daemon, None, "bad-1", "/bin/true")
     make(daemon, None, "bad-2", "busybox", "true")
+    for name in ("bad-1", "bad-2"):
+        root.ended(name)  # the news of it may be later than its client's exit
     daemon.dkrctl("create", "--name", "made", "/bin/true", check=True)
     with running(root, "alive"):
         yield
@@ -169,7 +172,8 @@ def execs(daemon: Daemon, containers: None) -> Iterator[list[str]]:
     start = ("exec", "-d", "alive", "/bin/sleep")
     found = [daemon.dkrctl(*start, f"60{n}", check=True).stdout.strip()[:12] for n in range(2)]
     yield sorted(found)
-    daemon.dkrctl("exec", "kill", "alive", *found)
+    daemon.dkrctl("exec", "kill", "alive", *found, check=True)
+    eventually(lambda: not daemon.dkrctl("exec", "ls", "-q", "alive", check=True).stdout, "they have ended")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
