@@ -233,7 +233,8 @@ def test_frames_out_of_order(daemon: Daemon, frame: bytes, taken: bool, number: 
 
 
 def _end(daemon: Daemon, pid: int) -> None:
-    os.kill(pid, 9)
+    with contextlib.suppress(ProcessLookupError):  # where descriptors have passed it is being ended
+        os.kill(pid, 9)
     eventually(lambda: not os.path.exists(f"/proc/{pid}"), "it ends")
 
 
