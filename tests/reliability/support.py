@@ -361,7 +361,7 @@ def assert_same(daemon: Daemon, before: Counts) -> None:
     Fewer descriptors are no fault: on a busy machine a connection may have been closing for longer than was looked before.
     """
     _rest(daemon)
-    until = time.monotonic() + 5.0
+    until = time.monotonic() + GUARD_SECONDS
     while not (now := _look(daemon)).within(before):
         assert time.monotonic() < until, f"before {before}\nnow    {now}"
         time.sleep(LOOK_SECONDS)

@@ -244,7 +244,7 @@ def test_two_daemons_below_one_parent_do_not_take_each_others_directories_away(
     prefix: Path, tenant: host.User
 ) -> None:
     """The last container's end of one removes the user's directory while the other is about to make a container in it."""
-    top = v2_root() / "dkr-test-shared"
+    top = v2_root() / f"dkr-test-shared-{os.getpid()}"
     top.mkdir()
     trees = [Tree(prefix, cgroup={"parent": f"/{top.name}"}) for _ in range(2)]
     wrong: list[str] = []
@@ -265,19 +265,15 @@ def test_two_daemons_below_one_parent_do_not_take_each_others_directories_away(
             worker.join()
         assert wrong == []
     finally:
+        # A guardian cannot remove the cgroup that it is in, and ends behind its client's exit: the launcher must see it.
+        for tree in trees:
+            settle(tree.daemon)
         for tree in trees:
             tree.daemon.stop()
-            settle_files(tree.daemon)
         for tree in trees:
             tree.daemon.close()
         with contextlib.suppress(FileNotFoundError):
             top.rmdir()
-
-
-def settle_files(daemon: Daemon) -> None:
-    """Waits for guardians that are about to end."""
-    for shim in shims(daemon):
-        host.wait_gone(shim.pid, GUARD_SECONDS)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-NAMES = ("dkr-copy", "dkr-porter", "dkr-rest")
+NAMES = ("dkr-porter", "dkr-copy", "dkr-rest")  # in this order they are killed: who would tell of it, first
 
 
 def processes(daemon: Daemon, comm: str) -> list[host.Process]:
@@ -163,6 +163,7 @@ def test_a_client_that_reads_nothing_holds_nobody_up(daemon: Daemon, open_tmp: P
     (open_tmp / "big").write_bytes(os.urandom(8 * 1024 * 1024))
     with made(daemon, again=False):
         daemon.dkrctl("cp", str(open_tmp / "big"), "web:/srv/f", check=True)
+        eventually(lambda: nobody(daemon), "the copy before is over")
         read, write = os.pipe()
         with daemon.popen("cp", "web:/srv/f", "-", stdout=write, stderr=-1, text=True) as client:
             os.close(write)
@@ -275,8 +276,12 @@ def test_where_there_is_cgroup_v2_alone(prefix: Path) -> None:
             with made(daemon) as container:
                 with stalled(daemon):
                     assert {f"u0/{container}/shim", f"u0/{container}/c"} <= tree.directories()
-                    [copy] = processes(daemon, "dkr-copy")
-                    assert tree.place(copy) == f"u0/{container}/c"
+                    eventually(
+                        lambda own=f"u0/{container}/c": (  # type: ignore[misc]
+                            [tree.place(copy) for copy in processes(daemon, "dkr-copy")] == [own]
+                        ),
+                        "it has joined",
+                    )
                     end()
                 if daemon.process is not None and daemon.process.poll() is not None:
                     daemon.start()

@@ -166,7 +166,7 @@ def test_what_has_its_end_is_not_waited_for_and_who_has_no_patience_is_told(make
     life(daemon, "a")
     pipe = subprocess.PIPE
     words = ("events", "--since", "1h")
-    with daemon.popen(*words, env={"DKR_TIMEOUT": "0.2"}, stdout=pipe, stderr=pipe, text=True) as client:
+    with daemon.popen(*words, env={"DKR_TIMEOUT": "2"}, stdout=pipe, stderr=pipe, text=True) as client:
         assert client.stdout is not None
         for _ in LIFE:
             client.stdout.readline()

@@ -37,6 +37,9 @@ def test_neither_session_notices_that_the_daemon_is_killed(make_daemon: MakeDaem
         terminal.until("up\r\n")
         assert plain.stdin is not None
         assert plain.stdout is not None
+        plain.stdin.write("here\n")
+        plain.stdin.flush()
+        assert plain.stdout.readline() == "here\n"
         for number in range(2):
             kill(caller.daemon)
             terminal.type(f"line{number}\r")

@@ -155,6 +155,7 @@ def test_killed_at_any_moment_of_its_making(daemon: Daemon) -> None:
         eventually(lambda: not shims(daemon), "the guardian is dead")
         ask(daemon, "POST", "/v1/containers/made/start")
         eventually(lambda: not shims(daemon), "it has ended")
+        eventually(lambda: not listed(daemon), "its end is known")
         found = [container["status"] for container in listed(daemon, every=True)]
         seen.add(tuple(found))
         if found:

@@ -215,6 +215,7 @@ def test_starts_and_removals_that_were_cut_off_are_finished(make_daemon: MakeDae
     daemon = make_daemon(limits=BUILD)
     assert daemon.dkrctl("run", "--name", "half", "/bin/true").returncode == 0
     (half,) = listed(daemon, every=True)
+    eventually(lambda: not shims(daemon), "its guardian writes nothing any more")
     above = [path for path in host.cgroups(daemon.cgroup) if path.name == daemon.cgroup]
     daemon.stop()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests import host
 from tests.reliability.support import (
     GUARD_SECONDS,
+    LOOK_SECONDS,
     SMALL,
     Manager,
     RawClient,
@@ -60,6 +62,15 @@ def _few_descriptors(pid: int, more: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
+def _at_rest(pid: int) -> None:
+    """Until it lets go of nothing more: what it still had of a client's connection would be room later."""
+    seen, same = -1, 0
+    while same < 5:
+        before, seen = seen, len(host.descriptors(pid))
+        same = same + 1 if seen == before else 0
+        time.sleep(LOOK_SECONDS)
+
+
 def _wait_for_descriptors(daemon: Daemon, held: int) -> None:
     """Until the launcher has let go of what the last run needed."""
     eventually(
@@ -75,7 +86,7 @@ def test_a_launcher_short_of_descriptors_refuses_and_recovers(make_daemon: MakeD
     with contextlib.ExitStack() as stack, _few_descriptors(daemon.pid, 32):
         runs: list[Waiting] = []
         while len(runs) < 20:
-            assert len(running(daemon)) == len(runs)
+            eventually(lambda: len(running(daemon)) == len(runs), "the run before is gone from the index")
             held = len(host.descriptors(daemon.pid))
             refused = daemon.dkrctl("run", "--rm", "/bin/true")
             if refused.returncode:
@@ -101,7 +112,11 @@ def test_a_launcher_out_of_descriptors_survives(make_daemon: MakeDaemon) -> None
     launcher = host.read_process(daemon.pid)
     for more in (0, 2, 5):
         daemon.run("/bin/true")
-        with waiting(daemon, "--rm") as run, _few_descriptors(daemon.pid, more):
+        settle(daemon)
+        with waiting(daemon, "--rm") as run, contextlib.ExitStack() as stack:
+            running(daemon)
+            _at_rest(daemon.pid)
+            stack.enter_context(_few_descriptors(daemon.pid, more))
             assert daemon.dkrctl("run", "--rm", "/bin/true").returncode == 125
             for api in host.children(daemon.pid):
                 if api.comm == "dkr-api":  # there may be none: it could not be started again
@@ -151,7 +166,7 @@ def test_a_pool_of_one_slot(make_daemon: MakeDaemon) -> None:
             assert refused.returncode == 125
             assert "all 1 of the pool are taken" in refused.stderr
             assert "widen [ids]" in refused.stderr
-        assert len(listed(daemon)) == 1
+        eventually(lambda: len(listed(daemon)) == 1, "what was refused is not listed")
         assert run.end("on", 0) == 0
     settle(daemon)
     daemon.run("/bin/true")

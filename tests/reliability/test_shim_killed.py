@@ -48,6 +48,7 @@ def _stopped(daemon: Daemon, name: str) -> dict[str, Any]:
 
 
 def test_the_containers_run_on_and_their_exits_are_read(daemon: Daemon) -> None:
+    settle(daemon)
     codes = (0, 1, 255)
     with ExitStack() as stack:
         runs = {code: stack.enter_context(waiting(daemon, "--name", f"lost-{code}")) for code in codes}

@@ -44,6 +44,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, int]]:
 
 def test_the_guardian_of_such_a_file_answers(daemon: Daemon, server: tuple[Path, int]) -> None:
     """Init's are answered, the guardian's never: it watches all the same."""
+    settle(daemon)
     file, pid = server
     descriptor = os.open(file, os.O_RDONLY)
     with null_stdio() as (null, _, _):

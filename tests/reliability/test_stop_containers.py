@@ -145,6 +145,7 @@ def test_an_ordinary_user_is_refused(daemon: Daemon, tenant: host.User) -> None:
         assert done.returncode == 1
         assert done.stderr.startswith("dkrd: cannot stop the containers: only root may\n  hint: ")
         assert run.end("x", 0) == 0
+    settle(daemon)
 
 
 def test_a_guardian_that_is_told_twice_stops_its_container_once(daemon: Daemon) -> None:

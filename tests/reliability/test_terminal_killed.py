@@ -152,6 +152,7 @@ def test_who_is_attached_notices_nothing(make_daemon: MakeDaemon, kill: str) -> 
 
 def test_a_guardian_that_relays_is_killed(daemon: Daemon) -> None:
     """The terminal hangs up, the clients are told, and the command, where it does not mind, runs on."""
+    settle(daemon)
     script = "trap 'echo hung up >/tmp/told' HUP; echo up; while :; do sleep 600 & wait; done"
     caller = Caller(daemon, None)
     with Terminal(caller) as first, Terminal(caller) as second:
