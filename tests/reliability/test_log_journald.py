@@ -167,18 +167,21 @@ def test_a_long_line_is_several_records(daemon: Daemon, journal: Journal) -> Non
 def test_a_journal_that_is_behind_holds_the_command_and_loses_nothing(
     daemon: Daemon, journal: Journal
 ) -> None:
-    begin(daemon, "seq 60000; exit 0")
+    # What it has not taken some time after the command's end is lost: so that comes when all was read.
+    begin(daemon, "seq 60000; until [ -e /tmp/end ]; do sleep 0.05; done")
     found = journal.lines(1)  # and no further: its queue fills up, then the guardian's, then the pipe
     assert running(daemon)[0]["name"] == "web"
     assert any(one.comm == "seq" for one in daemon.processes())
     found += journal.lines(59_999)
     assert found == [b"%d" % number for number in range(1, 60_001)]
+    daemon.dkrctl("exec", "web", "/bin/touch", "/tmp/end")  # the end that it leads to may be its own
     ended(daemon)
 
 
 def test_a_journal_that_goes_is_waited_for(daemon: Daemon, journal: Journal) -> None:
-    line = "seq 0 9; until [ -e /tmp/go ]; do sleep 0.05; done"
-    begin(daemon, f"{line}; i=10; while [ $i -lt 300 ]; do echo $i; i=$((i + 1)); sleep 0.005; done")
+    line = "i=10; while [ $i -lt 300 ]; do echo $i; i=$((i + 1)); sleep 0.005; done"
+    go, end = (f"until [ -e /tmp/{name} ]; do sleep 0.05; done" for name in ("go", "end"))
+    begin(daemon, f"seq 0 9; {go}; {line}; {end}")
     found = journal.lines(10)
     journal.close()  # all that it had was read
     daemon.dkrctl("exec", "web", "/bin/touch", "/tmp/go", check=True)
@@ -186,6 +189,7 @@ def test_a_journal_that_goes_is_waited_for(daemon: Daemon, journal: Journal) -> 
     journal.open()
     found += journal.lines(290)
     assert found == [b"%d" % number for number in range(300)]
+    daemon.dkrctl("exec", "web", "/bin/touch", "/tmp/end")  # the end that it leads to may be its own
     ended(daemon)
 
 
