@@ -15,7 +15,7 @@ import pytest
 
 from dkrctl.whys import WHYS
 from tests import host
-from tests.integration.conftest import Caller, request
+from tests.integration.conftest import SHELL_SECONDS, Caller, request
 from tests.integration.terminals import Terminal
 
 if TYPE_CHECKING:
@@ -54,6 +54,12 @@ def trace_of(caller: Caller, *args: str, **options: Any) -> dict[str, Any]:
     assert (done.returncode == 0) == (trace["outcome"] == "started")
     assert (rest == "") == (trace["outcome"] == "started")  # the error comes behind
     return trace
+
+
+def until_running(caller: Caller, name: str) -> None:
+    """Its command may run before its guardian has said so."""
+    while not any((c["name"], c["status"]) == (name, "running") for c in caller.containers()):
+        select.select([], [], [], 0.01)
 
 
 def check(trace: dict[str, Any], first: list[str] | None = None) -> None:
@@ -142,6 +148,7 @@ def test_what_is_told_is_true(root: Caller) -> None:
         assert client.stdout is not None
         inside, first, count = client.stdout.readline().split()
         root.command("sleep")
+        until_running(root, "told")
         state = next(c for c in root.containers() if c["name"] == "told")
         trace = request(root.daemon, "GET", "/v1/containers/told/explain")
         client.send_signal(signal.SIGTERM)
@@ -252,12 +259,13 @@ def test_nobody_has_to_read_it(root: Caller) -> None:
 
 def test_a_signal_ends_the_telling(root: Caller) -> None:
     """The command has ended; nobody is left to whom the signal could be forwarded."""
-    with root.popen("--explain", "/bin/true") as client:
-        assert client.stderr is not None
-        fcntl.fcntl(client.stderr, F_SETPIPE_SZ, 4096)
-        assert select.select([client.stderr], [], [], 20)[0]
+    read, write = os.pipe()
+    fcntl.fcntl(write, F_SETPIPE_SZ, 4096)  # before anybody writes: the story does not go in
+    with os.fdopen(read, "rb") as story, root.popen("--explain", "/bin/true", stderr=write) as client:
+        os.close(write)
+        assert select.select([story], [], [], SHELL_SECONDS)[0]
         client.send_signal(signal.SIGINT)
-        assert client.wait(20) == -signal.SIGINT
+        assert client.wait(SHELL_SECONDS) == -signal.SIGINT
 
 
 # Of a container
@@ -297,8 +305,7 @@ def test_a_running_container_is_explained_and_tells_the_same_later(caller: Calle
     client = caller.daemon.popen("run", "--name", "running", "/bin/sleep", "600", user=caller.user)
     try:
         caller.command("sleep")
-        while not any(c["status"] == "running" for c in caller.containers()):
-            select.select([], [], [], 0.01)
+        until_running(caller, "running")
         trace = explained(caller, "running")
         check(trace)
         assert explained(caller, "running") == trace
@@ -340,8 +347,7 @@ def test_a_record_is_lost_with_its_guardian_and_that_is_said(make_daemon: MakeDa
     client = daemon.popen("run", "--name", "orphan", "/bin/sleep", "600")
     caller = Caller(daemon, None)
     caller.command("sleep")
-    while not any(c["status"] == "running" for c in caller.containers()):
-        select.select([], [], [], 0.01)
+    until_running(caller, "orphan")
     [shim] = [process for process in daemon.processes() if process.comm == "dkr-shim"]
     os.kill(shim.pid, signal.SIGKILL)
     host.wait_gone(shim.pid, 10.0)
