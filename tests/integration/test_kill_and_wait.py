@@ -132,6 +132,7 @@ def test_kill_without_a_guardian(make_daemon: MakeDaemon) -> None:
     caller = Caller(daemon, None)
     with running(caller, SLEEP) as (name, client):
         caller.command("sleep")
+        eventually(lambda: caller.containers()[0]["status"] == "running", "its guardian has said so")
         [shim] = [process for process in daemon.processes() if process.comm == "dkr-shim"]
         host.kill(shim)
         client.wait(SHELL_SECONDS)

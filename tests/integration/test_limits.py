@@ -15,7 +15,7 @@ from dkrctl.client import Client
 from dkrd.runtime import cgroups
 from tests import host
 from tests.integration.conftest import Caller, request
-from tests.reliability.support import ask
+from tests.reliability.support import ask, running
 from tests.security.callers import as_user
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ def test_without_options_nothing_is_bounded_but_a_tenants_processes(only: Caller
 
 def test_they_hold_from_the_command_on_not_for_the_guardian(only: Caller) -> None:
     with Held(only, "-m", "64m", "--pids-limit", "3"):
+        running(only.daemon)  # its pid is written down when its command runs already
         [path] = only.daemon.run_dir.glob("containers/*/state.json")
         state = json.loads(path.read_text())
         for directory in state["cgroup"]:

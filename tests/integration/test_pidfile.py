@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.verbs import sweep
-from tests.reliability.support import eventually
+from tests.reliability.support import eventually, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +51,7 @@ def test_of_a_run_it_is_there_until_the_end(caller: Caller, place: Path) -> None
         assert run.stdout is not None
         assert run.stdin is not None
         assert run.stdout.readline() == b"up\n"
+        running(caller.daemon)  # its pid is told when its command runs already
         pid = pid_of(caller, "it")
         eventually(lambda: path.read_text() == f"{pid}\n", "its client has heard of it")
         assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (caller.uid, 0o644)
