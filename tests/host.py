@@ -11,6 +11,8 @@ from pathlib import Path
 from select import select
 from typing import TYPE_CHECKING
 
+from tests.patience import guard
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -24,6 +26,7 @@ class Process:
     comm     its name (PR_SET_NAME)
     command  its argument vector, blanks between
     cgroups  the lines of /proc/PID/cgroup
+    started  when it was forked, ticks since boot: with the pid, which process it is, whatever it executes
     """
 
     pid: int
@@ -31,6 +34,7 @@ class Process:
     comm: str
     command: str
     cgroups: str
+    started: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +69,15 @@ def read_process(pid: int) -> Process | None:
     directory = Path(f"/proc/{pid}")
     try:
         head, _, tail = (directory / "stat").read_text(errors="replace").rpartition(")")
-        state, parent = tail.split()[:2]
+        words = tail.split()
+        state, parent, started = words[0], words[1], words[19]
         command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         cgroups = (directory / "cgroup").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     if state in "ZX":
         return None
-    return Process(pid, int(parent), head.partition("(")[2], command.strip(), cgroups)
+    return Process(pid, int(parent), head.partition("(")[2], command.strip(), cgroups, int(started))
 
 
 def children(pid: int) -> list[Process]:
@@ -148,7 +153,7 @@ def kill(process: Process, number: int = signal.SIGKILL) -> None:
         return
     try:
         now = read_process(process.pid)
-        if now and now.command == process.command:
+        if now and now.started == process.started:
             signal.pidfd_send_signal(descriptor, number)
     except ProcessLookupError:
         return
@@ -189,7 +194,7 @@ def remove_stale_users() -> None:
 
 def _change_users(command: list[str]) -> None:
     # passwd(5) is locked by a file; whoever finds it locked is refused at once and may try again.
-    until = time.monotonic() + 10
+    until = time.monotonic() + guard(30.0)
     while True:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
