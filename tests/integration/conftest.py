@@ -7,6 +7,7 @@ import json
 import select
 import socket
 import subprocess
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -114,17 +115,19 @@ class Caller:
     def command(self, comm: str) -> Process:
         """The one process of this name in a container: waits until it has been executed. Nothing tells that by an event: a shell
         that says it is ready and becomes another program then has not become it yet. A child that it has forked has its name until
-        it becomes something else.
+        it becomes something else. What a client has left behind that was killed has to end first.
         """
+        until = time.monotonic() + SHELL_SECONDS
         while True:
             # In the middle of its execve(2) it has the name and no arguments yet.
             found = [
                 process for process in self.daemon.processes() if process.comm == comm and process.command
             ]
             pids = {process.pid for process in found}
-            if found := [process for process in found if process.parent not in pids]:
-                assert len(found) == 1
+            found = [process for process in found if process.parent not in pids]
+            if len(found) == 1:
                 return found[0]
+            assert time.monotonic() < until, f"not one {comm}, but {found}"
             select.select([], [], [], 0.005)
 
     def containers(self) -> list[dict[str, Any]]:

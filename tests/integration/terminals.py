@@ -113,6 +113,9 @@ class Terminal:
                 if self.master in ready:
                     self.shown += os.read(self.master, 65536)
                 elif ended in ready:
+                    # It may have written its last words and ended between the look at the terminal and that at the client.
+                    while select.select([self.master], [], [], 0)[0]:
+                        self.shown += os.read(self.master, 65536)
                     return self.client.wait()
         finally:
             os.close(ended)
@@ -153,10 +156,11 @@ class Tmux:
 
     def command(self, *args: str) -> str:
         """Runs tmux(1) against this server."""
+        return self._run(*args, check=True).stdout
+
+    def _run(self, *args: str, check: bool) -> subprocess.CompletedProcess[str]:
         words = ["tmux", "-L", "dkr", "-f", "/dev/null", *args]
-        return subprocess.run(
-            words, env=self._environment, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
+        return subprocess.run(words, env=self._environment, check=check, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +168,7 @@ class Tmux:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.command("kill-server")
+        self._run("kill-server", check=False)  # it ends with its last window, and then the failure is another
 
     def type(self, *keys: str) -> None:
         """Types keys, in tmux's names; a text is a key as well."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ def until_listed(caller: Caller, name: str) -> str:
                 "status"
             ] == "running":
                 return str(container["id"])
+        select.select([], [], [], 0.01)
 
 
 def lines_of(done: CompletedProcess[Any]) -> list[Any]:
