@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import host
+from tests.integration.conftest import nothing_is_there  # noqa: F401  # holds for each file here too
 from tests.security.taken_over import TakenOver
 
 if TYPE_CHECKING:

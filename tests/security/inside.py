@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tests import host
+from tests.patience import guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +114,6 @@ def standing(daemon: Daemon, *options: str, user: host.User | None = None, **mor
             yield Standing(place.name, shell, client)
             client.stdin.write("exit\n")
             client.stdin.close()
-            assert client.wait(10) == 0
+            assert client.wait(guard(10.0)) == 0
         finally:
             client.kill()

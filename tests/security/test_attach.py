@@ -18,7 +18,7 @@ import pytest
 
 from dkrd.launcher import asks
 from tests import host
-from tests.reliability.support import shims
+from tests.reliability.support import eventually, shims
 from tests.security.callers import as_user
 from tests.security.test_evidence import FORGERIES
 from tests.sessions import ECHO, Client, Refused, echoing, gone, refusal, says
@@ -351,8 +351,17 @@ def test_sessions_that_say_nothing_and_clients_are_bounded(daemon: Daemon, holde
             client.post(f"/v1/containers/{holder.id}/attach")
             client.hand_over()
         assert refusal(daemon, holder.id).why == ("limit-reached", None)
+
+    def attached(stack: ExitStack) -> bool:
+        client = stack.enter_context(Client(daemon))
+        try:
+            client.attach(holder.id, holder=holder)
+        except Refused:
+            return False
+        return True
+
     with ExitStack() as stack:
-        stack.enter_context(Client(daemon).attach(holder.id, holder=holder))
+        eventually(lambda: attached(stack), "the silent ones have made room")
         for _ in range(30):
             stack.enter_context(Client(daemon).attach(holder.id))
         assert refusal(daemon, holder.id).why == ("limit-reached", None)

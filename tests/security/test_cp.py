@@ -103,7 +103,7 @@ def _copying(daemon: Daemon, open_tmp: Path, user: host.User | None) -> Iterator
     opened = os.open(feed, os.O_RDWR)
     try:
         with daemon.popen("cp", "-", "web:/tmp", user=user, stdin=opened) as client:
-            eventually(lambda: _processes(daemon), "it has begun")
+            eventually(lambda: len(_processes(daemon)) == 1, "it has begun, and the one before has ended")
             try:
                 # Its last step before it reads is to be a user of the container's, with few rights.
                 [process] = _processes(daemon)
