@@ -159,6 +159,7 @@ def held_open(daemon: Daemon, user: host.User | None) -> Iterator[dict[str, host
                 found: dict[str, host.Process] = {}
 
                 def there() -> bool:
+                    found.clear()  # of the test before one may end meanwhile
                     found.update((process.comm, process) for process in daemon.processes())
                     copy = found.get("dkr-copy")
                     # Its last step before it reads is to be a user of the container's, with few rights.
