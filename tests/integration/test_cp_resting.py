@@ -92,11 +92,13 @@ def stalled(caller: Caller, *args: str) -> Iterator[subprocess.Popen[str]]:
         with caller.daemon.popen(
             *("cp", "-", "web:/srv", *args), user=caller.user, stdin=read, stderr=-1, text=True
         ) as client:
-            eventually(
-                lambda: [p for p in processes(caller, "dkr-copy") if p.pid not in before], "it has begun"
-            )
-            yield client
-            client.kill()
+            try:
+                eventually(
+                    lambda: [p for p in processes(caller, "dkr-copy") if p.pid not in before], "it has begun"
+                )
+                yield client
+            finally:
+                client.kill()
     finally:
         os.close(read)
         os.close(write)
@@ -336,10 +338,13 @@ def test_one_that_waits_to_be_restarted_is_refused(slow: Daemon, open_tmp: Path)
 
 def test_the_limits_hold_for_what_copies(caller: Caller) -> None:
     with resting(caller, "--memory", "48m", *COMMAND), stalled(caller):
-        [process] = processes(caller, "dkr-copy")
         [rest] = processes(caller, "dkr-rest")
-        assert process.cgroups == rest.cgroups
-        [line] = [
-            line for line in process.cgroups.splitlines() if ":memory:" in line or line.startswith("0::")
-        ][:1]
+        # It has its name before it is in each of them.
+        eventually(
+            lambda: [process.cgroups for process in processes(caller, "dkr-copy")] == [rest.cgroups],
+            "it is where the container is",
+        )
+        [line] = [line for line in rest.cgroups.splitlines() if ":memory:" in line or line.startswith("0::")][
+            :1
+        ]
         assert f"/{caller.daemon.cgroup}/" in line
