@@ -190,7 +190,7 @@ def test_a_frozen_api_is_replaced_when_systemd_watches(make_daemon: MakeDaemon) 
     daemon.stop()
     manager = Manager(daemon)
     try:
-        manager.start(WATCHDOG_USEC="2000000")
+        manager.start(WATCHDOG_USEC="4000000")
         manager.hear("WATCHDOG=1")
         old = daemon.child("dkr-api")
         with waiting(daemon, "--rm") as run:
