@@ -163,6 +163,9 @@ def stand(daemon: Daemon) -> dict[str, str]:
     for name, policy in (("always-stopped", ALWAYS), ("unless-stopped", UNLESS)):
         found[name] = begin(daemon, name, policy)
         act(daemon, name, "stop", {"timeout": 0})
+        # Its guardian writes that down where a power cut leaves it behind the answer.
+        place = daemon.run_dir / "containers" / found[name]
+        eventually(lambda place=place: not place.exists(), f"{name} is put by")  # type: ignore[misc]
     found["made"] = create(daemon, "made", ALWAYS)
     return found
 
